@@ -1,0 +1,19 @@
+"""The vocabulary of XenSock: addresses, socket calls, decisions, records. Frozen data, no IO."""
+
+from xensock.calls.address import AddressError, Endpoint, IPAddress, family_of
+from xensock.calls.call import Caller, Decision, Protocol, Verb
+from xensock.calls.record import Outcome, Path, Record
+
+__all__ = [
+    "AddressError",
+    "Caller",
+    "Decision",
+    "Endpoint",
+    "IPAddress",
+    "Outcome",
+    "Path",
+    "Protocol",
+    "Record",
+    "Verb",
+    "family_of",
+]
