@@ -1,0 +1,1 @@
+"""What people touch: the `xensock` command and its subcommands."""

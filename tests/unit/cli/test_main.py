@@ -1,0 +1,102 @@
+"""The command: help, suggestions, exit statuses, what it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from xensock import __version__
+from xensock.cli.main import COMMANDS, main
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], []])
+def test_help_in_every_form(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "xensock run -- " in out
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("words", [["version", "--help"], ["version", "-h"], ["help", "version"]])
+def test_help_of_a_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert "Usage: xensock version" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["docter"]) == 2
+    assert capsys.readouterr().err == (
+        "error: no such command: docter\nhint: did you mean `xensock doctor`?\n"
+    )
+
+
+def test_a_program_without_run_is_told_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zzzz"]) == 2
+    assert "xensock run -- zzzz" in capsys.readouterr().err
+
+
+def test_help_for_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "versoin"]) == 2
+    assert "xensock version" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--jsn"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: no such option: --jsn\nhint: did you mean --json?")
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--js"]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_bad_value_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--color", "mauve", "version"]) == 2
+    err = capsys.readouterr().err
+    assert "always" in err
+    assert "hint:" in err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"xensock {__version__}\n"
+    assert main(["version", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known["schema"] == 1
+    assert known["xensock"] == __version__
+
+
+def test_a_reader_that_left_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from xensock.cli.main import main; raise SystemExit(main(['-h']))"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait(30)
+    assert err == b""
+
+
+def test_the_command_imports_little() -> None:
+    heavy = ["rich", "msgspec", "dns", "asyncio", "xensock.cli.doctor", "xensock.supervisor"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, xensock.cli.main; print([m for m in {heavy!r} if m in sys.modules])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stdout.strip() == "[]"
