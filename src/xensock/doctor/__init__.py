@@ -1,0 +1,1 @@
+"""What this machine offers: each kernel feature tried for real, with a remedy."""
