@@ -1,0 +1,1 @@
+"""Who carries the calls out: this host's sockets and names."""

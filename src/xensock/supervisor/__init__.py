@@ -1,0 +1,1 @@
+"""Unmodified programs on the same kernel: launch, filter, notification loop, names."""
