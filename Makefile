@@ -1,18 +1,54 @@
-# Every target prepares .venv itself; see CONTRIBUTING.md.
-PY := $(shell for p in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Every target prepares .venv itself; .venv/bin/xensock exists after any of them.
+# ARGS goes to the command of a target: make test ARGS="-k relay", make bench ARGS=--json.
 VENV := .venv
+BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 NATIVE := $(shell find native -type f) CMakeLists.txt pyproject.toml
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+RESULTS := build/test-results.xml
+ARGS ?=
 
-.PHONY: build
+.DEFAULT_GOAL := build
+.PHONY: build demo test lint native bench test-all clean
+
 build: $(STAMP)
 
 $(VENV)/.deps: requirements.lock
-	$(PY) -m venv --clear $(VENV)
-	$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	python=$$(tools/toolchain) && "$$python" -m venv --clear $(VENV)
+	$(PIP) install --require-hashes -r requirements.lock
 	touch $@
 
 $(STAMP): $(VENV)/.deps $(NATIVE)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	tools/toolchain >/dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
+
+demo: build
+	$(BIN)/python tools/demo.py $(ARGS)
+
+test: build
+	tools/prepare
+	mkdir -p build
+	$(BIN)/python -m pytest --junitxml=$(RESULTS) $(ARGS)
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The C core and its tests with warnings as errors and the sanitizers on.
+native: build
+	$(BIN)/cmake -S . -B build/checked -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=Debug -DXENSOCK_WERROR=ON -DSANITIZE=address,undefined
+	$(BIN)/cmake --build build/checked
+	$(BIN)/ctest --test-dir build/checked --output-on-failure --no-tests=error --timeout 120
+
+bench: build
+	tools/prepare
+	$(BIN)/xensock bench run $(ARGS)
+
+test-all: lint native test
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests tools -name __pycache__ -type d -exec rm -rf {} +
