@@ -6,10 +6,11 @@
  *            for the backend and reports the guest's end. Outside the guest's PID namespace, so the guest cannot see it.
  *   init     PID 1 of the guest: mounts, reaps, ends when the last process is gone.
  *   program  drops what it must not have, installs Landlock and seccomp, hands the listener over, execs.
- * All speak to the backend over one SOCK_SEQPACKET socket; messages are struct msg, descriptors ride along.
+ * All speak to the backend over one SOCK_SEQPACKET socket; messages are struct msg, descriptors ride along. Sockets are
+ * asked for over a second one.
  * When the backend goes, the helper sees the end of that socket and kills init, and with it the guest.
  *
- * Usage: xensock-init CONTROL-FD CONFIG-FD
+ * Usage: xensock-init CONTROL-FD MAKER-FD CONFIG-FD
  */
 #include "init.h"
 
@@ -29,8 +30,9 @@
 #include <unistd.h>
 
 int xs_control;
+static int maker; /* requests for sockets, apart from the events so that no answer is mistaken */
 
-void say(char type, int a, int b, const int *fds, int nfds)
+static void tell(int to, char type, int a, int b, const int *fds, int nfds)
 {
 	struct msg m = {.type = type, .a = a, .b = b};
 	struct iovec v = {&m, sizeof m};
@@ -49,9 +51,11 @@ void say(char type, int a, int b, const int *fds, int nfds)
 		c->cmsg_len = CMSG_LEN((size_t)nfds * sizeof(int));
 		memcpy(CMSG_DATA(c), fds, (size_t)nfds * sizeof(int));
 	}
-	while (sendmsg(xs_control, &h, MSG_NOSIGNAL) < 0 && errno == EINTR)
+	while (sendmsg(to, &h, MSG_NOSIGNAL) < 0 && errno == EINTR)
 		;
 }
+
+void say(char type, int a, int b, const int *fds, int nfds) { tell(xs_control, type, a, b, fds, nfds); }
 
 static void close_from(unsigned first, unsigned last)
 {
@@ -59,16 +63,25 @@ static void close_from(unsigned first, unsigned last)
 		syscall(SYS_close_range, first, last, 0);
 }
 
-void close_others(int also)
+/* Every descriptor but the control socket and two more (-1: none). */
+void close_others(int a, int b)
 {
-	unsigned a = (unsigned)xs_control, b = also < 0 ? a : (unsigned)also;
-	unsigned low = a < b ? a : b, high = a < b ? b : a;
+	unsigned keep[3] = {(unsigned)xs_control, (unsigned)a, (unsigned)b}, from = 0;
 
-	if (low)
-		close_from(0, low - 1);
-	if (high > low)
-		close_from(low + 1, high - 1);
-	close_from(high + 1, ~0u);
+	for (int i = 0; i < 3; i++) /* ascending; -1 is the largest */
+		for (int j = i + 1; j < 3; j++)
+			if (keep[j] < keep[i]) {
+				unsigned t = keep[i];
+
+				keep[i] = keep[j];
+				keep[j] = t;
+			}
+	for (int i = 0; i < 3 && keep[i] != ~0u; i++) {
+		if (keep[i])
+			close_from(from, keep[i] - 1);
+		from = keep[i] + 1;
+	}
+	close_from(from, ~0u);
 }
 
 void fail(enum stage stage, int error)
@@ -110,105 +123,103 @@ static void make_user(const struct config *c)
 }
 
 /* One request: a socket of the guest's network. The descriptor is the backend's from then on. */
-static void give_socket(const struct msg *m)
+static void give_socket(void)
 {
-	int fd = socket(m->a, m->b | SOCK_CLOEXEC, m->c);
+	struct msg m;
+	int fd;
 
-	if (fd < 0) {
-		say('S', errno, 0, NULL, 0);
+	if (recv(maker, &m, sizeof m, MSG_DONTWAIT) != sizeof m)
 		return;
+	fd = socket(m.a, m.b | SOCK_CLOEXEC, m.c);
+	tell(maker, 'S', fd < 0 ? errno : 0, 0, &fd, fd >= 0);
+	if (fd >= 0)
+		close(fd);
+}
+
+static pid_t start_init(struct config *c, int *pidfd)
+{
+	pid_t pid, group = getpgrp();
+	sigset_t all;
+
+	forced(c, S_PIDNS);
+	if (unshare(CLONE_NEWPID))
+		fail(S_PIDNS, errno);
+	/* The program belongs to the shell's job, the helper does not: a process group id of outside has no name inside. */
+	if (c->head.group && setpgid(0, (pid_t)c->head.group))
+		fail(S_FORK, errno);
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &c->old_mask);
+	forced(c, S_FORK);
+	pid = fork();
+	if (pid < 0)
+		fail(S_FORK, errno);
+	if (!pid) {
+		close(maker);
+		run_init(c);
 	}
-	say('S', 0, 0, &fd, 1);
-	close(fd);
+	if (c->head.group)
+		setpgid(0, group);
+	*pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (*pidfd < 0)
+		fail(S_PIDFD, errno);
+	return pid;
 }
 
 /* Serves the backend until it or the guest is gone. */
-static int helper(pid_t init, int pidfd)
+static int helper(struct config *c)
 {
-	struct pollfd p[2] = {{xs_control, POLLIN, 0}, {pidfd, POLLIN, 0}};
+	struct pollfd p[3] = {{xs_control, POLLIN, 0}, {maker, POLLIN, 0}, {-1, POLLIN, 0}};
 	struct msg m;
 	ssize_t n;
+	pid_t init = 0;
 	int status = 0;
 
 	for (;;) {
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
-			break;
-		if (p[0].revents) {
-			n = recv(xs_control, &m, sizeof m, MSG_DONTWAIT);
-			if (n == sizeof m && m.type == 'S')
-				give_socket(&m);
-			else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-				kill(init, SIGKILL);
-			if (n == 0)
-				p[0].fd = -1;
-		}
-		if (p[1].revents) {
+		if (poll(p, 3, -1) < 0 && errno != EINTR)
+			return 1;
+		if (p[1].revents & POLLIN)
+			give_socket();
+		if (p[2].revents) {
 			while (waitpid(init, &status, 0) < 0 && errno == EINTR)
 				;
 			say('D', status, 0, NULL, 0);
-			/* The backend may still want sockets' names while it tidies up; it closes when it is done. */
 			return 0;
 		}
+		if (!p[0].revents)
+			continue;
+		n = recv(xs_control, &m, sizeof m, MSG_DONTWAIT);
+		if (n == sizeof m && m.type == 'G' && !init) {
+			init = start_init(c, &p[2].fd);
+			close_others(maker, p[2].fd);
+		} else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+			if (!init)
+				return 125;
+			kill(init, SIGKILL);
+			p[0].fd = -1;
+		}
 	}
-	return 1;
 }
 
 int main(int argc, char **argv)
 {
 	struct config c;
-	sigset_t all;
-	pid_t pid, group;
-	int pidfd;
 
-	if (argc != 3) {
+	if (argc != 4) {
 		fprintf(stderr, "xensock-init is started by xensock, not by hand\n");
 		return 125;
 	}
 	xs_control = atoi(argv[1]);
+	maker = atoi(argv[2]);
 	fcntl(xs_control, F_SETFD, FD_CLOEXEC);
-	if (read_config(atoi(argv[2]), &c))
+	fcntl(maker, F_SETFD, FD_CLOEXEC);
+	if (read_config(atoi(argv[3]), &c))
 		fail(S_CONFIG, EINVAL);
-	group = getpgrp();
-
 	if (c.head.flags & F_USERNS)
 		make_user(&c);
 	forced(&c, S_NETNS);
 	if (unshare(CLONE_NEWNET))
 		fail(S_NETNS, errno);
-	say('R', 0, 0, NULL, 0);
 	/* The backend lays out the guest's network with sockets from here, then says go. */
-	for (;;) {
-		struct msg m;
-		ssize_t n = recv(xs_control, &m, sizeof m, 0);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n != sizeof m)
-			return 125;
-		if (m.type == 'S')
-			give_socket(&m);
-		else
-			break;
-	}
-	forced(&c, S_PIDNS);
-	if (unshare(CLONE_NEWPID))
-		fail(S_PIDNS, errno);
-	/* The program belongs to the shell's job, the helper does not: a process group id of outside has no name inside. */
-	if (c.head.group && setpgid(0, (pid_t)c.head.group))
-		fail(S_FORK, errno);
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &c.old_mask);
-	forced(&c, S_FORK);
-	pid = fork();
-	if (pid < 0)
-		fail(S_FORK, errno);
-	if (!pid)
-		run_init(&c);
-	if (c.head.group)
-		setpgid(0, group);
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (pidfd < 0)
-		fail(S_PIDFD, errno);
-	close_others(pidfd);
-	return helper(pid, pidfd);
+	say('R', 0, 0, NULL, 0);
+	return helper(&c);
 }

@@ -1,1 +1,1 @@
-"""Unmodified programs on the same kernel: launch, filter, notification loop, names."""
+"""Unmodified programs on this kernel: guest launch, seccomp filter, notification loop."""

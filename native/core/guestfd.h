@@ -1,0 +1,17 @@
+/* Descriptors of guest threads: pidfd cache, duplicates, which network a socket belongs to. */
+#ifndef XS_GUESTFD_H
+#define XS_GUESTFD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct xs_guestfd;
+
+struct xs_guestfd *xs_guestfd_new(void);
+void xs_guestfd_free(struct xs_guestfd *g);
+/* Duplicate of the descriptor fd of thread tid (pidfd_getfd(2)), or -errno. */
+int xs_guestfd_get(struct xs_guestfd *g, uint32_t tid, int fd);
+/* Whether a socket belongs to the network namespace of this process. */
+bool xs_guestfd_is_host(const struct xs_guestfd *g, int fd);
+
+#endif

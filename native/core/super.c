@@ -1,0 +1,614 @@
+#include "super.h"
+
+#include "connect.h"
+#include "guestfd.h"
+#include "sys.h"
+#include "verdicts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define KEPT 64
+#define START_WAIT_US 100
+#define CHECK_MS 500
+
+struct node {
+	struct xs_event ev;
+	struct node *next;
+};
+
+/* A blocking connect under way. Its fd is a duplicate that must go as soon as the guest's call is gone. */
+struct pending {
+	struct pending *next, *prev;
+	uint64_t id, start_ns, deadline_ns; /* deadline 0: none (SO_SNDTIMEO) */
+	uint32_t tid, verdict, addrlen;
+	int fd;
+	uint8_t addr[128];
+};
+
+struct xs_super {
+	int nfd, wake, ep;
+	bool record;
+	volatile bool stop, gone;
+	pthread_t receiver, waiter;
+	pthread_mutex_t lock; /* queue, pending list, kept results */
+	struct node *head, *tail;
+	struct pending *pend;
+	struct xs_guestfd *fds;
+	struct xs_verdicts *verdicts;
+	struct { uint64_t cookie; int nr, error; } kept[KEPT];
+	unsigned nkept, kept_at;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void post(struct xs_super *s, const struct xs_event *ev)
+{
+	struct node *n = malloc(sizeof *n);
+	uint64_t one = 1;
+	bool first;
+
+	if (!n) {
+		/* Out of memory: a question must not be lost silently, so it is refused. */
+		if (ev->kind == XS_QUESTION)
+			xs_super_answer(s, ev->id, 0, ENOMEM, false);
+		if (ev->fd >= 0)
+			close(ev->fd);
+		return;
+	}
+	n->ev = *ev;
+	n->next = NULL;
+	pthread_mutex_lock(&s->lock);
+	first = !s->head;
+	if (s->tail)
+		s->tail->next = n;
+	else
+		s->head = n;
+	s->tail = n;
+	pthread_mutex_unlock(&s->lock);
+	if (first && write(s->wake, &one, sizeof one) < 0)
+		return; /* the counter is full: the reader is awake anyway */
+}
+
+int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, bool go_on)
+{
+	struct seccomp_notif_resp r;
+
+	memset(&r, 0, sizeof r);
+	r.id = id;
+	r.val = error ? 0 : val;
+	r.error = -error;
+	r.flags = go_on ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0;
+	return ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SEND, &r) ? errno : 0;
+}
+
+bool xs_super_valid(struct xs_super *s, uint64_t id) { return ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0; }
+
+int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32_t newfd_flags)
+{
+	struct seccomp_notif_addfd a;
+	int r;
+
+	memset(&a, 0, sizeof a);
+	a.id = id;
+	a.srcfd = (uint32_t)srcfd;
+	a.newfd_flags = newfd_flags;
+	if (newfd >= 0) {
+		a.flags = SECCOMP_ADDFD_FLAG_SETFD;
+		a.newfd = (uint32_t)newfd;
+	} else {
+		a.flags = SECCOMP_ADDFD_FLAG_SEND;
+	}
+	r = ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
+	return r < 0 ? -errno : r;
+}
+
+int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd) { return xs_guestfd_get(s->fds, tid, fd); }
+
+static uint64_t cookie_of(int fd)
+{
+	uint64_t c = 0;
+	socklen_t l = sizeof c;
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &c, &l) ? 0 : c;
+}
+
+void xs_super_keep(struct xs_super *s, int fd, int nr, int error)
+{
+	uint64_t c = cookie_of(fd);
+
+	if (!c)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->kept[s->kept_at % KEPT].cookie = c;
+	s->kept[s->kept_at % KEPT].nr = nr;
+	s->kept[s->kept_at % KEPT].error = error;
+	s->kept_at++;
+	if (s->nkept < KEPT)
+		s->nkept++;
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error)
+{
+	uint64_t c;
+	bool found = false;
+
+	if (!s->nkept)
+		return false;
+	c = cookie_of(fd);
+	pthread_mutex_lock(&s->lock);
+	for (unsigned i = 0; c && i < KEPT && !found; i++) {
+		if (s->kept[i].cookie == c && s->kept[i].nr == nr) {
+			*error = s->kept[i].error;
+			s->kept[i].cookie = 0;
+			found = true;
+		}
+	}
+	pthread_mutex_unlock(&s->lock);
+	return found;
+}
+
+static void done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		 uint64_t start_ns, int error)
+{
+	struct xs_event ev;
+
+	if (xs_super_answer(s, id, 0, error, false) == ENOENT && fd >= 0 && error != EINPROGRESS)
+		xs_super_keep(s, fd, SYS_connect, error);
+	if (!s->record)
+		return;
+	memset(&ev, 0, sizeof ev);
+	ev.kind = XS_DONE;
+	ev.id = id;
+	ev.tid = tid;
+	ev.nr = SYS_connect;
+	ev.fd = -1;
+	memcpy(ev.addr, addr, addrlen);
+	ev.addrlen = addrlen;
+	ev.verdict = verdict;
+	ev.error = error;
+	ev.start_ns = start_ns;
+	ev.took_ns = now_ns() - start_ns;
+	post(s, &ev);
+}
+
+static uint64_t send_deadline(int fd, uint64_t start)
+{
+	struct timeval tv = {0, 0};
+	socklen_t l = sizeof tv;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, &l) || (!tv.tv_sec && !tv.tv_usec))
+		return 0;
+	return start + (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+}
+
+void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		    uint64_t start_ns)
+{
+	struct epoll_event e;
+	struct pending *p = calloc(1, sizeof *p);
+
+	if (!p) {
+		done(s, id, tid, fd, addr, addrlen, verdict, start_ns, ENOMEM);
+		close(fd);
+		return;
+	}
+	p->id = id;
+	p->tid = tid;
+	p->fd = fd;
+	p->verdict = verdict;
+	p->addrlen = addrlen;
+	p->start_ns = start_ns;
+	p->deadline_ns = send_deadline(fd, start_ns);
+	memcpy(p->addr, addr, addrlen);
+	pthread_mutex_lock(&s->lock);
+	p->next = s->pend;
+	if (s->pend)
+		s->pend->prev = p;
+	s->pend = p;
+	memset(&e, 0, sizeof e);
+	e.events = EPOLLOUT | EPOLLONESHOT;
+	e.data.ptr = p;
+	/* Under the lock: the waiter may not free p before it is in the list. */
+	if (epoll_ctl(s->ep, EPOLL_CTL_ADD, fd, &e))
+		p->deadline_ns = 1; /* the waiter's next round gives it up */
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+			uint64_t start_ns)
+{
+	int fl = fcntl(fd, F_GETFL), error;
+
+	if (fl & O_NONBLOCK) {
+		error = connect(fd, (const struct sockaddr *)addr, addrlen) ? errno : 0;
+	} else {
+		error = xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
+		if (error == EINPROGRESS) {
+			xs_super_await(s, id, tid, fd, addr, addrlen, verdict, start_ns);
+			return;
+		}
+	}
+	done(s, id, tid, fd, addr, addrlen, verdict, start_ns, error);
+	close(fd);
+}
+
+void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		      uint64_t start_ns, bool cache)
+{
+	if (cache)
+		xs_verdicts_put(s->verdicts, addr, addrlen, verdict, 0);
+	run_connect(s, id, tid, fd, addr, addrlen, verdict, start_ns);
+}
+
+void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, uint32_t verdict, int error)
+{
+	xs_verdicts_put(s->verdicts, addr, addrlen, verdict, error);
+}
+
+void xs_super_flush(struct xs_super *s) { xs_verdicts_flush(s->verdicts); }
+
+static void on_socket(struct xs_super *s, const struct seccomp_notif *n)
+{
+	int domain = (int)n->data.args[0], type = (int)n->data.args[1], proto = (int)n->data.args[2], fd, r;
+
+	if (proto != 0 && proto != IPPROTO_TCP) {
+		xs_super_answer(s, n->id, 0, EPROTONOSUPPORT, false);
+		return;
+	}
+	fd = socket(domain, type | SOCK_CLOEXEC, proto);
+	if (fd < 0) {
+		xs_super_answer(s, n->id, 0, errno, false);
+		return;
+	}
+	r = xs_super_addfd(s, n->id, fd, -1, (uint32_t)(type & SOCK_CLOEXEC));
+	if (r < 0 && r != -ENOENT)
+		xs_super_answer(s, n->id, 0, -r, false);
+	close(fd);
+}
+
+/* As move_addr_to_kernel: EINVAL for a length outside 0..128, EFAULT. 0 bytes are no address. */
+static int copy_addr(const struct seccomp_notif *n, struct xs_event *ev)
+{
+	struct iovec here, there;
+	int len = (int)n->data.args[2];
+
+	if (len < 0 || len > 128)
+		return EINVAL;
+	ev->addrlen = (uint32_t)len;
+	if (!len)
+		return 0;
+	here.iov_base = ev->addr;
+	here.iov_len = (size_t)len;
+	there.iov_base = (void *)(uintptr_t)n->data.args[1];
+	there.iov_len = (size_t)len;
+	return process_vm_readv((pid_t)n->pid, &here, 1, &there, 1, 0) == len ? 0 : EFAULT;
+}
+
+/* A datagram socket on port 53 meets the backend's own name service in the guest's network: Python makes room for it. */
+static bool binds_dns(const struct xs_event *ev)
+{
+	uint16_t port;
+
+	memcpy(&port, ev->addr + 2, sizeof port); /* sin_port and sin6_port are at the same place */
+	return ev->nr == SYS_bind && ev->type == SOCK_DGRAM && ev->addrlen >= 4 && port == htons(53);
+}
+
+static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t start)
+{
+	struct xs_event ev;
+	socklen_t l = sizeof(int);
+	uint32_t verdict;
+	int error;
+	bool addr = n->data.nr == SYS_connect || n->data.nr == SYS_bind;
+
+	memset(&ev, 0, offsetof(struct xs_event, addr));
+	ev.addrlen = ev.verdict = 0;
+	ev.error = 0;
+	ev.took_ns = 0;
+	ev.kind = XS_QUESTION;
+	ev.id = n->id;
+	ev.tid = n->pid;
+	ev.nr = n->data.nr;
+	ev.start_ns = start;
+	memcpy(ev.args, n->data.args, sizeof ev.args);
+	ev.fd = xs_guestfd_get(s->fds, n->pid, (int)n->data.args[0]);
+	if (ev.fd < 0) {
+		xs_super_answer(s, n->id, 0, -ev.fd, false);
+		return;
+	}
+	if (getsockopt(ev.fd, SOL_SOCKET, SO_DOMAIN, &ev.domain, &l) || getsockopt(ev.fd, SOL_SOCKET, SO_TYPE, &ev.type, &l)) {
+		error = errno;
+		/* An ioctl on something else than a socket is the kernel's business. */
+		xs_super_answer(s, n->id, 0, error, n->data.nr == SYS_ioctl);
+		close(ev.fd);
+		return;
+	}
+	error = addr ? copy_addr(n, &ev) : 0;
+	/* The memory and the descriptor are the caller's only if the caller still waits. */
+	if (!xs_super_valid(s, n->id)) {
+		close(ev.fd);
+		return;
+	}
+	if (error) {
+		xs_super_answer(s, n->id, 0, error, false);
+		close(ev.fd);
+		return;
+	}
+	if ((ev.domain != AF_INET && ev.domain != AF_INET6) || (ev.type != SOCK_STREAM && n->data.nr != SYS_ioctl && !binds_dns(&ev))) {
+		/* Not a stream of the Internet families: local to the guest, whatever happens to its arguments meanwhile. */
+		xs_super_answer(s, n->id, 0, 0, true);
+		close(ev.fd);
+		return;
+	}
+	if (xs_super_kept(s, ev.fd, ev.nr, &error)) {
+		xs_super_answer(s, n->id, 0, error, false);
+		close(ev.fd);
+		return;
+	}
+	ev.host = xs_guestfd_is_host(s->fds, ev.fd);
+	if (ev.nr == SYS_connect && ev.host && xs_verdicts_get(s->verdicts, ev.addr, ev.addrlen, &verdict, &error)) {
+		if (error) {
+			done(s, ev.id, ev.tid, -1, ev.addr, ev.addrlen, verdict, start, error);
+			close(ev.fd);
+		} else {
+			run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start);
+		}
+		return;
+	}
+	post(s, &ev);
+}
+
+static void only_wake_signal(void)
+{
+	sigset_t set;
+
+	sigfillset(&set);
+	sigdelset(&set, xs_wake_signal());
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+}
+
+static void *receive(void *arg)
+{
+	struct xs_super *s = arg;
+	union { struct seccomp_notif n; char room[512]; } u;
+	struct pollfd p = {s->nfd, POLLIN, 0};
+	uint64_t one = 1;
+
+	only_wake_signal();
+	while (!s->stop) {
+		memset(&u, 0, sizeof u);
+		if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, &u.n)) {
+			if (errno == EINTR)
+				continue;
+			/* ENOENT: the caller went away first, or the last guest process did. */
+			if (errno == ENOENT && !(poll(&p, 1, 0) > 0 && (p.revents & POLLHUP)))
+				continue;
+			break;
+		}
+		if (u.n.data.nr == SYS_socket)
+			on_socket(s, &u.n);
+		else
+			on_call(s, &u.n, now_ns());
+	}
+	s->gone = true;
+	if (write(s->wake, &one, sizeof one) < 0)
+		return NULL;
+	return NULL;
+}
+
+static void unlink_pending(struct xs_super *s, struct pending *p)
+{
+	pthread_mutex_lock(&s->lock);
+	if (p->next)
+		p->next->prev = p->prev;
+	if (p->prev)
+		p->prev->next = p->next;
+	else
+		s->pend = p->next;
+	pthread_mutex_unlock(&s->lock);
+	/* The file lives on in the guest, so closing our number alone would leave the registration. */
+	epoll_ctl(s->ep, EPOLL_CTL_DEL, p->fd, NULL);
+	close(p->fd);
+	free(p);
+}
+
+static void finish(struct xs_super *s, struct pending *p)
+{
+	struct epoll_event e;
+	int error;
+
+	/* Interrupted meanwhile: the socket keeps its state, error included, for whatever the guest does next. */
+	if (xs_super_valid(s, p->id)) {
+		error = xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+		if (error == EINPROGRESS || error == EALREADY) {
+			memset(&e, 0, sizeof e);
+			e.events = EPOLLOUT | EPOLLONESHOT;
+			e.data.ptr = p;
+			if (!epoll_ctl(s->ep, EPOLL_CTL_MOD, p->fd, &e))
+				return;
+			error = errno;
+		}
+		done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, error);
+	}
+	unlink_pending(s, p);
+}
+
+/* Drops connects whose caller is gone and ends those whose SO_SNDTIMEO has passed; returns ms to the next look. */
+static int sweep(struct xs_super *s)
+{
+	struct pending *p, *next;
+	uint64_t now = now_ns(), soonest = 0;
+
+	pthread_mutex_lock(&s->lock);
+	p = s->pend;
+	pthread_mutex_unlock(&s->lock);
+	if (!p)
+		return -1;
+	for (; p; p = next) { /* only this thread takes entries out */
+		next = p->next;
+		if (!xs_super_valid(s, p->id)) {
+			unlink_pending(s, p);
+		} else if (p->deadline_ns && p->deadline_ns <= now) {
+			done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, EINPROGRESS);
+			unlink_pending(s, p);
+		} else if (p->deadline_ns && (!soonest || p->deadline_ns < soonest)) {
+			soonest = p->deadline_ns;
+		}
+	}
+	if (soonest && soonest - now < CHECK_MS * 1000000ull)
+		return (int)((soonest - now) / 1000000) + 1;
+	return CHECK_MS;
+}
+
+static void *await(void *arg)
+{
+	struct xs_super *s = arg;
+	struct epoll_event ev[64];
+	int n;
+
+	only_wake_signal();
+	while (!s->stop) {
+		/* Bounded even when idle: an entry with a deadline may be added while this thread sleeps. */
+		int ms = sweep(s);
+
+		n = epoll_wait(s->ep, ev, 64, ms < 0 ? CHECK_MS : ms);
+		for (int i = 0; i < n && !s->stop; i++)
+			finish(s, ev[i].data.ptr);
+	}
+	return NULL;
+}
+
+struct xs_super *xs_super_new(int notify_fd, bool record, int *error)
+{
+	struct xs_super *s = calloc(1, sizeof *s);
+	sigset_t all, old;
+
+	*error = ENOMEM;
+	if (!s)
+		return NULL;
+	s->nfd = notify_fd;
+	s->record = record;
+	pthread_mutex_init(&s->lock, NULL);
+	s->wake = eventfd(0, EFD_CLOEXEC);
+	s->ep = epoll_create1(EPOLL_CLOEXEC);
+	s->fds = xs_guestfd_new();
+	s->verdicts = xs_verdicts_new();
+	*error = xs_wake_install();
+	if (*error || s->wake < 0 || s->ep < 0 || !s->fds || !s->verdicts) {
+		if (!*error)
+			*error = errno ? errno : ENOMEM;
+		xs_super_free(s);
+		return NULL;
+	}
+	/* One wake-up less a call where the kernel can (6.6); a plain failure elsewhere costs only speed. */
+	ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, XS_SYNC_WAKE_UP);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	*error = pthread_create(&s->receiver, NULL, receive, s);
+	if (!*error) {
+		*error = pthread_create(&s->waiter, NULL, await, s);
+		if (*error) {
+			s->stop = true;
+			while (!s->gone)
+				pthread_kill(s->receiver, xs_wake_signal());
+			pthread_join(s->receiver, NULL);
+		}
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (*error) {
+		xs_super_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout_ms)
+{
+	struct pollfd p = {s->wake, POLLIN, 0};
+	uint64_t count;
+	int n = 0;
+
+	for (;;) {
+		pthread_mutex_lock(&s->lock);
+		while (n < max && s->head) {
+			struct node *d = s->head;
+
+			out[n++] = d->ev;
+			s->head = d->next;
+			if (!s->head)
+				s->tail = NULL;
+			free(d);
+		}
+		pthread_mutex_unlock(&s->lock);
+		if (n)
+			return n;
+		if (s->gone || s->stop)
+			return -1;
+		if (poll(&p, 1, timeout_ms) <= 0)
+			return 0;
+		if (read(s->wake, &count, sizeof count) < 0)
+			return 0;
+	}
+}
+
+void xs_super_stop(struct xs_super *s)
+{
+	const struct timespec tick = {0, 1000000};
+	uint64_t one = 1;
+
+	s->stop = true;
+	if (write(s->wake, &one, sizeof one) < 0)
+		s->gone = true;
+	/* Again and again: a signal that arrives just before the ioctl is lost. */
+	while (!s->gone) {
+		pthread_kill(s->receiver, xs_wake_signal());
+		nanosleep(&tick, NULL);
+	}
+	pthread_join(s->receiver, NULL);
+	pthread_kill(s->waiter, xs_wake_signal());
+	pthread_join(s->waiter, NULL);
+}
+
+void xs_super_free(struct xs_super *s)
+{
+	struct node *n, *next;
+
+	while (s->pend)
+		unlink_pending(s, s->pend);
+	for (n = s->head; n; n = next) {
+		next = n->next;
+		if (n->ev.fd >= 0)
+			close(n->ev.fd);
+		free(n);
+	}
+	if (s->wake >= 0)
+		close(s->wake);
+	if (s->ep >= 0)
+		close(s->ep);
+	if (s->fds)
+		xs_guestfd_free(s->fds);
+	if (s->verdicts)
+		xs_verdicts_free(s->verdicts);
+	close(s->nfd);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}

@@ -1,0 +1,62 @@
+/*
+ * The supervisor's hot path: seccomp notifications received, host sockets handed out, connects with a cached verdict
+ * carried out. Everything else becomes a question to Python. Benchmark row: direct.http.new.
+ *
+ * Threads: a receiver (blocks in SECCOMP_IOCTL_NOTIF_RECV) and a waiter (epoll over connects under way). Python drains
+ * the question queue from a thread of its own and answers by id.
+ */
+#ifndef XS_SUPER_H
+#define XS_SUPER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+enum xs_kind { XS_QUESTION = 0, XS_DONE = 1 };
+
+/* One trapped call for Python to judge (XS_QUESTION), or one connect that the core finished (XS_DONE). */
+struct xs_event {
+	enum xs_kind kind;
+	uint64_t id;        /* of the notification */
+	uint32_t tid;       /* thread in the backend's PID namespace */
+	int nr;             /* system call number */
+	uint64_t args[6];
+	int fd;             /* duplicate of the guest's socket, owned by whoever takes the event; -1: none */
+	int domain, type;   /* SO_DOMAIN, SO_TYPE of fd */
+	bool host;          /* fd belongs to the backend's network namespace */
+	uint8_t addr[128];  /* copy of the sockaddr argument */
+	uint32_t addrlen;
+	uint32_t verdict;   /* XS_DONE: the verdict it ran under */
+	int error;          /* XS_DONE: 0 or errno that the guest was given */
+	uint64_t start_ns;  /* CLOCK_MONOTONIC at receipt */
+	uint64_t took_ns;   /* XS_DONE */
+};
+
+struct xs_super;
+
+struct xs_super *xs_super_new(int notify_fd, bool record, int *error);
+void xs_super_stop(struct xs_super *s);
+void xs_super_free(struct xs_super *s);
+/* Up to max events; waits up to timeout_ms (-1: for ever) for the first. Returns the count, -1 once stopped or the guest is gone. */
+int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout_ms);
+/* Answer; 0, or ENOENT when the caller is gone or was interrupted. */
+int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, bool go_on);
+bool xs_super_valid(struct xs_super *s, uint64_t id);
+/* Install srcfd in the caller; newfd < 0: lowest number, and that is the call's result. Returns the number or -errno. */
+int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32_t newfd_flags);
+/* Carry out connect on fd (taken over) and answer; later calls to the same address do so at once if cache. */
+void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		      uint64_t start_ns, bool cache);
+/* As connect(2) was started already: wait until fd is writable, then finish and answer. */
+void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		    uint64_t start_ns);
+/* Remember that addr is refused with error. */
+void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, uint32_t verdict, int error);
+void xs_super_flush(struct xs_super *s);
+int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd);
+/* Keep the result of a call whose caller was interrupted, for its re-issue on the same socket. */
+void xs_super_keep(struct xs_super *s, int fd, int nr, int error);
+bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error);
+
+#endif

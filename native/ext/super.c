@@ -1,0 +1,257 @@
+/* Functions over one supervisor, which travels as a capsule. The caller stops it before the last reference goes. */
+#include "ext.h"
+
+#include "../core/super.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NAME "xensock.super"
+#define BATCH 64
+
+static struct xs_super *get(PyObject *capsule) { return PyCapsule_GetPointer(capsule, NAME); }
+
+static void drop(PyObject *capsule)
+{
+	struct xs_super *s = get(capsule);
+
+	if (s)
+		xs_super_free(s);
+	else
+		PyErr_Clear();
+}
+
+static PyObject *start(PyObject *self, PyObject *args)
+{
+	int fd, record, error;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "ip:super_start", &fd, &record))
+		return NULL;
+	s = xs_super_new(fd, record != 0, &error);
+	if (!s) {
+		errno = error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	return PyCapsule_New(s, NAME, drop);
+}
+
+static PyObject *stop(PyObject *self, PyObject *arg)
+{
+	struct xs_super *s = get(arg);
+
+	(void)self;
+	if (!s)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	xs_super_stop(s);
+	Py_END_ALLOW_THREADS
+	Py_RETURN_NONE;
+}
+
+static PyObject *event(const struct xs_event *e)
+{
+	return Py_BuildValue("(iKIi(KKKKKK)iiiiy#IiKK)", (int)e->kind, (unsigned long long)e->id, e->tid, e->nr,
+			     (unsigned long long)e->args[0], (unsigned long long)e->args[1], (unsigned long long)e->args[2],
+			     (unsigned long long)e->args[3], (unsigned long long)e->args[4], (unsigned long long)e->args[5], e->fd, e->domain,
+			     e->type, (int)e->host, (const char *)e->addr, (Py_ssize_t)e->addrlen, e->verdict, e->error,
+			     (unsigned long long)e->start_ns, (unsigned long long)e->took_ns);
+}
+
+static PyObject *next(PyObject *self, PyObject *args)
+{
+	PyObject *capsule, *list;
+	int timeout, n;
+	struct xs_super *s;
+	struct xs_event ev[BATCH];
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "Oi:super_next", &capsule, &timeout) || !(s = get(capsule)))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	n = xs_super_next(s, ev, BATCH, timeout);
+	Py_END_ALLOW_THREADS
+	if (n < 0)
+		Py_RETURN_NONE;
+	list = PyList_New(n);
+	for (int i = 0; list && i < n; i++) {
+		PyObject *t = event(&ev[i]);
+
+		if (!t)
+			Py_CLEAR(list);
+		else
+			PyList_SetItem(list, i, t);
+	}
+	return list;
+}
+
+static PyObject *answer(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long id;
+	long long val;
+	int error, go_on;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKLip:super_answer", &capsule, &id, &val, &error, &go_on) || !(s = get(capsule)))
+		return NULL;
+	return PyLong_FromLong(xs_super_answer(s, id, val, error, go_on != 0));
+}
+
+static PyObject *valid(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long id;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OK:super_valid", &capsule, &id) || !(s = get(capsule)))
+		return NULL;
+	return PyBool_FromLong(xs_super_valid(s, id));
+}
+
+static PyObject *addfd(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long id;
+	int src, number;
+	unsigned flags;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKiiI:super_addfd", &capsule, &id, &src, &number, &flags) || !(s = get(capsule)))
+		return NULL;
+	return PyLong_FromLong(xs_super_addfd(s, id, src, number, flags));
+}
+
+/* Common to connect and await: both take fd over. */
+struct run {
+	PyObject *capsule;
+	unsigned long long id, start;
+	unsigned tid, verdict;
+	int fd, cache;
+	Py_buffer addr;
+	struct xs_super *s;
+};
+
+static int parse_run(PyObject *args, struct run *r)
+{
+	if (!PyArg_ParseTuple(args, "OKIiy*IKp", &r->capsule, &r->id, &r->tid, &r->fd, &r->addr, &r->verdict, &r->start, &r->cache))
+		return -1;
+	r->s = get(r->capsule);
+	if (!r->s || r->addr.len > 128) {
+		if (r->s)
+			PyErr_SetString(PyExc_ValueError, "sockaddr longer than 128 bytes");
+		PyBuffer_Release(&r->addr);
+		return -1;
+	}
+	return 0;
+}
+
+static PyObject *do_connect(PyObject *self, PyObject *args)
+{
+	struct run r;
+
+	(void)self;
+	if (parse_run(args, &r))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	xs_super_connect(r.s, r.id, r.tid, r.fd, r.addr.buf, (uint32_t)r.addr.len, r.verdict, r.start, r.cache != 0);
+	Py_END_ALLOW_THREADS
+	PyBuffer_Release(&r.addr);
+	Py_RETURN_NONE;
+}
+
+static PyObject *do_await(PyObject *self, PyObject *args)
+{
+	struct run r;
+
+	(void)self;
+	if (parse_run(args, &r))
+		return NULL;
+	xs_super_await(r.s, r.id, r.tid, r.fd, r.addr.buf, (uint32_t)r.addr.len, r.verdict, r.start);
+	PyBuffer_Release(&r.addr);
+	Py_RETURN_NONE;
+}
+
+static PyObject *refuse(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	Py_buffer addr;
+	unsigned verdict;
+	int error;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "Oy*Ii:super_refuse", &capsule, &addr, &verdict, &error))
+		return NULL;
+	s = get(capsule);
+	if (s)
+		xs_super_refuse(s, addr.buf, (uint32_t)addr.len, verdict, error);
+	PyBuffer_Release(&addr);
+	if (!s)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static PyObject *flush(PyObject *self, PyObject *arg)
+{
+	struct xs_super *s = get(arg);
+
+	(void)self;
+	if (!s)
+		return NULL;
+	xs_super_flush(s);
+	Py_RETURN_NONE;
+}
+
+static PyObject *getfd(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned tid;
+	int fd, r;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OIi:super_getfd", &capsule, &tid, &fd) || !(s = get(capsule)))
+		return NULL;
+	r = xs_super_getfd(s, tid, fd);
+	if (r < 0) {
+		errno = -r;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	return PyLong_FromLong(r);
+}
+
+static PyObject *keep(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	int fd, nr, error;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "Oiii:super_keep", &capsule, &fd, &nr, &error) || !(s = get(capsule)))
+		return NULL;
+	xs_super_keep(s, fd, nr, error);
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record) -> handle; takes the descriptor over"},
+	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},
+	{"super_next", next, METH_VARARGS, "super_next(handle, timeout_ms) -> events, or None when the guest is gone"},
+	{"super_answer", answer, METH_VARARGS, "super_answer(handle, id, value, errno, go_on) -> errno (ENOENT: interrupted)"},
+	{"super_valid", valid, METH_VARARGS, "super_valid(handle, id) -> whether the caller still waits"},
+	{"super_addfd", addfd, METH_VARARGS, "super_addfd(handle, id, srcfd, number or -1, flags) -> number or -errno"},
+	{"super_connect", do_connect, METH_VARARGS, "super_connect(handle, id, tid, fd, sockaddr, verdict, start_ns, cache)"},
+	{"super_await", do_await, METH_VARARGS, "super_await(handle, id, tid, fd, sockaddr, verdict, start_ns, False)"},
+	{"super_refuse", refuse, METH_VARARGS, "super_refuse(handle, sockaddr, verdict, errno)"},
+	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},
+	{"super_getfd", getfd, METH_VARARGS, "super_getfd(handle, tid, fd) -> duplicate of a guest's descriptor"},
+	{"super_keep", keep, METH_VARARGS, "super_keep(handle, fd, nr, errno): outcome for a re-issued call"},
+	{NULL, NULL, 0, NULL},
+};
+
+int xs_ext_add_super(PyObject *module) { return PyModule_AddFunctions(module, methods); }

@@ -1,0 +1,88 @@
+#include "init.h"
+#include "../core/sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1
+#endif
+#ifndef MOVE_MOUNT_F_EMPTY_PATH
+#define MOVE_MOUNT_F_EMPTY_PATH 4
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
+#define PLAIN (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+static void forced(const struct config *c, enum stage stage)
+{
+	if (c->head.force_stage == stage)
+		fail(stage, (int)c->head.force_errno);
+}
+
+/* A fresh sysfs shows only the guest's network devices. Where the kernel forbids one, an empty directory shows none. */
+static void make_sys(const struct config *c)
+{
+	/* Control groups live below /sys and are not about the network: runtimes size their heaps by them. */
+	int groups = (int)syscall(SYS_open_tree, AT_FDCWD, "/sys/fs/cgroup", OPEN_TREE_CLONE | AT_RECURSIVE | O_CLOEXEC);
+
+	forced(c, S_SYSFS);
+	if (mount("sysfs", "/sys", "sysfs", PLAIN, NULL) && mount("tmpfs", "/sys", "tmpfs", PLAIN, "size=64k,mode=755"))
+		fail(S_SYSFS, errno);
+	if (groups < 0)
+		return;
+	mkdir("/sys/fs", 0755);
+	mkdir("/sys/fs/cgroup", 0755);
+	/* Best effort: without it a program sees no control groups, as on a machine that has none. */
+	syscall(SYS_move_mount, groups, "", AT_FDCWD, "/sys/fs/cgroup", MOVE_MOUNT_F_EMPTY_PATH);
+	close(groups);
+}
+
+static void read_only(const char *path)
+{
+	if (access(path, F_OK))
+		return;
+	if (mount(path, path, NULL, MS_BIND | MS_REC, NULL) || mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | PLAIN, NULL))
+		fail(S_PROC, errno);
+}
+
+/* A path that could lead to somebody who acts for the guest. Gone or unreachable already is as good. */
+static void hide(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		return;
+	if (S_ISDIR(st.st_mode) ? mount("tmpfs", path, "tmpfs", PLAIN, "size=4k,mode=555") : mount("/dev/null", path, NULL, MS_BIND, NULL))
+		if (errno != ENOENT && errno != EACCES)
+			fail(S_HIDE, errno);
+}
+
+void make_mounts(const struct config *c)
+{
+	forced(c, S_MOUNTNS);
+	/* Slave: what the host mounts later appears here, never the other way round. */
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
+		fail(S_MOUNTNS, errno);
+	for (char **p = c->hide; *p; p++)
+		hide(*p);
+	forced(c, S_PROC);
+	if (mount("proc", "/proc", "proc", PLAIN, NULL))
+		fail(S_PROC, errno);
+	make_sys(c);
+	if (c->head.flags & F_DROP_CAPS) {
+		/* uid 0 may write kernel settings without any capability; some of them run programs outside (core(5)). */
+		read_only("/proc/sys");
+		read_only("/proc/sysrq-trigger");
+		read_only("/proc/irq");
+		read_only("/proc/bus");
+		read_only("/sys");
+	}
+}

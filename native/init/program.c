@@ -1,0 +1,87 @@
+#include "init.h"
+#include "../core/sys.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Of root's capabilities a guest keeps those that concern files, identities and its own processes (capabilities(7)). */
+static const int keep[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_LINUX_IMMUTABLE,
+			   CAP_NET_BIND_SERVICE, CAP_IPC_LOCK, CAP_IPC_OWNER, CAP_SYS_CHROOT, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_LEASE,
+			   CAP_AUDIT_WRITE, CAP_SETFCAP};
+
+static int kept(int cap)
+{
+	for (size_t i = 0; i < sizeof keep / sizeof *keep; i++)
+		if (keep[i] == cap)
+			return 1;
+	return 0;
+}
+
+static void drop_caps(void)
+{
+	struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct d[2];
+
+	for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
+		if (!kept(cap) && prctl(PR_CAPBSET_DROP, cap))
+			fail(S_CAPS, errno);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	if (syscall(SYS_capget, &h, d))
+		fail(S_CAPS, errno);
+	for (int cap = 0; cap < 64; cap++) {
+		if (kept(cap))
+			continue;
+		d[cap / 32].permitted &= ~(1u << (cap % 32));
+		d[cap / 32].effective &= ~(1u << (cap % 32));
+		d[cap / 32].inheritable &= ~(1u << (cap % 32));
+	}
+	if (syscall(SYS_capset, &h, d))
+		fail(S_CAPS, errno);
+}
+
+/* A domain that handles TCP bind and connect and allows none: the backend does them for the guest (landlock(7)). */
+static void restrict_tcp(const struct config *c)
+{
+	struct { uint64_t fs, net; } rules = {0, XS_LANDLOCK_NET_BIND_TCP | XS_LANDLOCK_NET_CONNECT_TCP};
+	int fd;
+
+	if (c->head.force_stage == S_LANDLOCK)
+		fail(S_LANDLOCK, (int)c->head.force_errno);
+	fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
+	if (fd < 0 || syscall(SYS_landlock_restrict_self, fd, 0))
+		fail(S_LANDLOCK, errno);
+	close(fd);
+}
+
+void run_program(const struct config *c)
+{
+	struct sock_fprog prog = {(unsigned short)c->head.filter_len, c->filter};
+	int fds[2];
+
+	if (c->head.flags & F_DROP_CAPS)
+		drop_caps();
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		fail(S_SECCOMP, errno);
+	if (c->head.flags & F_LANDLOCK)
+		restrict_tcp(c);
+	fds[1] = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (fds[1] < 0)
+		fail(S_PIDFD, errno);
+	if (c->head.force_stage == S_SECCOMP)
+		fail(S_SECCOMP, (int)c->head.force_errno);
+	fds[0] = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
+	if (fds[0] < 0)
+		fail(S_SECCOMP, errno);
+	say('L', 0, 0, fds, 2);
+	close(fds[0]);
+	close(fds[1]);
+	sigprocmask(SIG_SETMASK, &c->old_mask, NULL);
+	execvp(c->argv[0], c->argv);
+	say('X', errno, 0, NULL, 0);
+	_exit(errno == ENOENT ? 127 : 126);
+}
