@@ -1,0 +1,270 @@
+"""Rules of the house that a reader would otherwise have to check by eye."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "xensock"
+
+# Who may import whom. The vocabulary knows nobody; what people touch knows everybody.
+ARROWS: dict[str, set[str]] = {
+    "calls": set(),
+    "doctor": set(),
+    "policy": {"calls"},
+    "stack": {"calls"},
+    "observe": {"calls"},
+    "supervisor": {"calls", "policy", "stack"},
+    "backend": {"calls", "policy", "stack", "observe", "supervisor", "doctor"},
+    "cli": {"calls", "policy", "stack", "observe", "supervisor", "backend", "doctor", "bench"},
+    "bench": {"calls", "observe", "doctor"},
+}
+
+# Modules whose tests are elsewhere than in tests/unit/<part>/test_<module>.py, and where.
+TESTED_BY: dict[str, str] = {
+    "cli/doctor.py": "tests/unit/doctor/test_checks.py",
+    "cli/version.py": "tests/unit/cli/test_main.py",
+    "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
+    "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
+    "doctor/probe.py": "tests/unit/doctor/test_checks.py",
+}
+
+LONGEST = 600
+UNLIMITED = {"requirements.lock", "LICENSE"}
+
+# Written in pieces, so that this file does not find itself.
+PACKAGE_HOSTS = ["pypi" + ".org", "python" + "hosted", "deb." + "debian", "registry." + "npmjs"]
+UNFINISHED = ["TO" + "DO", "FIX" + "ME", "Not" + "ImplementedError", "not " + "implemented"]
+PLACES = ["/wo" + "rk/", "/ro" + "ot/", "/home/" + "[a-z]"]
+
+# Hosts that a URL in the tree may name: reserved for documentation and tests (RFC 2606, 5737,
+# 3849, 6761), private or the machine's own, and sources that comments cite.
+RESERVED = re.compile(
+    r"(.*\.)?(test|example|invalid|localhost|example\.(com|net|org))|"
+    r"(127|10|192\.168|192\.0\.2|198\.51\.100|203\.0\.113|198\.18|169\.254|0\.0)\.[\d.]+|\[.*\]|"
+    r"(.*\.)?(man7|kernel|apache|rfc-editor|no-color|gnu|freedesktop|keepachangelog|semver)\.org"
+)
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """The files of the tree, as git knows them."""
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stdout
+    return tuple(path for name in listed.split("\0") if name and (path := ROOT / name).is_file())
+
+
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+def sources() -> list[Path]:
+    return [path for path in tracked() if path.is_relative_to(PACKAGE) and path.suffix == ".py"]
+
+
+def imported_parts(own: tuple[str, ...], source: str) -> set[str]:
+    """The parts of XenSock that a module imports, also for type checking or inside functions.
+
+    `own` is the module's place in the package, as ("policy", "rules.py").
+    """
+    parts: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = ("xensock", *own)[: len(own) + 1 - node.level]
+                module = ".".join((*base, *(node.module or "").split("."))).rstrip(".")
+            else:
+                module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            words = name.split(".")
+            if words[0] == "xensock" and len(words) > 1 and words[1] in ARROWS:
+                parts.add(words[1])
+    return parts
+
+
+def parts_of(path: Path) -> set[str]:
+    return imported_parts(path.relative_to(PACKAGE).parts, text_of(path))
+
+
+def test_every_part_has_its_arrows() -> None:
+    parts = {path.relative_to(PACKAGE).parts[0] for path in sources()}
+    assert {part for part in parts if not part.endswith(".py")} <= set(ARROWS)
+
+
+@pytest.mark.parametrize("part", ARROWS)
+def test_imports_follow_the_arrows(part: str) -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {other}"
+        for path in sources()
+        if path.relative_to(PACKAGE).parts[0] == part
+        for other in sorted(parts_of(path) - ARROWS[part] - {part})
+    ]
+    assert wrong == []
+
+
+def test_the_arrows_have_no_circle() -> None:
+    left = dict(ARROWS)
+    while left:
+        free = [part for part, needs in left.items() if not needs & set(left)]
+        assert free, f"a circle among {sorted(left)}"
+        for part in free:
+            del left[part]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from xensock.cli import main",
+        "import xensock.cli.main",
+        "from xensock import cli",
+        "def f():\n    from ..cli import main",
+        "from .. import cli",
+        "from ..cli.main import main",
+    ],
+)
+def test_imports_are_seen_in_every_form(source: str) -> None:
+    assert imported_parts(("policy", "imagined.py"), source) == {"cli"}
+
+
+def mirrored(module: Path) -> bool:
+    """Whether a unit test of the module's part has its name or imports it."""
+    folder = ROOT / "tests" / "unit" / module.parent
+    dotted = ".".join(("xensock", *module.with_suffix("").parts))
+    part, _, last = dotted.rpartition(".")
+    imported = re.compile(rf"(from|import) {re.escape(dotted)}\b|from {part} import .*\b{last}\b")
+    return any(
+        test.stem == f"test_{module.stem}" or imported.search(text_of(test))
+        for test in folder.glob("test_*.py")
+    )
+
+
+def test_tests_mirror_modules() -> None:
+    missing = []
+    for path in sources():
+        name = path.relative_to(PACKAGE)
+        if path.name == "__init__.py" or not text_of(path).strip():
+            continue
+        if str(name) in TESTED_BY:
+            assert (ROOT / TESTED_BY[str(name)]).is_file(), TESTED_BY[str(name)]
+        elif not mirrored(name):
+            missing.append(str(name))
+    assert missing == []
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): text_of(path).count("\n")
+        for path in tracked()
+        if path.name not in UNLIMITED
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+@pytest.mark.parametrize("words", [PACKAGE_HOSTS, UNFINISHED, PLACES], ids=["host", "work", "path"])
+def test_words_that_have_no_place_here(words: list[str]) -> None:
+    pattern = re.compile("|".join(words))
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in tracked()
+        if path.name != "LICENSE"
+        for number, line in enumerate(text_of(path).splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+def test_no_address_of_a_real_host() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {host}"
+        for path in tracked()
+        for host in re.findall(r"https?://(\[[^\]]*\]|[A-Za-z0-9.-]+)", text_of(path))
+        if "." in host and not RESERVED.fullmatch(host.rstrip("."))
+    ]
+    assert found == []
+
+
+def test_the_lock_file_has_hashes_and_no_hosts() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert not re.search(r"^\s*(-i|--index-url|--extra-index-url|--find-links)", text, re.M)
+    entries = [e for e in text.replace("\\\n", " ").splitlines() if e and not e.startswith("#")]
+    entries = [entry for entry in entries if entry.strip() and not entry.strip().startswith("#")]
+    assert len(entries) > 10
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+    assert [entry.split()[0] for entry in entries if "==" not in entry.split()[0]] == []
+
+
+def test_the_lock_file_covers_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = list(project["project"]["dependencies"])
+    for group in project["dependency-groups"].values():
+        asked += group
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
+    names = {re.split(r"[<>=! ;]", requirement)[0].lower() for requirement in asked}
+    assert names - locked == set()
+
+
+def test_names_in_the_thread_document_exist() -> None:
+    text = (ROOT / "docs" / "thread.md").read_text()
+    named = re.findall(r"`(tests/[\w/.-]+?\.(?:py|c))(?:::(\w+))?`", text)
+    assert len(named) >= 8
+    missing = []
+    for file, function in named:
+        path = ROOT / file
+        if not path.is_file() or (function and not re.search(rf"\b{function}\b", path.read_text())):
+            missing.append(f"{file}::{function}")
+    assert missing == []
+    answered = [int(number) for number in re.findall(r"^### (\d+)\. ", text, re.M)]
+    assert answered == list(range(1, 16))
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    broken = []
+    for path in tracked():
+        if path.suffix != ".md":
+            continue
+        targets = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text_of(path))
+        broken += [
+            f"{path.relative_to(ROOT)} → {target}"
+            for target in targets
+            if "://" not in target and not (path.parent / target).exists()
+        ]
+    assert broken == []
+
+
+def test_ci_runs_the_command_that_the_readme_shows() -> None:
+    section = (ROOT / "README.md").read_text().split("\n## Test\n", 1)[1]
+    block = re.search(r"```\w*\n(.*?)\n```", section, re.S)
+    assert block
+    assert block[1].splitlines()[0] == "make test"
+    assert "## Test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_make_targets_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {
+        (str(path.relative_to(ROOT)), target)
+        for path in tracked()
+        if path.suffix == ".md"
+        for target in re.findall(r"(?:^|`)make ([a-z][a-z-]*)", text_of(path), re.M)
+    }
+    assert {entry for entry in named if entry[1] not in targets} == set()
+    assert {"build", "demo", "test", "lint", "bench", "clean", "test-all"} <= targets

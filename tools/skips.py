@@ -1,0 +1,54 @@
+"""Fail when a test run skipped what it was for: tools/skips.py RESULTS.xml [PART=MINIMUM…].
+
+Every skip's reason must match a line of tools/allowed-skips.txt, and at least MINIMUM tests whose
+module begins with PART must have passed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+ALLOWED = Path(__file__).with_name("allowed-skips.txt")
+
+
+def allowed_reasons() -> list[re.Pattern[str]]:
+    lines = (line.split("#", 1)[0].strip() for line in ALLOWED.read_text().splitlines())
+    return [re.compile(line) for line in lines if line]
+
+
+def main(arguments: list[str]) -> int:
+    results, *minimums = arguments
+    allowed = allowed_reasons()
+    passed: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    wrong: list[str] = []
+    for case in ElementTree.parse(results).iter("testcase"):
+        module = case.get("classname", "")
+        skip = case.find("skipped")
+        if skip is not None:
+            reason = skip.get("message", "")
+            skipped[reason] += 1
+            if not any(pattern.search(reason) for pattern in allowed):
+                wrong.append(f"{module}.{case.get('name')}: {reason}")
+        elif case.find("failure") is None and case.find("error") is None:
+            passed[module] += 1
+    print(f"{passed.total()} passed, {skipped.total()} skipped")
+    for reason, count in skipped.most_common():
+        print(f"  {count:4} x {reason}")
+    for entry in minimums:
+        part, minimum = entry.split("=")
+        count = sum(number for module, number in passed.items() if module.startswith(part))
+        print(f"{part}: {count} passed, at least {minimum} expected")
+        if count < int(minimum):
+            wrong.append(f"{part}: only {count} of {minimum} tests passed")
+    for line in wrong:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
