@@ -44,7 +44,7 @@ def test_every_cut_is_refused_as_the_kernel_does(end: Endpoint, data: st.DataObj
 @given(st.sampled_from([b"\2\0", b"\n\0", b"\0\0", b"\0\2"]), st.binary(max_size=60))
 def test_any_bytes_give_an_endpoint_or_the_kernels_error(head: bytes, tail: bytes) -> None:
     raw = head + tail
-    least = {socket.AF_INET: 16, socket.AF_INET6: 24}.get(family_of(raw))
+    least = {int(socket.AF_INET): 16, int(socket.AF_INET6): 24}.get(family_of(raw))
     if least is not None and len(raw) >= least:
         assert Endpoint.from_sockaddr(raw).sockaddr()[:8] == raw[:8]
         return

@@ -8,7 +8,7 @@ from xensock.calls import Caller, Decision, Protocol, Verb
 
 
 def test_words_are_strings() -> None:
-    assert Verb.CONNECT == "connect"
+    assert {Verb.CONNECT} == {"connect"}
     assert f"{Protocol.UDP}" == "udp"
     assert Verb("resolve") is Verb.RESOLVE
 
