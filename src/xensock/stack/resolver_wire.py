@@ -37,6 +37,7 @@ AAAA: Final = 28
 IN: Final = 1
 
 _QUESTION_NAME = b"\xc0\x0c"  # a compression pointer to offset 12
+_UNUSUAL = b'"().;\\@$'
 _OPT = b"\0" + struct.pack("!HHIH", 41, 4096, 0, 0)
 
 
@@ -49,7 +50,8 @@ class Question:
     """The one question of a message.
 
     labels   the name's labels, lower-case (ASCII), without the root
-    name     the same as text, lower-case, escaped as in zone files (RFC 1035, 5.1): never ambiguous
+    name     the same as text, with anything unusual as \\DDD (RFC 1035, 5.1); a dot in a label too,
+             so that a suffix of the text is always a suffix of the name
     end      offset of the first byte after the question
     """
 
@@ -87,11 +89,7 @@ def read_question(wire: bytes) -> Question:
 
 def _escaped(label: bytes) -> str:
     return "".join(
-        f"\\{chr(byte)}"
-        if byte in b'"().;\\@$'
-        else chr(byte)
-        if 0x20 < byte < 0x7F
-        else f"\\{byte:03d}"
+        chr(byte) if 0x20 < byte < 0x7F and byte not in _UNUSUAL else f"\\{byte:03d}"
         for byte in label
     )
 
@@ -159,6 +157,7 @@ def encode_name(name: str) -> bytes:
 
 def reverse_address(labels: Sequence[bytes]) -> IPv4Address | IPv6Address | None:
     """The address that a name under in-addr.arpa or ip6.arpa stands for (RFC 1035, RFC 3596)."""
+    labels = tuple(labels)
     try:
         if len(labels) == 6 and labels[4:] == (b"in-addr", b"arpa"):
             return IPv4Address(".".join(label.decode("ascii") for label in reversed(labels[:4])))
