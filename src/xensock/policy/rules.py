@@ -101,7 +101,7 @@ class _Reader:
         self.after = ""  # and the protocol: hints repeat them
 
     def fail(self, message: str, hint: str) -> NoReturn:
-        raise RuleError(f"{self.whole}: {message}" if self.whole else message, hint)
+        raise RuleError(f"rule {self.whole}: {message}" if self.whole else message, hint)
 
     def spell(self, middle: str) -> str:
         return f"{self.before}{middle}{self.after}"

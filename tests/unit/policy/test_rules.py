@@ -1,13 +1,14 @@
 """The grammar of rules, and that every mistake has a hint that helps."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xensock.calls import Protocol
-from xensock.policy import RuleError, parse_rule
+from xensock.policy import RuleError, groups, parse_rule
 from xensock.policy.groups import GROUPS
 
 
@@ -162,3 +163,41 @@ def test_what_we_print_reads_back(host: object, port: int, suffix: str) -> None:
     rule = parse_rule(f"{literal}:{port}{suffix}")
     assert rule.exact
     assert (rule.low, rule.high) == (port, port)
+
+
+REFERENCE = (Path(__file__).parents[3] / "docs" / "reference" / "rules.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the table of the reference whose heading row begins like this."""
+    rows = REFERENCE.partition(f"| {heading} |")[2].splitlines()[2:]
+    found = []
+    for row in rows:
+        if not row.startswith("|"):
+            break
+        found.append([cell.strip() for cell in row.strip("|").split(" | ")])
+    assert found
+    return found
+
+
+def test_the_examples_of_the_reference() -> None:
+    for text, _ in table("example"):
+        assert str(parse_rule(text.strip("`"))) == text.strip("`")
+
+
+def test_the_errors_of_the_reference() -> None:
+    for text, message, hint in table("rule"):
+        rule = text.strip("`")
+        with pytest.raises(RuleError) as caught:
+            parse_rule(rule)
+        assert caught.value.message == f"rule {rule}: {message}"
+        assert caught.value.hint == hint
+
+
+def test_the_groups_of_the_reference() -> None:
+    rows = {
+        name.strip("`"): re.findall(r"`([0-9a-f.:]+/\d+)`", nets) for name, nets in table("group")
+    }
+    assert rows.keys() == GROUPS.keys()
+    for name in ("any", "loopback", "linklocal", "metadata", "private"):
+        assert rows[name] == list(getattr(groups, name.upper()))
