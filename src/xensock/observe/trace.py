@@ -25,7 +25,7 @@ Style = Literal["text", "json"]
 SCHEMA = 1
 
 # Column: least and greatest width. What is longer pushes the rest of its line to the right.
-_CALL, _NAME, _RULE, _PATH = (40, 64), (10, 30), (26, 48), (6, 6)
+_CALL, _NAME, _RULE, _PATH = (40, 64), (10, 30), (32, 48), (6, 6)
 _PROGRAM = (12, 24)
 
 _DIM, _RED, _GREEN, _YELLOW, _CYAN = "2", "31", "32", "33", "36"

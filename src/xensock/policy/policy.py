@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 _generations = count(1)
 
 _PROTECTED = {
-    "loopback": "default: the host's loopback opens only to a rule that names it",
-    "metadata": "default: metadata services open only to a rule that names them",
-    "linklocal": "default: link-local addresses open only to a rule that names them",
+    "loopback": "default: host loopback",
+    "metadata": "default: metadata service",
+    "linklocal": "default: link-local address",
 }
 # Groups to which any name may lead; see Policy.resolve.
 _WIDE = ("any", "public", "private")
@@ -107,7 +107,7 @@ class Policy:
         if protected:
             reason = _PROTECTED[protected]
         elif self._allow:
-            reason = "default: only what --allow names"
+            reason = "default: not in --allow"
         else:
             groups = [
                 next((g for g in ("public", "private") if form in GROUPS[g]), None)
@@ -115,7 +115,7 @@ class Policy:
             ]
             if None not in groups:
                 return Decision(True, f"default: {groups[0]} addresses", cacheable=fixed)
-            reason = "default: neither a public nor a private address"
+            reason = "default: neither public nor private"
         hint = _connect_hint(protocol, forms[0], port, () if protected else names)
         return Decision(False, reason, errno.EACCES, cacheable=fixed, hint=hint)
 
@@ -142,11 +142,11 @@ class Policy:
             texts = dict.fromkeys(rule.text for rule in deciding if rule)
             return Decision(True, ", ".join(texts))
         if self._listen_allow:
-            reason = "default: only what --allow listen: names"
+            reason = "default: not in --allow listen:"
         elif port == 0 or port >= 1024:
-            return Decision(True, "default: listen on ports from 1024 on")
+            return Decision(True, "default: ports from 1024")
         else:
-            reason = "default: no listening on ports below 1024"
+            reason = "default: ports below 1024"
         where = "any" if versions else _literal(host)
         hint = f"--allow listen:{where}:{port}{_suffix(protocol)}"
         return Decision(False, reason, errno.EACCES, hint=hint)
@@ -168,13 +168,13 @@ class Policy:
             if rule.named((wanted,)) is not None:
                 return Decision(True, rule.text, name=wanted)
         if wanted == "localhost" or wanted.endswith(".localhost"):
-            return Decision(True, "default: localhost is the guest's own")
+            return Decision(True, "default: the guest's own name")
         if not self._names_closed:
             return Decision(True, "default: names resolve")
         text = _name_literal(wanted)
         return Decision(
             False,
-            "default: only the names in --allow resolve",
+            "default: name not in --allow",
             hint=f"--allow {text}" if text else "",
         )
 

@@ -31,7 +31,7 @@ ALLOWED = Record(
 REFUSED = replace(
     ALLOWED,
     decision="deny",
-    rule="default: only what --allow names",
+    rule="default: not in --allow",
     hint="--allow web.test:443",
     datapath="",
     result=-1,
@@ -59,7 +59,7 @@ def test_an_allowed_call() -> None:
 def test_a_refused_call_says_what_would_allow_it() -> None:
     (line,) = text(REFUSED)
     assert "connect(203.0.113.9:443) = -1 EACCES " in line
-    assert "deny default: only what --allow names" in line
+    assert "deny default: not in --allow" in line
     assert line.endswith("hint: --allow web.test:443")
 
 

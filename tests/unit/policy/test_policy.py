@@ -11,6 +11,11 @@ from xensock.calls import Decision, Protocol
 from xensock.policy import Policy, RuleError
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
+PROTECTED_DEFAULTS = (
+    "default: host loopback",
+    "default: metadata service",
+    "default: link-local address",
+)
 
 
 def connect(policy: Policy, host: str, port: int = 80, *names: str) -> Decision:
@@ -82,7 +87,7 @@ def test_a_name_does_not_open_the_host() -> None:
     for host in ("127.0.0.1", "::1", "169.254.169.254", "fe80::1", "64:ff9b::127.0.0.1"):
         decision = connect(policy, host, 80, "web.test")
         assert not decision.allowed
-        assert "only to a rule that names" in decision.rule
+        assert decision.rule in PROTECTED_DEFAULTS
         assert "web.test" not in decision.hint
     assert connect(policy, "10.0.0.1", 80, "web.test").allowed
 
