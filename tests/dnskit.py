@@ -1,12 +1,15 @@
-"""A tiny DNS server for tests: UDP and TCP on loopback, one thread, answers made by a function."""
+"""For tests of names: a tiny DNS server (UDP and TCP on loopback, one thread, answers made by a
+function), and the name files of a host that uses such servers."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import selectors
 import socket
 import threading
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import dns.flags
@@ -15,8 +18,11 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from xensock.stack.resolver import Resolver
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Answer = Callable[[dns.message.Message, "Seen"], dns.message.Message | bytes | None]
 
@@ -169,3 +175,43 @@ def truncating(answer: Answer) -> Answer:
         return response
 
     return cut
+
+
+class Host:
+    """Name files of a host whose DNS servers listen on one port of several loopback addresses."""
+
+    def __init__(self, path: Path, port: int) -> None:
+        self.resolv_conf, self.hosts, self.nsswitch = path / "resolv", path / "hosts", path / "nss"
+        self.hosts.write_text("")
+        self.nsswitch.write_text("hosts: files dns\n")
+        self.port = port
+        self.nss: dict[str, tuple] = {}
+        self.nss_asked: list[str] = []
+
+    def servers(self, *servers: str, options: str = "timeout:5 attempts:1") -> Host:
+        lines = [f"nameserver {server}" for server in servers] + [f"options {options}"]
+        self.resolv_conf.write_text("\n".join(lines) + "\n")
+        return self
+
+    def ask_nss(self, name: str) -> tuple:
+        self.nss_asked.append(name)
+        if name not in self.nss:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return self.nss[name]
+
+    def resolver(self) -> Resolver:
+        files = (str(self.resolv_conf), str(self.hosts), str(self.nsswitch))
+        return Resolver(*files, port=self.port, ask=self.ask_nss)
+
+
+def ask(resolver: Resolver, name: str, kind: str = "A", server: str | None = None, **options):
+    """Ask one question and check that the reply belongs to it."""
+    query = dns.message.make_query(name, kind, **options)
+    asked = ip_address(server) if server else None
+    response = dns.message.from_wire(asyncio.run(resolver.query(query.to_wire(), asked)))
+    assert query.is_response(response)
+    return response
+
+
+def answers(response: dns.message.Message) -> list[str]:
+    return sorted(rd.to_text() for rrset in response.answer for rd in rrset)
