@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 struct job {
-	int epfd, sock, number, error;
+	int epfd, op, sock, number, error;
 	uint32_t events;
 	uint64_t data;
 };
@@ -32,7 +32,7 @@ static int carry(struct job *j)
 	memset(&e, 0, sizeof e);
 	e.events = j->events;
 	e.data.u64 = j->data;
-	return epoll_ctl(ep, EPOLL_CTL_ADD, j->number, &e) ? errno : 0;
+	return epoll_ctl(ep, j->op, j->number, &e) ? errno : 0;
 }
 
 static void *run(void *arg)
@@ -43,9 +43,9 @@ static void *run(void *arg)
 	return NULL; /* the private table goes with the thread */
 }
 
-int xs_epoll_carry(int epfd, int sock, int number, uint32_t events, uint64_t data)
+int xs_epoll_carry(int epfd, int op, int sock, int number, uint32_t events, uint64_t data)
 {
-	struct job j = {.epfd = epfd, .sock = sock, .number = number, .events = events, .data = data};
+	struct job j = {.epfd = epfd, .op = op, .sock = sock, .number = number, .events = events, .data = data};
 	pthread_t t;
 	int error = pthread_create(&t, NULL, run, &j);
 

@@ -5,9 +5,10 @@
 #include <stdint.h>
 
 /*
- * EPOLL_CTL_ADD of sock to the epoll file epfd as number, with these events and data. An epoll entry is named by file
- * and number, so a thread with a descriptor table of its own holds sock at that number for the call. Returns 0 or an errno.
+ * epoll_ctl(2) op (EPOLL_CTL_ADD or EPOLL_CTL_DEL) of sock on the epoll file epfd as number, with these events and data.
+ * An epoll entry is named by file and number, so a thread with a descriptor table of its own holds sock at that number
+ * for the call. Returns 0 or an errno.
  */
-int xs_epoll_carry(int epfd, int sock, int number, uint32_t events, uint64_t data);
+int xs_epoll_carry(int epfd, int op, int sock, int number, uint32_t events, uint64_t data);
 
 #endif

@@ -28,15 +28,15 @@ static PyObject *connect_start(PyObject *self, PyObject *args)
 
 static PyObject *epoll_carry(PyObject *self, PyObject *args)
 {
-	int epfd, sock, number, error;
+	int epfd, op, sock, number, error;
 	unsigned events;
 	unsigned long long data;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "iiiIK:epoll_carry", &epfd, &sock, &number, &events, &data))
+	if (!PyArg_ParseTuple(args, "iiiiIK:epoll_carry", &epfd, &op, &sock, &number, &events, &data))
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	error = xs_epoll_carry(epfd, sock, number, events, data);
+	error = xs_epoll_carry(epfd, op, sock, number, events, data);
 	Py_END_ALLOW_THREADS
 	return PyLong_FromLong(error);
 }
@@ -108,10 +108,21 @@ static PyObject *write_memory(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* Landlock's ABI version (landlock_create_ruleset(2)), 0 where there is none. */
+static PyObject *landlock_abi(PyObject *self, PyObject *none)
+{
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1u /* LANDLOCK_CREATE_RULESET_VERSION */);
+
+	(void)self;
+	(void)none;
+	return PyLong_FromLong(abi < 0 ? 0 : abi);
+}
+
 static PyMethodDef methods[] = {
 	{"connect_start", connect_start, METH_VARARGS, "connect_start(fd, sockaddr, wait_us) -> errno; EINPROGRESS: under way"},
-	{"epoll_carry", epoll_carry, METH_VARARGS, "epoll_carry(epfd, sock, number, events, data) -> errno"},
+	{"epoll_carry", epoll_carry, METH_VARARGS, "epoll_carry(epfd, op, sock, number, events, data) -> errno"},
 	{"epoll_watches", epoll_watches, METH_VARARGS, "epoll_watches(pid, efd, tfd) -> 1, 0 or -1 (unknown)"},
+	{"landlock_abi", landlock_abi, METH_NOARGS, "landlock_abi() -> ABI version, 0 for none"},
 	{"read_memory", read_memory, METH_VARARGS, "read_memory(pid, address, length) -> bytes"},
 	{"write_memory", write_memory, METH_VARARGS, "write_memory(pid, address, data)"},
 	{NULL, NULL, 0, NULL},
@@ -151,7 +162,7 @@ static int fill(PyObject *m)
 	Py_DECREF(d);
 	if (PyModule_AddIntConstant(m, "AUDIT_ARCH", (long)XS_AUDIT_ARCH))
 		return -1;
-	return xs_ext_add_super(m);
+	return xs_ext_add_super(m) || xs_ext_add_mover(m) ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill}, {0, NULL}};

@@ -1,0 +1,1 @@
+"""The backend: guests and what serves them."""

@@ -1,0 +1,180 @@
+"""The backend inside `xensock run`: one guest, from its launch to the end of its last process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from xensock import _core
+from xensock.backend import hidden
+from xensock.calls.record import Record
+from xensock.policy.names import Names
+from xensock.policy.policy import Policy
+from xensock.stack.resolver import Resolver
+from xensock.supervisor import filter as guest_filter
+from xensock.supervisor import launch
+from xensock.supervisor.diag import open_host
+from xensock.supervisor.dns import DnsServer
+from xensock.supervisor.launch import ExecError, Guest, Launch, LaunchError
+from xensock.supervisor.publication import Publication
+try:
+    from xensock.supervisor.relay import Relay
+except ImportError:
+    class Relay:
+        def __init__(self, make): pass
+        def __getattr__(self, name): return lambda *a: None
+from xensock.supervisor.supervisor import Parts, Supervisor
+
+LANDLOCK_TCP = 4  # first ABI with TCP rules (landlock(7)), Linux 6.7
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run and how."""
+
+    argv: Sequence[str]
+    policy: Policy
+    name: str
+    datapath: str = "auto"
+    publications: tuple[Publication, ...] = ()
+    group: int = 0  # the job's process group
+    record: Callable[[Record], None] | None = None
+
+
+def forced_failure() -> tuple[str, int] | None:
+    """XENSOCK_TEST_FAIL=STAGE:ERRNO makes that stage fail, so that what a poor machine shows can be tested."""
+    stage, _, name = os.environ.get("XENSOCK_TEST_FAIL", "").partition(":")
+    return (stage, getattr(errno, name)) if stage and hasattr(errno, name) else None
+
+
+def choose_path(wanted: str, forced: tuple[str, int] | None) -> tuple[bool, bool]:
+    """(direct, Landlock) for --datapath. Without Landlock's TCP rules a guest must not hold host sockets: relay only.
+
+    Raises LaunchError("landlock") where direct is asked for and cannot be had.
+    """
+    abi = 0 if forced and forced[0] == "landlock" else _core.landlock_abi()
+    if abi >= LANDLOCK_TCP:
+        return wanted != "relay", True
+    if wanted == "direct":
+        raise LaunchError("landlock", forced[1] if forced else errno.EOPNOTSUPP)
+    return False, False
+
+
+class Embedded:
+    """One guest and its backend. `run` returns the exit status that the front is to end with."""
+
+    def __init__(self, order: Order, complain: Callable[[str], None]) -> None:
+        self._order = order
+        self._complain = complain
+
+    def run(self, front: socket.socket) -> int:
+        """Serve until the guest is gone. `front`: signal numbers come in, its end means the front died.
+
+        Raises LaunchError, ExecError.
+        """
+        order = self._order
+        forced = forced_failure()
+        direct, landlock = choose_path(order.datapath, forced)
+        spec = Launch(
+            argv=order.argv,
+            filter=guest_filter.build(direct),
+            hide=hidden.paths(os.environ),
+            group=order.group,
+            landlock=landlock,
+            forced_failure=forced,
+        )
+        with ExitStack() as stack:
+            guest = launch.start(spec)
+            stack.callback(guest.close)
+            _let_go_of_stdio()
+            self._serve(guest, direct, stack)
+            return self._wait(guest, front)
+
+    def _serve(self, guest: Guest, direct: bool, stack: ExitStack) -> None:
+        order = self._order
+        names = Names()
+        record = order.record
+        dns = DnsServer(order.name, Resolver(), order.policy, names, record or (lambda r: None))
+        dns.start(_name_sockets(guest))
+        stack.callback(dns.close)
+        relay = Relay(guest.socket)
+        stack.callback(relay.close)
+        host_diag = open_host()
+        stack.callback(host_diag.close)
+        supervisor = Supervisor(
+            Parts(
+                guest, order.name, order.policy, names, relay, dns, host_diag, direct,
+                order.publications, record, self._complain,
+            )  # fmt: skip
+        )
+        supervisor.start()
+        stack.callback(supervisor.stop)
+
+    def _wait(self, guest: Guest, front: socket.socket) -> int:
+        code = 0
+        poll = select.poll()
+        poll.register(guest.control_fileno(), select.POLLIN)
+        poll.register(front.fileno(), select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if front.fileno() in ready:
+                data = front.recv(64)
+                if not data:
+                    return launch_lost(guest)
+                for number in data:
+                    guest.signal(number)
+            if guest.control_fileno() not in ready:
+                continue
+            event = guest.next_event()
+            if event is None:
+                self._complain("the launcher is gone; the guest was ended\n")
+                return 125
+            kind, a, b, _ = event
+            if kind == "X":
+                raise ExecError(self._order.argv[0], a)
+            if kind == "F":
+                raise LaunchError(launch.STAGES[a], b)
+            if kind == "E":
+                code = os.waitstatus_to_exitcode(a)
+                code = 128 - code if code < 0 else code
+            if kind == "D":
+                return code
+
+
+def launch_lost(guest: Guest) -> int:
+    """The front was killed: what it stood for ends too."""
+    guest.close()
+    return 125
+
+
+def _name_sockets(guest: Guest) -> list[socket.socket]:
+    """Port 53 of every address of the guest's network."""
+    made = []
+    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            sock = guest.socket(family, socket.SOCK_DGRAM, 0)
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                continue
+            raise
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((any_address, 53))
+        made.append(sock)
+    return made
+
+
+def _let_go_of_stdio() -> None:
+    """Whoever reads the program's output must see its end when the program ends, not when the backend does."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    sys.stdout.flush()
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    os.close(null)

@@ -1,0 +1,145 @@
+"""`xensock run`: a program in a guest, its backend beside it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError, show
+
+if TYPE_CHECKING:
+    from xensock.calls.record import Record
+    from xensock.supervisor.launch import ExecError, LaunchError
+
+EPILOG = """\b
+Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp], for example
+  api.example.test:443   10.0.0.0/8   loopback:5432   listen:any:80
+Without rules, connections to public and private addresses are allowed, the
+host's loopback, link-local and metadata addresses are not, and the program may
+listen on ports from 1024 on. Any --allow refuses everything else.
+
+\b
+Exit status: the program's own; 128+N if signal N ended it; 125 if xensock
+failed, 126 if the program cannot be invoked, 127 if it is not found.
+"""
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": False, "help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+    options_metavar="[OPTIONS] --",
+)
+@click.option("--allow", "allow", multiple=True, metavar="RULE", help="Allow this, refuse all else. Repeatable.")
+@click.option("--deny", "deny", multiple=True, metavar="RULE", help="Refuse this; wins over --allow. Repeatable.")
+@click.option(
+    "--publish",
+    multiple=True,
+    metavar="[ADDR:]PORT[:GUESTPORT]",
+    help="Let the world reach a port that the guest listens on, its 127.0.0.1 included. Repeatable.",
+)
+@click.option("--datapath", type=click.Choice(["auto", "direct", "relay"]), default="auto", help="How TCP bytes travel.")
+@click.option(
+    "--trace",
+    is_flag=False,
+    flag_value="text",
+    type=click.Choice(["text", "json"]),
+    help="Show every mediated call on stderr (--trace=json: one object a line).",
+)
+@click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
+@click.option("--name", default="", help="Name of the guest in traces; the program's by default.")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARG]...")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    publish: tuple[str, ...],
+    datapath: str,
+    trace: str | None,
+    trace_file: str | None,
+    name: str,
+    debug: bool,
+    argv: tuple[str, ...],
+) -> None:
+    """Run PROGRAM in a guest without a network card; its socket calls are carried out here."""
+    from xensock.cli import front
+    from xensock.policy.policy import Policy
+    from xensock.supervisor.publication import Publication
+
+    policy = Policy.parse(allow, deny)
+    publications = tuple(Publication.parse(text) for text in publish)
+    record = _recorder(trace, trace_file, ctx)
+    debug = debug or bool(ctx.find_root().params.get("debug"))
+
+    def backend(group: int, job: socket.socket) -> int:
+        try:
+            from xensock.backend.embedded import Embedded, Order
+
+            order = Order(argv, policy, name or os.path.basename(argv[0]), datapath, publications, group, record)
+            return Embedded(order, _complain).run(job)
+        except Exception as error:
+            return show(_explained(error), debug=debug).code
+
+    ctx.exit(front.run(backend))
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"xensock: internal error, the call was refused: {text}")
+
+
+def _recorder(style: str | None, path: str | None, ctx: click.Context) -> Callable[[Record], None] | None:
+    if style is None and path is None:
+        return None
+    from xensock.cli.terminal import colour_wanted
+    from xensock.observe.trace import TraceWriter
+
+    stream: TextIO = sys.stderr
+    if path is not None:
+        try:
+            stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the backend
+        except OSError as error:
+            raise UserError(
+                f"cannot write the trace to {path}", error.strerror or str(error), "name a file that you may write"
+            ) from error
+    colour = path is None and colour_wanted(stream, ctx.find_root().params.get("color"))
+    return TraceWriter(stream, "json" if style == "json" else "text", colour).write
+
+
+def _explained(error: Exception) -> Exception:
+    """What a failure to start means to the reader, with the remedy."""
+    from xensock.supervisor.launch import ExecError, LaunchError
+
+    if isinstance(error, ExecError):
+        return _not_executed(error)
+    if isinstance(error, LaunchError):
+        return _not_launched(error)
+    return error
+
+
+def _not_executed(error: ExecError) -> UserError:
+    if error.errno == errno.ENOENT:
+        return UserError(
+            f"{error.program}: not found", "no such program in PATH", "check the spelling, or give its path", NOT_FOUND
+        )
+    return UserError(
+        f"{error.program}: cannot be invoked",
+        os.strerror(error.errno),
+        "check that it is an executable file for this machine",
+        CANNOT_INVOKE,
+    )
+
+
+def _not_launched(error: LaunchError) -> UserError:
+    from xensock.doctor.checks import explain_failure
+
+    what, cause, hint = explain_failure(error.stage, error.errno)[:3]
+    return UserError(what, cause, hint)
+
+

@@ -1,0 +1,255 @@
+"""bind(2) and listen(2): the guest's loopback stays its own, everything else is the host's by policy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN
+from xensock.supervisor.diag import cookie
+from xensock.supervisor.publication import Publication
+from xensock.supervisor.question import Question
+from xensock.supervisor.rtnetlink import GUEST4, GUEST6
+
+if TYPE_CHECKING:
+    from xensock.supervisor.supervisor import Supervisor, Verdict
+
+PRIVILEGED = 1024
+CAP_NET_BIND_SERVICE = 10
+ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
+
+
+def bind(sup: Supervisor, q: Question) -> None:
+    if q.sock.type & 0xF == socket.SOCK_DGRAM:
+        _datagram(sup, q)
+        return
+    local = _local(q)
+    if local is None:
+        sup.answer(q, _wrong(q))
+        return
+    verdict, error = _bind(sup, q, local)
+    sup.answer(q, error)
+    sup.record(q, Verb.BIND, str(local), verdict, error)
+
+
+def _local(q: Question) -> Endpoint | None:
+    """The address to bind; AF_UNSPEC with INADDR_ANY is an old spelling of AF_INET (ip(7), inet_bind)."""
+    if q.sock.family == socket.AF_INET and len(q.addr) >= 16 and q.addr[:2] == b"\0\0" and q.addr[4:8] == bytes(4):
+        q.addr = socket.AF_INET.to_bytes(2, "little") + q.addr[2:]
+    return q.endpoint()
+
+
+def _wrong(q: Question) -> int:
+    """The kernel's errno for an address that is not of the socket's family (inet_bind, inet6_bind)."""
+    shortest = 16 if q.sock.family == socket.AF_INET else 24
+    return errno.EINVAL if len(q.addr) < shortest else errno.EAFNOSUPPORT
+
+
+def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
+    from xensock.supervisor.supervisor import Verdict
+
+    end = local.unmapped()
+    inside = Verdict(OWN, "guest", "guest")
+    try:
+        if q.sock.getsockname()[1]:
+            return inside, errno.EINVAL  # bound already
+        if end.host.is_loopback or end.host in (GUEST4, GUEST6):
+            return inside, _bind_inside(sup, q, local, end)
+        if _mapped(sup, end) is not None:
+            return inside, _bind_inside(sup, q, local, end)
+        decision = Decision(True, "")
+        if end.port:
+            decision = listen_decision(sup, q, end)
+            if not decision.allowed:
+                return Verdict(decision, "", "deny"), decision.error
+        if sup.parts.direct:
+            return Verdict(decision, "direct", "allow"), _bind_host(sup, q, local, end)
+        return Verdict(decision, "relay", "allow"), _bind_both(sup, q, local)
+    except OSError as error:
+        return inside, error.errno or errno.EIO
+
+
+def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
+    if any(p.guest_port == end.port for p in sup.parts.publications):
+        return Decision(True, f"--publish {end.port}")
+    only = q.sock.family == socket.AF_INET6 and bool(q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    return sup.parts.policy.listen(Protocol.TCP, end.host, end.port, v6only=only)
+
+
+def _mapped(sup: Supervisor, end: Endpoint) -> Publication | None:
+    """A publication that gives this port another face outside, so that the guest keeps it to itself."""
+    for p in sup.parts.publications:
+        if end.port == p.guest_port and (p.port != p.guest_port or p.host is not None):
+            return p
+    return None
+
+
+def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
+    if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
+        return errno.EACCES
+    # A wildcard listener of the guest's own holds the port on its loopback too, although it lives in the host's network.
+    if end.port and end.host.is_loopback and sup.parts.direct and sup.ports.owner(end):
+        return errno.EADDRINUSE
+    sup.move(q, host=False)
+    sup.parts.relay.release_port(end.port)
+    q.sock.bind(local.as_python())
+    return 0
+
+
+def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
+    loopback = LOOPBACK4 if end.host.version == 4 else LOOPBACK6
+    if end.port and end.host.is_unspecified and sup.guest_diag.listener(loopback, end.port) is not None:
+        return errno.EADDRINUSE
+    if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
+        return errno.EACCES
+    sup.move(q, host=True)
+    sup.ports.bind(q.sock, local)
+    return 0
+
+
+def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
+    """Relay: the host's port is reserved first, then the guest's own socket takes the same one in its network."""
+    if 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port):
+        return errno.EACCES
+    outer = socket.socket(q.sock.family, socket.SOCK_STREAM, 0)
+    try:
+        for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            outer.setsockopt(socket.SOL_SOCKET, name, q.sock.getsockopt(socket.SOL_SOCKET, name))
+        if q.sock.family == socket.AF_INET6:
+            only = q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        sup.ports.bind(outer, local)
+        port = outer.getsockname()[1]
+        sup.parts.relay.release_port(port)
+        _bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
+    except BaseException:
+        outer.close()
+        raise
+    key = cookie(q.sock)
+    sup.reserved[key] = outer
+    sup.parts.relay.watch(key, lambda: _drop(sup, key))
+    return 0
+
+
+def _drop(sup: Supervisor, key: int) -> None:
+    outer = sup.reserved.pop(key, None)
+    if outer is not None:
+        sup.parts.relay.unpublish(outer)
+        outer.close()
+
+
+def _bind_reusing(sock: socket.socket, local: Endpoint) -> None:
+    """Bind past ended connections of ours on the same port, which the guest knows nothing of."""
+    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(local.as_python())
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
+
+
+def _datagram(sup: Supervisor, q: Question) -> None:
+    """A name server of the guest's own beside ours on port 53: both must say SO_REUSEADDR at the moment of binding."""
+    error = 0
+    local = q.endpoint()
+    try:
+        if local is None:
+            error = _wrong(q)
+        elif not may_bind(q.tid, local.port):
+            error = errno.EACCES
+        else:
+            _bind_reusing(q.sock, local)
+    except OSError as failure:
+        error = failure.errno or errno.EIO
+    sup.answer(q, error)
+
+
+def listen(sup: Supervisor, q: Question) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
+    backlog = q.args[1] & 0xFFFFFFFF
+    backlog = backlog - (1 << 32) if backlog >= 1 << 31 else backlog
+    verdict, error, target = Verdict(OWN, "guest", "guest"), 0, "-"
+    try:
+        if not q.sock.getsockname()[1]:
+            wildcard = Endpoint(ANY4 if q.sock.family == socket.AF_INET else ANY6, 0)
+            verdict, error = _bind(sup, q, wildcard)
+        local = Endpoint.from_python(q.sock.getsockname())
+        target = str(local)
+        if not error:
+            verdict, error = _listen(sup, q, local, backlog)
+    except OSError as failure:
+        error = failure.errno or errno.EIO
+    sup.answer(q, error)
+    sup.record(q, Verb.LISTEN, target, verdict, error)
+
+
+def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tuple[Verdict, int]:
+    from xensock.supervisor.supervisor import Verdict
+
+    end = local.unmapped()
+    outer = sup.reserved.get(cookie(q.sock))
+    if q.host or outer is not None:
+        decision = listen_decision(sup, q, end)
+        if not decision.allowed:
+            return Verdict(decision, "", "deny"), decision.error
+        q.sock.listen(backlog)
+        if outer is None:
+            sup.ports.listens(q.sock, end)
+            return Verdict(decision, "direct", "allow"), 0
+        outer.listen(backlog)
+        sup.ports.listens(outer, end)
+        sup.parts.relay.publish(outer, end.port, False, lambda: None)
+        return Verdict(decision, "relay", "allow"), 0
+    return _listen_inside(sup, q, end, backlog)
+
+
+def _listen_inside(sup: Supervisor, q: Question, end: Endpoint, backlog: int) -> tuple[Verdict, int]:
+    from xensock.supervisor.supervisor import Verdict
+
+    outers = []
+    try:
+        for p in sup.parts.publications:
+            if p.guest_port == end.port:
+                outers.append(_publish(p))
+        q.sock.listen(backlog)
+    except OSError:
+        for outer in outers:
+            outer.close()
+        raise
+    key = cookie(q.sock)
+    for outer in outers:
+        sup.parts.relay.publish(outer, end.port, end.host.is_loopback, lambda: None)
+        sup.reserved[key] = outer
+        sup.parts.relay.watch(key, lambda: _drop(sup, key))
+    if outers:
+        return Verdict(Decision(True, f"--publish {end.port}"), "relay", "allow"), 0
+    return Verdict(OWN, "guest", "guest"), 0
+
+
+def _publish(p: Publication) -> socket.socket:
+    """The host's listener of a publication: every address of both families, or the one that was named."""
+    if p.host is None and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", p.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+    host = p.host or ANY4
+    family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+    return socket.create_server((str(host), p.port), family=family, backlog=128)
+
+
+def may_bind(tid: int, port: int) -> bool:
+    """Whether the caller natively could bind this port: not a privileged one, or with CAP_NET_BIND_SERVICE (ip(7))."""
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+        text = Path(f"/proc/{tid}/status").read_text()
+    except OSError:
+        return False
+    effective = next(int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:"))
+    return port >= first or (os.geteuid() == 0 and bool(effective >> CAP_NET_BIND_SERVICE & 1))
+
+

@@ -1,0 +1,150 @@
+"""connect(2): which network the destination is in, what the policy says, who carries it out."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.calls.address import AddressError, Endpoint, IPAddress
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.policy.names import Names
+from xensock.supervisor.question import Question
+from xensock.supervisor.rtnetlink import GUEST4, GUEST6
+
+if TYPE_CHECKING:
+    from xensock.supervisor.supervisor import Supervisor
+
+DNS_PORT = 53
+LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
+OWN = Decision(True, "the guest's own loopback")
+
+
+def describe(addr: bytes) -> str:
+    try:
+        return str(Endpoint.from_sockaddr(addr))
+    except AddressError:
+        return f"[{len(addr)} bytes]"
+
+
+def known_name(names: Names, target: str) -> str | None:
+    """The name by which the guest learnt the address of `target`, if any."""
+    host = target.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address: IPAddress = IPv6Address(host) if ":" in host else IPv4Address(host)
+    except ValueError:
+        return None
+    return next(iter(names.of(address)), None)
+
+
+def is_own(host: IPAddress) -> bool:
+    """Whether an address means the guest itself: loopback, "any" (which connect takes as loopback), its own card."""
+    return host.is_loopback or host.is_unspecified or host in (GUEST4, GUEST6)
+
+
+def connect(sup: Supervisor, q: Question) -> None:
+    dest = q.endpoint()
+    if dest is None:
+        # AF_UNSPEC dissolves the association; anything else of another family is an error the kernel words.
+        sup.answer(q, _core.connect_start(q.sock.fileno(), q.addr, 100))
+        return
+    end = dest.unmapped()
+    try:
+        if is_own(end.host):
+            _own(sup, q, end)
+        elif end.port == DNS_PORT:
+            _dns(sup, q, dest)
+        else:
+            _outside(sup, q, end)
+    except OSError as error:
+        _failed(sup, q, error)
+
+
+def _failed(sup: Supervisor, q: Question, error: OSError) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
+    number = error.errno or errno.EIO
+    sup.answer(q, number)
+    sup.record(q, Verb.CONNECT, sup.target(q), Verdict(OWN, "guest", "guest"), number)
+
+
+def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
+    """The guest's own listener first, then its published wildcard listener, then a rule for the host's loopback."""
+    from xensock.supervisor.supervisor import Verdict
+
+    at = end
+    if end.host.is_unspecified:
+        at = Endpoint(LOOPBACK4 if end.host.version == 4 else LOOPBACK6, end.port)
+    inside = Verdict(OWN, "guest", "guest")
+    if sup.guest_diag.listener(at.host, at.port) is None:
+        if sup.parts.direct and at.host.is_loopback and sup.ports.owner(at):
+            sup.move(q, host=True)
+            sup.run_connect(q, Verdict(OWN, "direct", "guest"))
+            return
+        decision = sup.parts.policy.connect(Protocol.TCP, at.host, at.port, ())
+        if decision.allowed:
+            _allowed(sup, q, at, decision)
+            return
+        inside = Verdict(decision, "guest", "guest")
+    sup.move(q, host=False)
+    sup.run_connect(q, inside)
+
+
+def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
+    names = sup.parts.names.of(end.host)
+    decision = sup.parts.policy.connect(Protocol.TCP, end.host, end.port, names)
+    if decision.allowed:
+        _allowed(sup, q, end, decision)
+    else:
+        sup.refuse_connect(q, decision)
+
+
+def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
+    if sup.parts.direct:
+        sup.move(q, host=True)
+        loopback = is_own(end.host)  # the guest's own listener may come to be there: decided anew each time
+        sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=decision.cacheable and not loopback)
+        return
+    verdict = Verdict(decision, "relay", "allow")
+    blocking = q.blocking
+    error = sup.parts.relay.connect(q.sock, end if q.sock.family == socket.AF_INET else q.endpoint() or end)
+    if error == errno.EINPROGRESS and blocking:
+        sup.await_connect(q, verdict)
+        return
+    if error == 0 and not blocking:
+        error = errno.EINPROGRESS  # as the kernel words it for a socket that does not wait
+    sup.answer(q, error)
+    sup.record(q, Verb.CONNECT, sup.target(q), verdict, error)
+
+
+def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:
+    """DNS over TCP, whatever server is asked, ends at the backend's name service in the guest's network."""
+    from xensock.supervisor.supervisor import Verdict
+
+    verdict = Verdict(Decision(True, "name service"), "dns", "allow")
+    sup.move(q, host=False)
+    end = dest.unmapped()
+    listener = sup.parts.guest.socket(
+        socket.AF_INET if end.host.version == 4 else socket.AF_INET6, socket.SOCK_STREAM, 0
+    )
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.settimeout(1)
+        try:
+            listener.bind(end.as_python())
+            listener.listen(1)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            sup.run_connect(q, Verdict(OWN, "guest", "guest"))  # the guest's own server on every address
+            return
+        sup.run_connect(q, verdict)
+        try:
+            stream, _ = listener.accept()
+        except TimeoutError:
+            return  # the guest closed first, or had this socket connected already
+    sup.parts.dns.serve_stream(stream)

@@ -1,0 +1,213 @@
+"""Starting a guest: the launcher, its messages, sockets of the guest's network.
+
+The launcher is the C program native/init; numbers here are those of native/init/init.h. Every failure is a
+`LaunchError` with the stage and the errno, which `xensock doctor` explains.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xensock.supervisor import rtnetlink
+from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
+
+MAGIC = 0x58534331
+USERNS, LANDLOCK, DROP_CAPS = 1, 2, 4
+STAGES = (
+    "", "config", "userns", "uidmap", "netns", "pidns", "fork", "pidfd",
+    "mountns", "proc", "sysfs", "hide", "caps", "landlock", "seccomp",
+)  # fmt: skip
+MESSAGE = struct.Struct("=iiii")
+
+
+class LaunchError(Exception):
+    """The guest could not be made: where, and the errno."""
+
+    def __init__(self, stage: str, error: int) -> None:
+        super().__init__(f"{stage}: {os.strerror(error)}")
+        self.stage = stage
+        self.errno = error
+
+
+class ExecError(Exception):
+    """The program could not be executed (execve(2)); `errno` says why."""
+
+    def __init__(self, program: str, error: int) -> None:
+        super().__init__(f"{program}: {os.strerror(error)}")
+        self.program = program
+        self.errno = error
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to start. `group`: process group of the job it belongs to, 0 for the caller's own."""
+
+    argv: Sequence[str]
+    filter: bytes
+    hide: Sequence[str] = ()
+    group: int = 0
+    landlock: bool = True
+    env: Mapping[str, str] | None = None
+    forced_failure: tuple[str, int] | None = field(default=None)
+
+
+def launcher_path() -> Path:
+    """The launcher beside the C core. Raises LaunchError("launcher", ENOENT) where it was not built."""
+    from xensock import _core
+
+    path = Path(str(_core.__file__)).with_name("xensock-init")
+    if not os.access(path, os.X_OK):
+        raise LaunchError("launcher", errno.ENOENT)
+    return path
+
+
+def _config(spec: Launch, root: bool) -> bytes:
+    flags = (LANDLOCK if spec.landlock else 0) | (DROP_CAPS if root else USERNS)
+    stage, number = spec.forced_failure or ("", 0)
+    head = struct.pack(
+        "=10I",
+        MAGIC,
+        flags,
+        os.geteuid(),
+        os.getegid(),
+        spec.group,
+        STAGES.index(stage) if stage in STAGES else 0,
+        number,
+        len(spec.filter) // 8,
+        len(spec.hide),
+        len(spec.argv),
+    )
+    strings = b"".join(os.fsencode(s) + b"\0" for s in (*spec.hide, *spec.argv))
+    return head + spec.filter + strings
+
+
+class Guest:
+    """A guest that runs: events from its launcher, sockets of its network."""
+
+    def __init__(self, control: socket.socket, maker: socket.socket, helper: subprocess.Popen[bytes]) -> None:
+        self._control = control
+        self._maker = maker
+        self._lock = threading.Lock()
+        self.helper = helper
+        self.listener = -1  # seccomp notification descriptor, the supervisor's to take over
+        self.pidfd = -1  # of the program
+        self.early: list[tuple[str, int]] = []
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
+        with self._lock:
+            self._maker.send(MESSAGE.pack(ord("S"), family, kind, protocol))
+            data, fds, _, _ = socket.recv_fds(self._maker, MESSAGE.size, 1)
+        if len(data) != MESSAGE.size:
+            raise OSError(errno.ESRCH, "the guest is gone")
+        error = MESSAGE.unpack(data)[1]
+        if error or not fds:
+            raise OSError(error or errno.ENOTCONN, os.strerror(error or errno.ENOTCONN))
+        return socket.socket(family, kind & 0xF, protocol, fileno=fds[0])
+
+    def diag(self) -> Diag:
+        return Diag(self.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG))
+
+    def next_event(self) -> tuple[str, int, int, list[int]] | None:
+        """The launcher's next message (type, a, b, descriptors); None at its end."""
+        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE.size, 2)
+        if len(data) != MESSAGE.size:
+            return None
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        kind, a, b, _ = MESSAGE.unpack(data)
+        return chr(kind), a, b, array.array("i", fds).tolist()
+
+    def control_fileno(self) -> int:
+        """Readable when `next_event` has something."""
+        return self._control.fileno()
+
+    def go(self) -> None:
+        self._control.send(MESSAGE.pack(ord("G"), 0, 0, 0))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program; nothing happens once it is gone."""
+        import signal
+
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                return
+
+    def close(self) -> None:
+        """End the guest, whatever still runs in it, and release everything."""
+        self._control.close()
+        self.helper.wait()
+        self._maker.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def start(spec: Launch) -> Guest:
+    """Make the guest and start the program. Raises LaunchError, or ExecError if the program cannot be executed."""
+    path = launcher_path()
+    root = os.geteuid() == 0
+    control, far_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    maker, far_maker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    config = os.memfd_create("xensock-config", 0)
+    with far_control, far_maker:
+        try:
+            _write_all(config, _config(spec, root))
+            for fd in (far_control.fileno(), far_maker.fileno()):
+                os.set_inheritable(fd, True)
+            argv = [str(path), *(str(fd) for fd in (far_control.fileno(), far_maker.fileno(), config))]
+            # Descriptors that the caller was given stay the program's, as natively.
+            helper = subprocess.Popen(argv, close_fds=False, env=spec.env)
+        except OSError as error:
+            control.close()
+            maker.close()
+            raise LaunchError("fork", error.errno or errno.EIO) from error
+        finally:
+            os.close(config)
+    guest = Guest(control, maker, helper)
+    try:
+        _bring_up(guest, spec.argv[0])
+    except BaseException:
+        guest.close()
+        raise
+    return guest
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _bring_up(guest: Guest, program: str) -> None:
+    while guest.listener < 0:
+        event = guest.next_event()
+        if event is None:
+            raise LaunchError("launcher", errno.EPIPE)
+        kind, a, b, fds = event
+        if kind == "F":
+            raise LaunchError(STAGES[a], b)
+        if kind == "R":
+            _network(guest)
+            guest.go()
+        elif kind == "L":
+            guest.listener, guest.pidfd = fds
+
+
+def _network(guest: Guest) -> None:
+    try:
+        with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
+            rtnetlink.lay_out(link, rtnetlink.host_has_ipv6())
+    except OSError as error:
+        raise LaunchError("veth", error.errno or errno.EIO) from error

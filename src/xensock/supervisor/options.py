@@ -1,0 +1,54 @@
+"""Socket options carried from one socket to another that takes its place."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+
+SO_BUF_LOCK = 72  # Linux 5.14: which buffer sizes were set by hand
+SNDBUF_LOCK, RCVBUF_LOCK = 1, 2
+F_SETSIG, F_GETSIG = 10, 11
+
+# Options whose value is plain bytes and means the same on a fresh socket (socket(7), ip(7), ipv6(7), tcp(7)).
+PLAIN = (
+    *((socket.SOL_SOCKET, n) for n in (1, 2, 5, 6, 9, 10, 12, 13, 15, 18, 20, 21, 29, 35, 37, 46, 47, 60)),
+    *((socket.IPPROTO_TCP, n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 23, 25, 27, 36)),
+    *((socket.IPPROTO_IP, n) for n in (1, 2, 10, 11, 15, 21, 24, 51)),
+    *((socket.IPPROTO_IPV6, n) for n in (16, 23, 25, 26, 33, 62, 67, 70, 72, 73, 78)),
+)
+
+
+def copy(old: socket.socket, new: socket.socket) -> None:
+    """Set on `new` whatever differs on `old`, then the file's flags (O_NONBLOCK, O_ASYNC with owner and signal)."""
+    for level, name in PLAIN:
+        if level == socket.IPPROTO_IPV6 and old.family != socket.AF_INET6:
+            continue
+        try:
+            value = old.getsockopt(level, name, 64)
+            if value == new.getsockopt(level, name, 64):
+                continue
+            new.setsockopt(level, name, value)
+        except OSError:
+            continue  # an option that this kernel, or a socket in this state, does not have
+    _copy_buffers(old, new)
+    _copy_flags(old.fileno(), new.fileno())
+
+
+def _copy_buffers(old: socket.socket, new: socket.socket) -> None:
+    try:
+        locks = old.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+    except OSError:
+        locks = 0
+    for bit, name in ((SNDBUF_LOCK, socket.SO_SNDBUF), (RCVBUF_LOCK, socket.SO_RCVBUF)):
+        if locks & bit:
+            # The kernel reports twice what was set (socket(7)).
+            new.setsockopt(socket.SOL_SOCKET, name, old.getsockopt(socket.SOL_SOCKET, name) // 2)
+
+
+def _copy_flags(old: int, new: int) -> None:
+    flags = fcntl.fcntl(old, fcntl.F_GETFL)
+    if flags & os.O_ASYNC:
+        fcntl.fcntl(new, fcntl.F_SETOWN, fcntl.fcntl(old, fcntl.F_GETOWN))
+        fcntl.fcntl(new, F_SETSIG, fcntl.fcntl(old, F_GETSIG))
+    fcntl.fcntl(new, fcntl.F_SETFL, flags)

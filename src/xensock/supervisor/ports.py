@@ -1,0 +1,100 @@
+"""Host ports that a guest listens on, and the one rule the kernel does not know: SO_REUSEPORT ends at the guest.
+
+The kernel lets sockets of one user share a port when all set SO_REUSEPORT, and to it all guests of a user are one. So
+before such a bind a probe without the option is bound: it fails if anybody holds the port. A lock file makes probe
+and bind one step among this user's backends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xensock.calls.address import Endpoint
+from xensock.supervisor.diag import Diag, cookie
+
+
+class Ports:
+    """Ports of one guest. Used by one thread."""
+
+    def __init__(self, host: Diag) -> None:
+        self._host = host
+        self._listening: dict[int, Endpoint] = {}  # by cookie: a port is the guest's as long as that socket lives
+        self._shared: dict[int, set[int]] = {}  # port → cookies bound with SO_REUSEPORT
+
+    def listens(self, sock: socket.socket, local: Endpoint) -> None:
+        self._listening[cookie(sock)] = local
+        if len(self._listening) > 4096:
+            self._forget()
+
+    def owner(self, at: Endpoint) -> bool:
+        """Whether a connection of the host to `at` would reach this guest's own listener."""
+        found = self._host.listener(at.host, at.port)
+        return found is not None and found in self._listening
+
+    def bind(self, sock: socket.socket, local: Endpoint) -> None:
+        """bind(2) for the guest. Raises OSError."""
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) or not local.port:
+            sock.bind(local.as_python())
+            return
+        with _one_at_a_time():
+            if not self._free(sock, local) and not self._only_ours(local):
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            sock.bind(local.as_python())
+        self._shared.setdefault(local.port, set()).add(cookie(sock))
+
+    def _free(self, like: socket.socket, local: Endpoint) -> bool:
+        with socket.socket(like.family, like.type & 0xF, 0) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if like.family == socket.AF_INET6:
+                only = like.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+            try:
+                probe.bind(local.as_python())
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return False
+                raise
+        return True
+
+    def _only_ours(self, local: Endpoint) -> bool:
+        if local.port not in self._shared:
+            return False
+        found = self._host.listener(local.host, local.port)
+        return found is None or found in self._shared[local.port] or found in self._listening
+
+    def _forget(self) -> None:
+        """Drop entries whose socket no longer listens."""
+        for key, local in list(self._listening.items()):
+            if self._host.listener(local.host, local.port) != key:
+                del self._listening[key]
+
+
+def runtime_directory() -> Path:
+    """$XDG_RUNTIME_DIR/xensock, /run/xensock for root, else a private directory in the temporary one; made 0700."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base) and os.stat(base).st_uid == os.geteuid():
+        path = Path(base) / "xensock"
+    elif os.geteuid() == 0 and os.access("/run", os.W_OK):
+        path = Path("/run/xensock")
+    else:
+        path = Path(tempfile.gettempdir()) / f"xensock-{os.geteuid()}"
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    state = path.lstat()
+    if state.st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
+        raise PermissionError(errno.EPERM, "belongs to somebody else", str(path))
+    return path
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    with open(runtime_directory() / "ports.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

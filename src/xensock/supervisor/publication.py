@@ -1,0 +1,57 @@
+"""``--publish [ADDR:]PORT[:GUESTPORT]``: a port of the guest that the world reaches at a port of the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from xensock.calls.address import IPAddress
+
+
+class PublishError(ValueError):
+    """A publication that cannot be understood; `hint` says what would be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.hint = "write [ADDR:]PORT[:GUESTPORT], for example 3000, 8080:3000, 127.0.0.1:8080:3000 or [::1]:8080:3000"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """`host` None: every address of the host. Ports 1..65535."""
+
+    host: IPAddress | None
+    port: int
+    guest_port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Publication:
+        """Raises PublishError."""
+        host: IPAddress | None = None
+        rest = text
+        if text.startswith("["):
+            literal, bracket, rest = text[1:].partition("]:")
+            if not bracket:
+                raise PublishError(f"malformed publication {text!r}")
+            host = _address(literal, text)
+        elif "." in text:
+            literal, _, rest = text.partition(":")
+            host = _address(literal, text)
+        parts = rest.split(":")
+        if len(parts) > 2:
+            raise PublishError(f"malformed publication {text!r}")
+        ports = [_port(part, text) for part in parts]
+        return cls(host, ports[0], ports[-1])
+
+
+def _address(literal: str, text: str) -> IPAddress:
+    try:
+        return ip_address(literal)
+    except ValueError:
+        raise PublishError(f"{literal!r} in publication {text!r} is no address") from None
+
+
+def _port(part: str, text: str) -> int:
+    if not (part.isascii() and part.isdigit()) or not 1 <= int(part) <= 65535:
+        raise PublishError(f"{part!r} in publication {text!r} is no port")
+    return int(part)

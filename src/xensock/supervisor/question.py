@@ -1,0 +1,48 @@
+"""One trapped call that waits for an answer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from xensock import _core
+from xensock.calls.address import AddressError, Endpoint
+
+QUESTION, DONE = 0, 1
+SHORTEST6, WHOLE6 = 24, 28  # RFC 2133's sockaddr_in6, which the kernel still takes, and today's
+
+
+@dataclass(slots=True)
+class Question:
+    """A call of a guest thread; `sock` is a duplicate of its descriptor, `host` whether that is of our network."""
+
+    id: int
+    tid: int
+    nr: int
+    args: tuple[int, int, int, int, int, int]
+    sock: socket.socket
+    host: bool
+    addr: bytes
+    start_ns: int
+
+    @classmethod
+    def from_event(cls, event: _core.Event) -> Question:
+        _, call, tid, nr, args, fd, domain, kind, host, addr, _, _, start, _ = event
+        return cls(call, tid, nr, args, socket.socket(domain, kind, 0, fileno=fd), bool(host), addr, start)
+
+    @property
+    def blocking(self) -> bool:
+        return os.get_blocking(self.sock.fileno())
+
+    def endpoint(self) -> Endpoint | None:
+        """The address argument, or None where it is not one of the socket's family: then the kernel words the error."""
+        raw = self.addr
+        if len(raw) < 2 or int.from_bytes(raw[:2], "little") != self.sock.family:
+            return None
+        if self.sock.family == socket.AF_INET6 and SHORTEST6 <= len(raw) < WHOLE6:
+            raw = raw.ljust(WHOLE6, b"\0")
+        try:
+            return Endpoint.from_sockaddr(raw)
+        except AddressError:
+            return None

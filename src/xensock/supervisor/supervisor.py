@@ -1,0 +1,221 @@
+"""The supervisor: judges a guest's trapped calls and has them carried out.
+
+Theory of operation: the C core receives notifications, hands out sockets and repeats what was decided; what it cannot
+answer comes here as a `Question`, one after the other, on one thread that never waits for the network. A connect is
+decided here and then runs in the core (direct) or in the relay. Every question gets exactly one answer; a fault in
+this code refuses the call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.calls.call import Decision, Verb
+from xensock.calls.record import Outcome, Path, Record
+from xensock.policy.names import Names
+from xensock.policy.policy import Policy
+from xensock.supervisor import binding, connecting, queries, swap
+from xensock.supervisor.diag import Diag
+from xensock.supervisor.dns import DnsServer
+from xensock.supervisor.launch import Guest
+from xensock.supervisor.ports import Ports
+from xensock.supervisor.publication import Publication
+from xensock.supervisor.question import DONE, Question
+
+if TYPE_CHECKING:
+    from xensock.supervisor.relay import Relay
+
+Handler = Callable[["Supervisor", Question], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a connect runs under; the core names it by number."""
+
+    decision: Decision
+    datapath: Path
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a supervisor works with."""
+
+    guest: Guest
+    name: str
+    policy: Policy
+    names: Names
+    relay: Relay
+    dns: DnsServer
+    host_diag: Diag
+    direct: bool
+    publications: tuple[Publication, ...] = ()
+    record: Callable[[Record], None] | None = None
+    complain: Callable[[str], None] = field(default=lambda text: None)
+
+
+class Supervisor:
+    """Serves one guest from `start` until its last process is gone."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.guest_diag = parts.guest.diag()
+        self.ports = Ports(parts.host_diag)
+        self.reserved: dict[int, socket.socket] = {}  # relay: host sockets of the guest's bound ones, by cookie
+        self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
+        self._numbers: dict[Verdict, int] = {}
+        self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
+        self.handle: _core.Handle = None
+        self._epoch = time.time() - time.monotonic()
+        self._handlers: dict[int, Handler] = {
+            _core.SYS["connect"]: connecting.connect,
+            _core.SYS["bind"]: binding.bind,
+            _core.SYS["listen"]: binding.listen,
+            _core.SYS["ioctl"]: queries.ioctl,
+        }
+
+    def start(self) -> None:
+        self.handle = _core.super_start(self.parts.guest.listener, self.parts.record is not None)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the threads and let go of everything; the guest is gone or will be refused."""
+        _core.super_stop(self.handle)
+        self._thread.join()
+        self.guest_diag.close()
+        for sock in self.reserved.values():
+            sock.close()
+
+    def _serve(self) -> None:
+        while (events := _core.super_next(self.handle, -1)) is not None:
+            for event in events:
+                if event[0] == DONE:
+                    self._done(event)
+                    continue
+                question = Question.from_event(event)
+                try:
+                    self._handlers[question.nr](self, question)
+                except Exception:
+                    # No decision means no: the guest is refused and the fault is shown, not hidden.
+                    self.parts.complain(traceback.format_exc())
+                    self.answer(question, errno.EPERM)
+                finally:
+                    question.sock.close()
+
+    # --- answers
+
+    def answer(self, q: Question, error: int, value: int = 0) -> None:
+        """Answer; if the caller was interrupted, the outcome waits for the call's re-issue on the same socket."""
+        sent = _core.super_answer(self.handle, q.id, value, error, False)
+        if sent == errno.ENOENT and q.sock.fileno() >= 0:
+            _core.super_keep(self.handle, q.sock.fileno(), q.nr, error)
+
+    def run_connect(self, q: Question, verdict: Verdict, cache: bool = False) -> None:
+        """Let the core connect the socket to the address that was judged, and answer."""
+        _core.super_connect(
+            self.handle, q.id, q.tid, q.sock.detach(), q.addr, self.number(verdict, cache), q.start_ns, cache
+        )
+
+    def await_connect(self, q: Question, verdict: Verdict) -> None:
+        """The connect was started: let the core wait for it and answer."""
+        _core.super_await(
+            self.handle, q.id, q.tid, q.sock.detach(), q.addr, self.number(verdict, False), q.start_ns, False
+        )
+
+    def refuse_connect(self, q: Question, decision: Decision) -> None:
+        verdict = Verdict(decision, "", "deny")
+        if decision.cacheable:
+            _core.super_refuse(self.handle, q.addr, self.number(verdict, True), decision.error)
+        self.answer(q, decision.error)
+        self.record(q, Verb.CONNECT, self.target(q), verdict, decision.error)
+
+    def number(self, verdict: Verdict, cache: bool) -> int:
+        """The core's name for a verdict; 0 while nobody records."""
+        if self.parts.record is None:
+            return 0
+        known = self._numbers.get(verdict)
+        if known is None:
+            known = len(self._verdicts)
+            self._numbers[verdict] = known
+            self._verdicts[known] = verdict
+        return known
+
+    # --- the network a socket belongs to
+
+    def move(self, q: Question, host: bool) -> None:
+        """See that the caller's socket belongs to the host's network, or to the guest's. Raises OSError."""
+        if q.host == host:
+            return
+        make = socket.socket if host else self.parts.guest.socket
+        new = make(q.sock.family, socket.SOCK_STREAM, 0)
+        try:
+            swap.replace(self.handle, q.id, q.tid, q.sock, new)
+        except BaseException:
+            new.close()
+            raise
+        q.sock.close()
+        q.sock, q.host = new, host
+
+    # --- records
+
+    def target(self, q: Question) -> str:
+        end = q.endpoint()
+        return str(end) if end is not None else f"[{len(q.addr)} bytes]"
+
+    def record(self, q: Question, verb: Verb, target: str, verdict: Verdict, error: int, value: int = 0) -> None:
+        if self.parts.record is None:
+            return
+        took = time.monotonic_ns() - q.start_ns
+        self._write(q.tid, verb, target, verdict, error, q.start_ns, took, value)
+
+    def _done(self, event: _core.Event) -> None:
+        _, _, tid, _, _, _, _, _, _, addr, number, error, start, took = event
+        target = connecting.describe(addr)
+        self._write(tid, Verb.CONNECT, target, self._verdicts[number], error, start, took, 0)
+
+    def _write(
+        self, tid: int, verb: Verb, target: str, verdict: Verdict, error: int, start: int, took: int, value: int
+    ) -> None:
+        write = self.parts.record
+        if write is None:
+            return
+        decision = verdict.decision
+        write(
+            Record(
+                time=self._epoch + start / 1e9,
+                guest=self.parts.name,
+                pid=tid,
+                program=program_of(tid),
+                verb=verb,
+                target=target,
+                name=decision.name or connecting.known_name(self.parts.names, target),
+                decision=verdict.outcome,
+                rule=decision.rule,
+                hint=decision.hint,
+                datapath=verdict.datapath,
+                result=-1 if error else value,
+                error=error,
+                duration=took / 1e9,
+            )
+        )
+
+
+def program_of(tid: int) -> str:
+    """The short name of the program (proc(5), comm); "?" once it is gone."""
+    try:
+        fd = os.open(f"/proc/{tid}/comm", os.O_RDONLY)
+    except OSError:
+        return "?"
+    try:
+        return os.read(fd, 64).decode(errors="replace").rstrip("\n")
+    finally:
+        os.close(fd)
