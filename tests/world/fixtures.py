@@ -13,6 +13,8 @@ from .vpn import Vpn, missing_vpn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from _pytest.mark.structures import ParameterSet
+
 DATAPATHS = ("native", "direct", "relay")
 
 
@@ -46,11 +48,19 @@ def xensock(world: World) -> list[str]:
     return install(world)
 
 
-@pytest.fixture(params=[pytest.param(path, marks=getattr(pytest.mark, path)) for path in DATAPATHS])
+def only(*paths: str) -> list[ParameterSet]:
+    """Parameters of `guest` for a test that wants just these data paths, marked with their names.
+
+    `@pytest.mark.parametrize("guest", only("direct"), indirect=True)`
+    """
+    return [pytest.param(path, marks=getattr(pytest.mark, path)) for path in paths]
+
+
+@pytest.fixture(params=only(*DATAPATHS))
 def guest(request: pytest.FixtureRequest, world: World) -> Iterator[Guest]:
     """A runner of programs on the world's host: natively, and in guests over each data path.
 
-    A test that wants fewer: `@pytest.mark.parametrize("guest", ["direct"], indirect=True)`.
+    A test that wants fewer data paths says so with `only`.
     """
     native = request.param == "native"
     command = [] if native else request.getfixturevalue("xensock")

@@ -221,7 +221,8 @@ class World:
             return Path(f"/proc/{holder.pid}/comm").read_text() == "sleep\n"
 
         eventually(ready, 10, "the host's own /etc")
-        self.host.mount = f"/proc/{holder.pid}/ns/mnt"
+        # The peer shares them: names and the ordinary user mean the same on both sides.
+        self.host.mount = self.peer.mount = f"/proc/{holder.pid}/ns/mnt"
 
     def write(self, path: str, text: str) -> None:
         """Replace a file as the host sees it (/etc/resolv.conf and the like), by rename."""

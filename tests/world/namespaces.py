@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
 CLONE_NEWNET = 0x40000000
 RUN = Path("/run/netns")
 NAME = re.compile(r"xensock-(\d+)-\w+")
@@ -89,6 +91,12 @@ def stop(process: subprocess.Popen[Any], grace: float = 5.0) -> int:
                     pipe.close()
 
 
+def needs(*names: str) -> pytest.MarkDecorator:
+    """A mark that skips a test, and says why, where one of these programs is missing."""
+    absent = [name for name in names if program(name) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"needs {', '.join(absent)}: run tools/prepare")
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """Who a program runs as; `home` is a directory of theirs."""
@@ -142,13 +150,16 @@ class Namespace:
         chain = ["nsenter", f"--net={RUN / self.name}"]
         if self.mount:
             chain.append(f"--mount={self.mount}")
-        chain.append("--")
-        if user not in (None, "root"):
-            assert user == self.user.name, f"the world has no user {user}"
-            ids = [f"--reuid={self.user.uid}", f"--regid={self.user.gid}"]
-            chain += ["setpriv", *ids, "--clear-groups", "--"]
         # nsenter goes to / of the namespace, so the directory is set last.
-        return [*chain, "env", "-C", str(cwd or "/"), "--", *map(str, argv)]
+        where = ["env", "-C", str(cwd or "/"), "--"]
+        return [*chain, "--", *self._as(user), *where, *map(str, argv)]
+
+    def _as(self, user: str | None) -> list[str]:
+        if user in (None, "root"):
+            return []
+        assert user == self.user.name, f"the world has no user {user}"
+        ids = [f"--reuid={self.user.uid}", f"--regid={self.user.gid}"]
+        return ["setpriv", *ids, "--clear-groups", "--"]
 
     def environment(self, user: str | None, more: dict[str, str] | None = None) -> dict[str, str]:
         """A small environment, the same on every machine."""
@@ -216,13 +227,15 @@ class Namespace:
             raise AssertionError(f"{argv} gave {done.returncode}\n{out}\n{err}")
         return done
 
-    def service(self, argv: list[str], log: Path, **kw: Any) -> subprocess.Popen[bytes]:
+    def service(
+        self, argv: list[str], log: Path, *, user: str | None = None, **kw: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a server of the world: it and all it forks die with `close`, and with pytest.
 
         It gets a PID namespace, whose end kills every process inside (pid_namespaces(7)).
         """
         wrap = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--pid"]
-        wrap += ["--kill-child=KILL", "--mount-proc", "--", *argv]
+        wrap += ["--kill-child=KILL", "--mount-proc", "--", *self._as(user), *map(str, argv)]
         with log.open("ab") as out:
             process = self.popen(
                 wrap, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **kw

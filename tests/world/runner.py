@@ -174,26 +174,29 @@ class Guest:
                 found += [json.loads(line) for line in lines if line.endswith(b"\n")]
         return found
 
-    def mediated(self, minimum: int = 1, verb: str = "", target: str = "") -> None:
+    def mediated(
+        self, minimum: int = 1, verb: str = "", target: str = "", timeout: float = 5
+    ) -> None:
         """Assert that at least so many calls (of this verb, with this in the target) were mediated.
 
         Natively there are none, and nothing is asserted. A call within the guest does not count.
         """
         if self.native:
             return
+        datapath = "dns" if verb == "resolve" else self.datapath
 
         def seen() -> list[dict[str, Any]]:
             return [
                 call
                 for call in self.calls
-                if call["datapath"] == self.datapath
+                if call["datapath"] == datapath
                 and (not verb or call["verb"] == verb)
                 and target in call["target"]
             ]
 
         what = f"{minimum} mediated calls {verb} {target} over {self.datapath}"
         try:
-            eventually(lambda: len(seen()) >= minimum, 5, what)
+            eventually(lambda: len(seen()) >= minimum, timeout, what)
         except AssertionError as error:
             error.add_note(self.tail())
             raise
@@ -263,7 +266,7 @@ def install_copy(world: World, python: Path) -> Path:
     must(world.python, "-m", "venv", "--without-pip", target)
     libraries = must(python, "-c", where)
     ours = must(target / "bin" / "python", "-c", where)
-    skip = shutil.ignore_patterns("xensock", "xensock-*", "_xensock*", "__pycache__", "pip*")
+    skip = shutil.ignore_patterns("*xensock*", "__pycache__", "pip*")
     shutil.copytree(libraries, ours, ignore=skip, dirs_exist_ok=True)
     # The build directory is the copy's own: the checkout's belongs to its editable install.
     build = f"--config-settings=build-dir={world.directory / 'build'}"

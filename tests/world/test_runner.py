@@ -1,14 +1,17 @@
 """The runner: same words natively and in a guest, and it cleans up."""
 
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from .fixtures import only
 from .namespaces import eventually
-from .runner import Guest
+from .runner import Guest, install_copy
 
-NATIVE = pytest.mark.parametrize("guest", ["native"], indirect=True)
-GUESTS = pytest.mark.parametrize("guest", ["direct", "relay"], indirect=True)
+NATIVE = pytest.mark.parametrize("guest", only("native"), indirect=True)
+GUESTS = pytest.mark.parametrize("guest", only("direct", "relay"), indirect=True)
 
 
 def test_run_gives_output_and_status(guest):
@@ -27,7 +30,15 @@ def test_calls_are_seen(guest):
 def test_too_few_calls_are_noticed(guest):
     guest.run(["true"], check=True)
     with pytest.raises(AssertionError, match="1 mediated calls connect"):
-        guest.mediated(1, "connect")
+        guest.mediated(1, "connect", timeout=0.1)
+
+
+def test_a_checkout_that_only_root_may_read_is_installed_for_the_user(world):
+    command = install_copy(world, Path(sys.executable))
+    shown = world.host.run([str(command), "--version"], user="xstest")
+    assert shown.returncode == 0, shown.stderr
+    where = [str(command.parent / "python"), "-c", "import xensock; print(xensock.__file__)"]
+    assert str(world.directory) in world.host.run(where, user="xstest").stdout
 
 
 @NATIVE
@@ -57,7 +68,8 @@ def test_a_run_that_takes_too_long_is_killed_with_its_children(guest):
 
 def test_what_stays_behind_fails_the_test(world):
     runner = Guest.create(world, "native", [])
-    runner.run(["sh", "-c", "setsid sleep 1001 >/dev/null 2>&1 &"], check=True)
+    escape = "setsid sh -c '>away; exec sleep 1001' >log 2>&1 & until [ -e away ]; do :; done"
+    runner.run(["sh", "-c", escape], check=True)
     with pytest.raises(AssertionError, match="sleep 1001"):
         runner.close(grace=0.1)
     assert not runner.directory.exists()

@@ -1,0 +1,80 @@
+"""curl, and wget with glibc and as static busybox, against the world's web server."""
+
+import hashlib
+
+import pytest
+
+from world.internet import LARGE
+from world.namespaces import needs
+
+LARGE_SHA = hashlib.sha256(bytes(range(256)) * (LARGE // 256)).hexdigest()
+FETCH = {
+    "curl": ["curl", "-sS", "--max-time", "20", "-o"],
+    "wget": ["wget", "-q", "-T", "20", "-t", "1", "-O"],
+    "busybox": ["busybox", "wget", "-q", "-O"],  # Debian's crashes on -T
+}
+clients = pytest.mark.parametrize("client", [pytest.param(c, marks=needs(c)) for c in FETCH])
+
+
+def fetch(guest, client, url):
+    """What the client got, as bytes."""
+    guest.run([*FETCH[client], "page", url], check=True)
+    return (guest.directory / "page").read_bytes()
+
+
+@clients
+def test_a_page_by_name(guest, client):
+    assert fetch(guest, client, "http://v4only.test/") == b"hello from the world\n"
+    guest.mediated(1, "connect", "198.51.100.11:80")
+    guest.mediated(1, "resolve", "v4only.test")
+
+
+@clients
+def test_a_large_page_is_whole(guest, client):
+    page = fetch(guest, client, "http://alias.test/large")
+    assert hashlib.sha256(page).hexdigest() == LARGE_SHA
+    guest.mediated(1, "connect", ":80")
+
+
+@clients
+def test_over_ipv6_the_server_sees_the_hosts_address(guest, client):
+    if not guest.world.has_ipv6:
+        pytest.skip("no IPv6 on this machine")
+    page = fetch(guest, client, f"http://[{guest.world.web6}]/address")
+    assert page.decode() == guest.world.host.addr6 + "\n"
+    guest.mediated(1, "connect", f"[{guest.world.web6}]:80")
+
+
+@clients
+def test_the_server_sees_the_hosts_address(guest, client):
+    page = fetch(guest, client, f"http://{guest.world.web4}/address")
+    assert page.decode() == guest.world.host.addr4 + "\n"
+    guest.mediated(1, "connect", f"{guest.world.web4}:80")
+
+
+@needs("curl")
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("http://198.51.100.10:9/", 7),  # refused
+        ("http://198.51.100.98/", 7),  # unreachable
+        ("http://198.51.100.99/", 28),  # never answered
+        ("http://nothing.test/", 6),
+    ],
+)
+def test_curl_tells_failures_apart(guest, url, status):
+    done = guest.run(["curl", "-sS", "--max-time", "1.5", url])
+    assert done.returncode == status, done.stderr
+    guest.mediated(1, "resolve" if status == 6 else "connect")
+
+
+@needs("curl")
+def test_curl_fetches_many_pages_at_once(guest):
+    pages = 40
+    argv = ["curl", "-sS", "-Z", "--parallel-immediate", "--parallel-max", "20", "--fail"]
+    argv += ["-H", "Connection: close", "-o", "page-#1"]
+    guest.run([*argv, f"http://{guest.world.web4}/large?[1-{pages}]"], check=True)
+    files = list(guest.directory.glob("page-*"))
+    assert len(files) == pages
+    assert {hashlib.sha256(f.read_bytes()).hexdigest() for f in files} == {LARGE_SHA}
+    guest.mediated(pages // 2, "connect", f"{guest.world.web4}:80")
