@@ -1,14 +1,28 @@
 """The C core (native/ext). Descriptors are ints; errno results are 0 for success."""
 
-from collections.abc import Buffer
 from typing import Any, TypeAlias
+
+from _typeshed import ReadableBuffer as Buffer
 
 SYS: dict[str, int]
 AUDIT_ARCH: int
 
 Handle: TypeAlias = Any
 Event: TypeAlias = tuple[
-    int, int, int, int, tuple[int, int, int, int, int, int], int, int, int, int, bytes, int, int, int, int
+    int,
+    int,
+    int,
+    int,
+    tuple[int, int, int, int, int, int],
+    int,
+    int,
+    int,
+    int,
+    bytes,
+    int,
+    int,
+    int,
+    int,
 ]
 
 def connect_start(fd: int, sockaddr: Buffer, wait_us: int, /) -> int: ...
@@ -24,10 +38,26 @@ def super_answer(handle: Handle, id: int, value: int, error: int, go_on: bool, /
 def super_valid(handle: Handle, id: int, /) -> bool: ...
 def super_addfd(handle: Handle, id: int, srcfd: int, number: int, flags: int, /) -> int: ...
 def super_connect(
-    handle: Handle, id: int, tid: int, fd: int, sockaddr: Buffer, verdict: int, start_ns: int, cache: bool, /
+    handle: Handle,
+    id: int,
+    tid: int,
+    fd: int,
+    sockaddr: Buffer,
+    verdict: int,
+    start_ns: int,
+    cache: bool,
+    /,
 ) -> None: ...
 def super_await(
-    handle: Handle, id: int, tid: int, fd: int, sockaddr: Buffer, verdict: int, start_ns: int, cache: bool, /
+    handle: Handle,
+    id: int,
+    tid: int,
+    fd: int,
+    sockaddr: Buffer,
+    verdict: int,
+    start_ns: int,
+    cache: bool,
+    /,
 ) -> None: ...
 def super_refuse(handle: Handle, sockaddr: Buffer, verdict: int, error: int, /) -> None: ...
 def super_flush(handle: Handle, /) -> None: ...

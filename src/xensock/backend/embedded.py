@@ -7,29 +7,42 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from xensock import _core
 from xensock.backend import hidden
-from xensock.calls.record import Record
 from xensock.policy.names import Names
-from xensock.policy.policy import Policy
 from xensock.stack.resolver import Resolver
 from xensock.supervisor import filter as guest_filter
 from xensock.supervisor import launch
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
 from xensock.supervisor.launch import ExecError, Guest, Launch, LaunchError
-from xensock.supervisor.publication import Publication
+
 try:
     from xensock.supervisor.relay import Relay
 except ImportError:
+
     class Relay:
-        def __init__(self, make): pass
-        def __getattr__(self, name): return lambda *a: None
+        def __init__(self, make):
+            pass
+
+        def __getattr__(self, name):
+            return lambda *a: None
+
+
+from typing import TYPE_CHECKING
+
 from xensock.supervisor.supervisor import Parts, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xensock.calls.address import IPAddress
+    from xensock.calls.record import Record
+    from xensock.policy.policy import Policy
+    from xensock.supervisor.publication import Publication
 
 LANDLOCK_TCP = 4  # first ABI with TCP rules (landlock(7)), Linux 6.7
 
@@ -100,18 +113,33 @@ class Embedded:
         order = self._order
         names = Names()
         record = order.record
-        dns = DnsServer(order.name, Resolver(), order.policy, names, record or (lambda r: None))
+        resolver = Resolver()
+        dns = DnsServer(order.name, resolver, order.policy, names, record or (lambda r: None))
         dns.start(_name_sockets(guest))
         stack.callback(dns.close)
         relay = Relay(guest.socket)
         stack.callback(relay.close)
+
+        def names_of(address: IPAddress) -> tuple[str, ...]:
+            # A guest's own libc reads /etc/hosts without asking us.
+            return (*names.of(address), *resolver.hosts_names(address))
+
         host_diag = open_host()
         stack.callback(host_diag.close)
         supervisor = Supervisor(
             Parts(
-                guest, order.name, order.policy, names, relay, dns, host_diag, direct,
-                order.publications, record, self._complain,
-            )  # fmt: skip
+                guest,
+                order.name,
+                order.policy,
+                names_of,
+                relay,
+                dns,
+                host_diag,
+                direct,
+                order.publications,
+                record,
+                self._complain,
+            )
         )
         supervisor.start()
         stack.callback(supervisor.stop)

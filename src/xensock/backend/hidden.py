@@ -7,8 +7,11 @@ connect is not enough, because the path can change between check and use.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 # Container engines, the service manager, the bus, resolvers and network managers. Directories are covered whole.
 SYSTEM = (
@@ -21,9 +24,29 @@ SYSTEM = (
     "systemd/oom", "systemd/report", "systemd/io.systemd.Credentials", "systemd/io.systemd.BootControl",
     "systemd/io.systemd.sysext", "systemd/coredump", "systemd/fsck.progress", "initctl",
 )  # fmt: skip
-OF_USER = ("bus", "systemd", "podman", "docker.sock", "docker", "containerd-rootless", "dbus-1", "libvirt", "xensock")
-ELSEWHERE = ("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket", "/var/snap/lxd/common/lxd/unix.socket")
-ADDRESSES = ("DOCKER_HOST", "CONTAINER_HOST", "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "BUILDKIT_HOST")
+OF_USER = (
+    "bus",
+    "systemd",
+    "podman",
+    "docker.sock",
+    "docker",
+    "containerd-rootless",
+    "dbus-1",
+    "libvirt",
+    "xensock",
+)
+ELSEWHERE = (
+    "/var/lib/incus/unix.socket",
+    "/var/lib/lxd/unix.socket",
+    "/var/snap/lxd/common/lxd/unix.socket",
+)
+ADDRESSES = (
+    "DOCKER_HOST",
+    "CONTAINER_HOST",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "BUILDKIT_HOST",
+)
 
 
 def _candidates(env: Mapping[str, str]) -> Iterator[str]:
@@ -47,6 +70,10 @@ def _candidates(env: Mapping[str, str]) -> Iterator[str]:
 
 def paths(env: Mapping[str, str]) -> list[str]:
     """Existing paths to cover, each once under its real name."""
-    found = {os.path.realpath(path) for path in _candidates(env) if path.startswith("/") and os.path.exists(path)}
+    found = {
+        os.path.realpath(path)
+        for path in _candidates(env)
+        if path.startswith("/") and os.path.exists(path)
+    }
     # What lies below a covered directory needs no cover of its own.
     return sorted(p for p in found if not any(str(parent) in found for parent in Path(p).parents))

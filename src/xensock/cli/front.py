@@ -12,7 +12,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SI_KERNEL = 0x80
 PASSED_ON = {
@@ -68,7 +71,9 @@ def _wait(pid: int, backend: socket.socket) -> int:
             if done:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else FAILURE
-        elif info.si_code != SI_KERNEL:  # the terminal's own signals have reached the program already
+        elif (
+            info.si_code != SI_KERNEL
+        ):  # the terminal's own signals have reached the program already
             try:
                 backend.send(bytes([info.si_signo]))
             except BrokenPipeError:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -14,6 +12,9 @@ import click
 from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError, show
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from xensock.calls.record import Record
     from xensock.supervisor.launch import ExecError, LaunchError
 
@@ -35,15 +36,32 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     epilog=EPILOG,
     options_metavar="[OPTIONS] --",
 )
-@click.option("--allow", "allow", multiple=True, metavar="RULE", help="Allow this, refuse all else. Repeatable.")
-@click.option("--deny", "deny", multiple=True, metavar="RULE", help="Refuse this; wins over --allow. Repeatable.")
+@click.option(
+    "--allow",
+    "allow",
+    multiple=True,
+    metavar="RULE",
+    help="Allow this, refuse all else. Repeatable.",
+)
+@click.option(
+    "--deny",
+    "deny",
+    multiple=True,
+    metavar="RULE",
+    help="Refuse this; wins over --allow. Repeatable.",
+)
 @click.option(
     "--publish",
     multiple=True,
     metavar="[ADDR:]PORT[:GUESTPORT]",
     help="Let the world reach a port that the guest listens on, its 127.0.0.1 included. Repeatable.",
 )
-@click.option("--datapath", type=click.Choice(["auto", "direct", "relay"]), default="auto", help="How TCP bytes travel.")
+@click.option(
+    "--datapath",
+    type=click.Choice(["auto", "direct", "relay"]),
+    default="auto",
+    help="How TCP bytes travel.",
+)
 @click.option(
     "--trace",
     is_flag=False,
@@ -82,7 +100,15 @@ def run(
         try:
             from xensock.backend.embedded import Embedded, Order
 
-            order = Order(argv, policy, name or os.path.basename(argv[0]), datapath, publications, group, record)
+            order = Order(
+                argv,
+                policy,
+                name or os.path.basename(argv[0]),
+                datapath,
+                publications,
+                group,
+                record,
+            )
             return Embedded(order, _complain).run(job)
         except Exception as error:
             return show(_explained(error), debug=debug).code
@@ -94,7 +120,9 @@ def _complain(text: str) -> None:
     sys.stderr.write(f"xensock: internal error, the call was refused: {text}")
 
 
-def _recorder(style: str | None, path: str | None, ctx: click.Context) -> Callable[[Record], None] | None:
+def _recorder(
+    style: str | None, path: str | None, ctx: click.Context
+) -> Callable[[Record], None] | None:
     if style is None and path is None:
         return None
     from xensock.cli.terminal import colour_wanted
@@ -106,7 +134,9 @@ def _recorder(style: str | None, path: str | None, ctx: click.Context) -> Callab
             stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the backend
         except OSError as error:
             raise UserError(
-                f"cannot write the trace to {path}", error.strerror or str(error), "name a file that you may write"
+                f"cannot write the trace to {path}",
+                error.strerror or str(error),
+                "name a file that you may write",
             ) from error
     colour = path is None and colour_wanted(stream, ctx.find_root().params.get("color"))
     return TraceWriter(stream, "json" if style == "json" else "text", colour).write
@@ -126,7 +156,10 @@ def _explained(error: Exception) -> Exception:
 def _not_executed(error: ExecError) -> UserError:
     if error.errno == errno.ENOENT:
         return UserError(
-            f"{error.program}: not found", "no such program in PATH", "check the spelling, or give its path", NOT_FOUND
+            f"{error.program}: not found",
+            "no such program in PATH",
+            "check the spelling, or give its path",
+            NOT_FOUND,
         )
     return UserError(
         f"{error.program}: cannot be invoked",
@@ -141,5 +174,3 @@ def _not_launched(error: LaunchError) -> UserError:
 
     what, cause, hint = explain_failure(error.stage, error.errno)[:3]
     return UserError(what, cause, hint)
-
-

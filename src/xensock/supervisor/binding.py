@@ -13,11 +13,11 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN
 from xensock.supervisor.diag import cookie
-from xensock.supervisor.publication import Publication
-from xensock.supervisor.question import Question
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from xensock.supervisor.publication import Publication
+    from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
 PRIVILEGED = 1024
@@ -40,7 +40,12 @@ def bind(sup: Supervisor, q: Question) -> None:
 
 def _local(q: Question) -> Endpoint | None:
     """The address to bind; AF_UNSPEC with INADDR_ANY is an old spelling of AF_INET (ip(7), inet_bind)."""
-    if q.sock.family == socket.AF_INET and len(q.addr) >= 16 and q.addr[:2] == b"\0\0" and q.addr[4:8] == bytes(4):
+    if (
+        q.sock.family == socket.AF_INET
+        and len(q.addr) >= 16
+        and q.addr[:2] == b"\0\0"
+        and q.addr[4:8] == bytes(4)
+    ):
         q.addr = socket.AF_INET.to_bytes(2, "little") + q.addr[2:]
     return q.endpoint()
 
@@ -78,7 +83,9 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
 def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
     if any(p.guest_port == end.port for p in sup.parts.publications):
         return Decision(True, f"--publish {end.port}")
-    only = q.sock.family == socket.AF_INET6 and bool(q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    only = q.sock.family == socket.AF_INET6 and bool(
+        q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    )
     return sup.parts.policy.listen(Protocol.TCP, end.host, end.port, v6only=only)
 
 
@@ -93,7 +100,7 @@ def _mapped(sup: Supervisor, end: Endpoint) -> Publication | None:
 def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
     if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
         return errno.EACCES
-    # A wildcard listener of the guest's own holds the port on its loopback too, although it lives in the host's network.
+    # The guest's own wildcard listener holds the port on its loopback too, although it lives in the host's network.
     if end.port and end.host.is_loopback and sup.parts.direct and sup.ports.owner(end):
         return errno.EADDRINUSE
     sup.move(q, host=False)
@@ -104,7 +111,11 @@ def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -
 
 def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
     loopback = LOOPBACK4 if end.host.version == 4 else LOOPBACK6
-    if end.port and end.host.is_unspecified and sup.guest_diag.listener(loopback, end.port) is not None:
+    if (
+        end.port
+        and end.host.is_unspecified
+        and sup.guest_diag.listener(loopback, end.port) is not None
+    ):
         return errno.EADDRINUSE
     if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
         return errno.EACCES
@@ -210,14 +221,15 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
     return _listen_inside(sup, q, end, backlog)
 
 
-def _listen_inside(sup: Supervisor, q: Question, end: Endpoint, backlog: int) -> tuple[Verdict, int]:
+def _listen_inside(
+    sup: Supervisor, q: Question, end: Endpoint, backlog: int
+) -> tuple[Verdict, int]:
     from xensock.supervisor.supervisor import Verdict
 
     outers = []
     try:
-        for p in sup.parts.publications:
-            if p.guest_port == end.port:
-                outers.append(_publish(p))
+        for p in (p for p in sup.parts.publications if p.guest_port == end.port):
+            outers.append(_publish(p))  # noqa: PERF401 - what was made before a failure must be closed
         q.sock.listen(backlog)
     except OSError:
         for outer in outers:
@@ -236,7 +248,9 @@ def _listen_inside(sup: Supervisor, q: Question, end: Endpoint, backlog: int) ->
 def _publish(p: Publication) -> socket.socket:
     """The host's listener of a publication: every address of both families, or the one that was named."""
     if p.host is None and socket.has_dualstack_ipv6():
-        return socket.create_server(("::", p.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+        return socket.create_server(
+            ("::", p.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
+        )
     host = p.host or ANY4
     family = socket.AF_INET if host.version == 4 else socket.AF_INET6
     return socket.create_server((str(host), p.port), family=family, backlog=128)
@@ -249,7 +263,7 @@ def may_bind(tid: int, port: int) -> bool:
         text = Path(f"/proc/{tid}/status").read_text()
     except OSError:
         return False
-    effective = next(int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:"))
+    effective = next(
+        int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:")
+    )
     return port >= first or (os.geteuid() == 0 and bool(effective >> CAP_NET_BIND_SERVICE & 1))
-
-

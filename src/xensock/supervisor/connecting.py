@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.policy.names import Names
-from xensock.supervisor.question import Question
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor
 
+NamesOf = Callable[[IPAddress], tuple[str, ...]]
 DNS_PORT = 53
 LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
 OWN = Decision(True, "the guest's own loopback")
@@ -29,14 +30,14 @@ def describe(addr: bytes) -> str:
         return f"[{len(addr)} bytes]"
 
 
-def known_name(names: Names, target: str) -> str | None:
+def known_name(names_of: NamesOf, target: str) -> str | None:
     """The name by which the guest learnt the address of `target`, if any."""
     host = target.rpartition(":")[0].strip("[]").partition("%")[0]
     try:
         address: IPAddress = IPv6Address(host) if ":" in host else IPv4Address(host)
     except ValueError:
         return None
-    return next(iter(names.of(address)), None)
+    return next(iter(names_of(address)), None)
 
 
 def is_own(host: IPAddress) -> bool:
@@ -93,7 +94,7 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
 
 
 def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
-    names = sup.parts.names.of(end.host)
+    names = sup.parts.names_of(end.host)
     decision = sup.parts.policy.connect(Protocol.TCP, end.host, end.port, names)
     if decision.allowed:
         _allowed(sup, q, end, decision)
@@ -106,12 +107,18 @@ def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
 
     if sup.parts.direct:
         sup.move(q, host=True)
-        loopback = is_own(end.host)  # the guest's own listener may come to be there: decided anew each time
-        sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=decision.cacheable and not loopback)
+        loopback = is_own(
+            end.host
+        )  # the guest's own listener may come to be there: decided anew each time
+        sup.run_connect(
+            q, Verdict(decision, "direct", "allow"), cache=decision.cacheable and not loopback
+        )
         return
     verdict = Verdict(decision, "relay", "allow")
     blocking = q.blocking
-    error = sup.parts.relay.connect(q.sock, end if q.sock.family == socket.AF_INET else q.endpoint() or end)
+    error = sup.parts.relay.connect(
+        q.sock, end if q.sock.family == socket.AF_INET else q.endpoint() or end
+    )
     if error == errno.EINPROGRESS and blocking:
         sup.await_connect(q, verdict)
         return
@@ -140,7 +147,9 @@ def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            sup.run_connect(q, Verdict(OWN, "guest", "guest"))  # the guest's own server on every address
+            sup.run_connect(
+                q, Verdict(OWN, "guest", "guest")
+            )  # the guest's own server on every address
             return
         sup.run_connect(q, verdict)
         try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
 
 SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR = 2
@@ -29,9 +32,16 @@ class Diag:
         where = host.packed.ljust(16, b"\0")
         # inet_diag_req_v2: the look-up's destination is the listener's own side.
         body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN)
-        body += struct.pack("!HH", port, 0) + where + bytes(16) + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+        body += (
+            struct.pack("!HH", port, 0)
+            + where
+            + bytes(16)
+            + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+        )
         with self._lock:
-            self._link.send(struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, 1, 1, 0) + body)
+            self._link.send(
+                struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, 1, 1, 0) + body
+            )
             answer = self._link.recv(65536)
         (kind,) = struct.unpack_from("=H", answer, 4)
         if kind == NLMSG_ERROR:
@@ -48,4 +58,6 @@ def cookie(sock: socket.socket) -> int:
 
 
 def open_host() -> Diag:
-    return Diag(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG))
+    return Diag(
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+    )

@@ -28,14 +28,44 @@ NETLINK = (0, 4, 15, 16)  # ROUTE, SOCK_DIAG, KOBJECT_UEVENT, GENERIC
 # purpose: SO_BINDTODEVICE, SO_BINDTOIFINDEX, SO_MARK, IP_OPTIONS, IP_TRANSPARENT, IP_UNICAST_IF, IPV6_RTHDR,
 # IPV6_PKTINFO, IPV6_UNICAST_IF, TCP_REPAIR*, TCP_ULP, TCP_FASTOPEN_CONNECT, TCP_MD5SIG.
 OPTIONS: dict[int, frozenset[int]] = {
-    1: frozenset({*range(1, 17), 18, 19, 20, 21, 26, 27, 29, *range(32, 36), *range(37, 48), *range(49, 54)})
+    1: frozenset(
+        {*range(1, 17), 18, 19, 20, 21, 26, 27, 29, *range(32, 36), *range(37, 48), *range(49, 54)}
+    )
     | {60, 61, *range(63, 71), 73, 74, 75, 76},
     0: frozenset({1, 2, 3, *range(6, 16), *range(20, 27), *range(32, 50), 51}),
     6: frozenset({*range(1, 14), 16, 17, 18, 23, 24, 25, 26, 27, 28, 33, 34, 35, 36, 37, 44, 45}),
-    41: frozenset({1, 2, 3, 4, 5, 6, 8, *range(16, 30), 33, *range(42, 50), 51, 52, 53, 56, 58, 60, 61, 62, 63})
+    41: frozenset(
+        {
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+            8,
+            *range(16, 30),
+            33,
+            *range(42, 50),
+            51,
+            52,
+            53,
+            56,
+            58,
+            60,
+            61,
+            62,
+            63,
+        }
+    )
     | {66, 67, 70, 72, 73, 74, 77, 78},
 }
-OPEN_LEVELS = (17, 58, 136, 255, 270)  # UDP, ICMPv6, UDP-Lite, raw, netlink: sockets that stay the guest's own
+OPEN_LEVELS = (
+    17,
+    58,
+    136,
+    255,
+    270,
+)  # UDP, ICMPv6, UDP-Lite, raw, netlink: sockets that stay the guest's own
 
 IOCTL_FIRST, IOCTL_LAST = 0x8910, 0x89FF  # interface queries
 WIRELESS_FIRST, WIRELESS_LAST = 0x8B00, 0x8BFF

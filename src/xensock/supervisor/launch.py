@@ -13,12 +13,15 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xensock.supervisor import rtnetlink
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MAGIC = 0x58534331
 USERNS, LANDLOCK, DROP_CAPS = 1, 2, 4
@@ -93,7 +96,9 @@ def _config(spec: Launch, root: bool) -> bytes:
 class Guest:
     """A guest that runs: events from its launcher, sockets of its network."""
 
-    def __init__(self, control: socket.socket, maker: socket.socket, helper: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, control: socket.socket, maker: socket.socket, helper: subprocess.Popen[bytes]
+    ) -> None:
         self._control = control
         self._maker = maker
         self._lock = threading.Lock()
@@ -166,7 +171,10 @@ def start(spec: Launch) -> Guest:
             _write_all(config, _config(spec, root))
             for fd in (far_control.fileno(), far_maker.fileno()):
                 os.set_inheritable(fd, True)
-            argv = [str(path), *(str(fd) for fd in (far_control.fileno(), far_maker.fileno(), config))]
+            argv = [
+                str(path),
+                *(str(fd) for fd in (far_control.fileno(), far_maker.fileno(), config)),
+            ]
             # Descriptors that the caller was given stay the program's, as natively.
             helper = subprocess.Popen(argv, close_fds=False, env=spec.env)
         except OSError as error:

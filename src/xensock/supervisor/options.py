@@ -12,8 +12,14 @@ F_SETSIG, F_GETSIG = 10, 11
 
 # Options whose value is plain bytes and means the same on a fresh socket (socket(7), ip(7), ipv6(7), tcp(7)).
 PLAIN = (
-    *((socket.SOL_SOCKET, n) for n in (1, 2, 5, 6, 9, 10, 12, 13, 15, 18, 20, 21, 29, 35, 37, 46, 47, 60)),
-    *((socket.IPPROTO_TCP, n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 23, 25, 27, 36)),
+    *(
+        (socket.SOL_SOCKET, n)
+        for n in (1, 2, 5, 6, 9, 10, 12, 13, 15, 18, 20, 21, 29, 35, 37, 46, 47, 60)
+    ),
+    *(
+        (socket.IPPROTO_TCP, n)
+        for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 23, 25, 27, 36)
+    ),
     *((socket.IPPROTO_IP, n) for n in (1, 2, 10, 11, 15, 21, 24, 51)),
     *((socket.IPPROTO_IPV6, n) for n in (16, 23, 25, 26, 33, 62, 67, 70, 72, 73, 78)),
 )

@@ -12,12 +12,16 @@ import fcntl
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xensock.calls.address import Endpoint
 from xensock.supervisor.diag import Diag, cookie
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xensock.calls.address import Endpoint
 
 
 class Ports:
@@ -25,7 +29,9 @@ class Ports:
 
     def __init__(self, host: Diag) -> None:
         self._host = host
-        self._listening: dict[int, Endpoint] = {}  # by cookie: a port is the guest's as long as that socket lives
+        self._listening: dict[
+            int, Endpoint
+        ] = {}  # by cookie: a port is the guest's as long as that socket lives
         self._shared: dict[int, set[int]] = {}  # port → cookies bound with SO_REUSEPORT
 
     def listens(self, sock: socket.socket, local: Endpoint) -> None:

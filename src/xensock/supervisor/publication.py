@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
-from xensock.calls.address import IPAddress
+if TYPE_CHECKING:
+    from xensock.calls.address import IPAddress
 
 
 class PublishError(ValueError):

@@ -13,15 +13,30 @@ import struct
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.supervisor.question import Question
 
 if TYPE_CHECKING:
+    from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor
 
 SIOCGIFCONF, SIOCETHTOOL = 0x8912, 0x8946
 # Requests that only read and whose struct ifreq (40 bytes) holds no pointer.
 READS = frozenset(
-    {0x8910, 0x8913, 0x8915, 0x8917, 0x8919, 0x891B, 0x891D, 0x891F, 0x8921, 0x8923, 0x8927, 0x8933, 0x8942, 0x8970}
+    {
+        0x8910,
+        0x8913,
+        0x8915,
+        0x8917,
+        0x8919,
+        0x891B,
+        0x891D,
+        0x891F,
+        0x8921,
+        0x8923,
+        0x8927,
+        0x8933,
+        0x8942,
+        0x8970,
+    }
 )
 IFREQ, IFCONF = 40, 16
 LONGEST = 65536

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from xensock import _core
 from xensock.calls.address import AddressError, Endpoint
+
+if TYPE_CHECKING:
+    from xensock import _core
 
 QUESTION, DONE = 0, 1
 SHORTEST6, WHOLE6 = 24, 28  # RFC 2133's sockaddr_in6, which the kernel still takes, and today's
@@ -29,7 +32,9 @@ class Question:
     @classmethod
     def from_event(cls, event: _core.Event) -> Question:
         _, call, tid, nr, args, fd, domain, kind, host, addr, _, _, start, _ = event
-        return cls(call, tid, nr, args, socket.socket(domain, kind, 0, fileno=fd), bool(host), addr, start)
+        return cls(
+            call, tid, nr, args, socket.socket(domain, kind, 0, fileno=fd), bool(host), addr, start
+        )
 
     @property
     def blocking(self) -> bool:

@@ -37,7 +37,9 @@ class Layout:
 
     def _ask(self, kind: int, flags: int, body: bytes) -> None:
         self._seq += 1
-        self._link.send(struct.pack("=IHHII", 16 + len(body), kind, flags | REQUEST | ACK, self._seq, 0) + body)
+        self._link.send(
+            struct.pack("=IHHII", 16 + len(body), kind, flags | REQUEST | ACK, self._seq, 0) + body
+        )
         answer = self._link.recv(65536)
         (error,) = struct.unpack_from("=i", answer, 16)
         if error:
@@ -51,7 +53,9 @@ class Layout:
         far = bytes(16) + _attr(IFLA_IFNAME, peer.encode() + b"\0")
         data = _attr(IFLA_INFO_DATA, _attr(VETH_INFO_PEER, far))
         info = _attr(IFLA_LINKINFO, _attr(IFLA_INFO_KIND, b"veth\0") + data)
-        self._ask(RTM_NEWLINK, CREATE | EXCL, bytes(16) + _attr(IFLA_IFNAME, name.encode() + b"\0") + info)
+        self._ask(
+            RTM_NEWLINK, CREATE | EXCL, bytes(16) + _attr(IFLA_IFNAME, name.encode() + b"\0") + info
+        )
 
     def address(self, index: int, host: IPv4Address | IPv6Address, prefix: int) -> None:
         family = socket.AF_INET if host.version == 4 else socket.AF_INET6

@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.calls.record import Outcome, Path, Record
-from xensock.policy.names import Names
-from xensock.policy.policy import Policy
 from xensock.supervisor import binding, connecting, queries, swap
-from xensock.supervisor.diag import Diag
-from xensock.supervisor.dns import DnsServer
-from xensock.supervisor.launch import Guest
 from xensock.supervisor.ports import Ports
-from xensock.supervisor.publication import Publication
 from xensock.supervisor.question import DONE, Question
 
 if TYPE_CHECKING:
+    from xensock.policy.policy import Policy
+    from xensock.supervisor.diag import Diag
+    from xensock.supervisor.dns import DnsServer
+    from xensock.supervisor.launch import Guest
+    from xensock.supervisor.publication import Publication
     from xensock.supervisor.relay import Relay
 
 Handler = Callable[["Supervisor", Question], None]
@@ -53,7 +52,7 @@ class Parts:
     guest: Guest
     name: str
     policy: Policy
-    names: Names
+    names_of: connecting.NamesOf
     relay: Relay
     dns: DnsServer
     host_diag: Diag
@@ -70,7 +69,9 @@ class Supervisor:
         self.parts = parts
         self.guest_diag = parts.guest.diag()
         self.ports = Ports(parts.host_diag)
-        self.reserved: dict[int, socket.socket] = {}  # relay: host sockets of the guest's bound ones, by cookie
+        self.reserved: dict[
+            int, socket.socket
+        ] = {}  # relay: host sockets of the guest's bound ones, by cookie
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
@@ -122,13 +123,27 @@ class Supervisor:
     def run_connect(self, q: Question, verdict: Verdict, cache: bool = False) -> None:
         """Let the core connect the socket to the address that was judged, and answer."""
         _core.super_connect(
-            self.handle, q.id, q.tid, q.sock.detach(), q.addr, self.number(verdict, cache), q.start_ns, cache
+            self.handle,
+            q.id,
+            q.tid,
+            q.sock.detach(),
+            q.addr,
+            self.number(verdict, cache),
+            q.start_ns,
+            cache,
         )
 
     def await_connect(self, q: Question, verdict: Verdict) -> None:
         """The connect was started: let the core wait for it and answer."""
         _core.super_await(
-            self.handle, q.id, q.tid, q.sock.detach(), q.addr, self.number(verdict, False), q.start_ns, False
+            self.handle,
+            q.id,
+            q.tid,
+            q.sock.detach(),
+            q.addr,
+            self.number(verdict, False),
+            q.start_ns,
+            False,
         )
 
     def refuse_connect(self, q: Question, decision: Decision) -> None:
@@ -171,7 +186,9 @@ class Supervisor:
         end = q.endpoint()
         return str(end) if end is not None else f"[{len(q.addr)} bytes]"
 
-    def record(self, q: Question, verb: Verb, target: str, verdict: Verdict, error: int, value: int = 0) -> None:
+    def record(
+        self, q: Question, verb: Verb, target: str, verdict: Verdict, error: int, value: int = 0
+    ) -> None:
         if self.parts.record is None:
             return
         took = time.monotonic_ns() - q.start_ns
@@ -183,7 +200,15 @@ class Supervisor:
         self._write(tid, Verb.CONNECT, target, self._verdicts[number], error, start, took, 0)
 
     def _write(
-        self, tid: int, verb: Verb, target: str, verdict: Verdict, error: int, start: int, took: int, value: int
+        self,
+        tid: int,
+        verb: Verb,
+        target: str,
+        verdict: Verdict,
+        error: int,
+        start: int,
+        took: int,
+        value: int,
     ) -> None:
         write = self.parts.record
         if write is None:
@@ -197,7 +222,7 @@ class Supervisor:
                 program=program_of(tid),
                 verb=verb,
                 target=target,
-                name=decision.name or connecting.known_name(self.parts.names, target),
+                name=decision.name or connecting.known_name(self.parts.names_of, target),
                 decision=verdict.outcome,
                 rule=decision.rule,
                 hint=decision.hint,

@@ -9,18 +9,23 @@ bind() or connect() and goes on with both is the one case that this cannot serve
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.supervisor import options
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
 
 O_CLOEXEC = os.O_CLOEXEC
 EPOLL_CTL_ADD, EPOLL_CTL_DEL = 1, 2
 
 
-def replace(handle: _core.Handle, call: int, tid: int, old: socket.socket, new: socket.socket) -> None:
+def replace(
+    handle: _core.Handle, call: int, tid: int, old: socket.socket, new: socket.socket
+) -> None:
     """Swap `old` for `new` in the process of `tid`, which waits in notification `call`. Raises OSError."""
     options.copy(old, new)
     _bind_like(old, new)
