@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from world.fixtures import DATAPATHS
 from world.namespaces import stop
 from world.runner import Guest

@@ -129,7 +129,7 @@ def test_numbers_replaced_in_the_middle(
     assert observe(guest, argv) == [("odd errno", "none"), ("broken", "0")]
 
 
-class socket_that_swallows:  # noqa: N801 - reads as a verb
+class socket_that_swallows:
     """A port of the peer that leaves SYNs unanswered, for as long as the block lasts."""
 
     def __init__(self, site: Site, version: int) -> None:
