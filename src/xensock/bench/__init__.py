@@ -1,0 +1,1 @@
+"""Native against XenSock, in one run: what `xensock bench` measures and how."""

@@ -1,0 +1,114 @@
+"""HTTP requests per second: wrk asks, nginx answers.
+
+nginx runs natively, with one worker and a fixed small answer; wrk is the side that is measured.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xensock.bench.failure import BenchError
+from xensock.bench.interleave import Pair
+from xensock.bench.machine import free_port
+from xensock.bench.process import GRACE, PATIENCE, failed, output_of, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address
+
+    from xensock.bench.side import Setting
+
+CONNECTIONS = 8
+CONFIG = """\
+daemon off;
+master_process off;
+pid {directory}/pid;
+error_log {directory}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen {address}:{port};
+        location / {{ return 200 "XenSock\\n"; }}
+    }}
+}}
+"""
+
+
+@contextmanager
+def requests(setting: Setting, datapath: str, kept: bool) -> Iterator[Pair]:
+    """Requests over kept-alive connections, or each over a new connection."""
+    wrk = tool("wrk")
+    with _nginx(setting.address) as port:
+        close = [] if kept else ["-H", "Connection: close"]
+        argv = [
+            wrk, "-t", "1", "-c", str(CONNECTIONS), "-d", f"{setting.seconds}s", *close,
+            f"http://{setting.address}:{port}/",
+        ]  # fmt: skip
+        limit = setting.seconds + PATIENCE
+        yield Pair(
+            lambda: parse(output_of(argv, limit)),
+            lambda: parse(output_of(setting.in_guest(argv, datapath), limit)),
+        )
+
+
+@contextmanager
+def _nginx(address: IPv4Address) -> Iterator[int]:
+    """nginx in the background; its port."""
+    import subprocess
+
+    nginx, port = tool("nginx"), free_port(address)
+    with tempfile.TemporaryDirectory(prefix="xensock-bench-") as directory:
+        config = Path(directory, "nginx.conf")
+        config.write_text(CONFIG.format(directory=directory, address=address, port=port))
+        argv = [nginx, "-p", directory, "-c", str(config)]
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                deadline = time.monotonic() + PATIENCE
+                while not _answers(address, port):
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        words = process.stderr.read() if process.stderr else b""
+                        raise failed(argv, process.returncode or 0, words.decode(errors="replace"))
+                    time.sleep(0.01)
+                yield port
+            finally:
+                process.terminate()
+                try:
+                    process.wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _answers(address: IPv4Address, port: int) -> bool:
+    try:
+        with socket.create_connection((str(address), port), timeout=PATIENCE):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+def parse(report: str) -> float:
+    """Requests per second, from what wrk prints. Raises BenchError if any failed."""
+    found = re.search(r"^Requests/sec:\s+([\d.]+)", report, re.M)
+    trouble = re.search(r"^\s*(Socket errors: .*|Non-2xx .*)", report, re.M)
+    if found is None or trouble is not None or float(found[1]) == 0:
+        raise BenchError(
+            "requests failed while measuring",
+            trouble[1] if trouble else "wrk counted none",
+            "repeat on a machine with less load and free ports (ss -s shows them)",
+        )
+    return float(found[1])
