@@ -25,7 +25,7 @@ def remote(world):
 def measure(run, address, port, reverse, streams):
     """Move BYTES and compare what both ends counted."""
     argv = ["iperf3", "-J", "-c", address, "-p", str(port), "-n", str(BYTES), "-P", str(streams)]
-    done = run([*argv, *(["-R"] if reverse else [])], timeout=60)
+    done = run([*argv, *(["-R"] if reverse else [])], timeout=30)
     report = json.loads(done.stdout)
     assert done.returncode == 0, report.get("error")
     assert len(report["start"]["connected"]) == streams

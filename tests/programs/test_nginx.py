@@ -70,7 +70,8 @@ def test_reverse_proxy_to_the_world(guest):
 def test_reverse_proxy_into_the_guest(guest):
     port, inner = guest.port(), guest.port()
     more = f"location /guest/ {{ proxy_pass http://127.0.0.1:{inner}/; }}"
-    python = f"{guest.world.python} -m http.server --bind 127.0.0.1 -d www {inner}"
+    # It ends with the shell that becomes nginx.
+    python = f"setpriv --pdeathsig TERM {guest.world.python} -m http.server --bind 127.0.0.1 -d www {inner}"
     wait = f"until curl -s -o /dev/null http://127.0.0.1:{inner}/; do sleep 0.05; done"
     with start(guest, port, more, f"{python} 2>upstream.log &\n{wait}"):
         assert get(guest, port, "/guest/page") == "from nginx\n"

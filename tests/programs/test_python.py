@@ -120,7 +120,7 @@ def test_multiprocessing_clients(guest):
 
 
 PREFORK = """
-import multiprocessing, os, socket, sys
+import multiprocessing, os, signal, socket, sys
 def work(listener):
     while True:
         sock, _ = listener.accept()
@@ -131,6 +131,7 @@ if __name__ == "__main__":
     fork = multiprocessing.get_context("fork")
     workers = [fork.Process(target=work, args=(listener,), daemon=True) for _ in range(3)]
     for worker in workers: worker.start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which ends the workers
     for worker in workers: worker.join()
 """
 

@@ -104,10 +104,10 @@ class World:
         directory = base / f"xensock-{os.getpid()}-world"
         directory.mkdir(mode=0o755)
         directory.chmod(0o755)
-        home = directory / "home"
-        home.mkdir()
-        user = ordinary_user(home)
-        os.chown(home, user.uid, user.gid)
+        user = ordinary_user(directory)
+        for path in (user.home, user.runtime):
+            path.mkdir(mode=0o700)
+            os.chown(path, user.uid, user.gid)
         with contextlib.ExitStack() as undo:
             undo.callback(shutil.rmtree, directory)
             host = Namespace.create("host", user)
@@ -247,11 +247,11 @@ class World:
             undo.callback(self._stop_holder)
 
 
-def ordinary_user(home: Path) -> User:
+def ordinary_user(directory: Path) -> User:
     """A user id nobody has; it gets a name only in the host's own copy of /etc."""
     taken = {entry.pw_uid for entry in pwd.getpwall()}
     uid = next(uid for uid in range(54321, 60000) if uid not in taken)
-    return User("xstest", uid, uid, home)
+    return User("xstest", uid, uid, directory / "home", directory / "runtime")
 
 
 def python_for_all(world: World) -> str:

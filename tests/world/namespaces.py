@@ -99,12 +99,13 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who a program runs as; `home` is a directory of theirs."""
+    """Who a program runs as; `home` is a directory of theirs, `runtime` their XDG_RUNTIME_DIR."""
 
     name: str
     uid: int
     gid: int
     home: Path
+    runtime: Path
 
 
 @dataclass(slots=True)
@@ -167,6 +168,8 @@ class Namespace:
         home = str(self.user.home) if ordinary else "/root"
         base = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", "TERM": "dumb", "TZ": "UTC"}
         base["USER"] = base["LOGNAME"] = self.user.name if ordinary else "root"
+        if ordinary:
+            base["XDG_RUNTIME_DIR"] = str(self.user.runtime)
         return base | (more or {})
 
     def popen(
