@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -33,7 +34,7 @@ struct pending {
 	struct pending *next, *prev;
 	uint64_t id, start_ns, deadline_ns; /* deadline 0: none (SO_SNDTIMEO) */
 	uint32_t tid, verdict, addrlen;
-	int fd;
+	int fd, late; /* late: errno once the deadline has passed */
 	uint8_t addr[128];
 };
 
@@ -190,6 +191,15 @@ static void done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const ui
 	post(s, &ev);
 }
 
+/* SYN_SENT and the like as the kernel numbers them (tcp_info, tcpi_state); -1 if it does not say. */
+static int tcp_state(int fd)
+{
+	uint8_t info[8];
+	socklen_t l = sizeof info;
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &l) || !l ? -1 : info[0];
+}
+
 static uint64_t send_deadline(int fd, uint64_t start)
 {
 	struct timeval tv = {0, 0};
@@ -200,8 +210,8 @@ static uint64_t send_deadline(int fd, uint64_t start)
 	return start + (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
 }
 
-void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		    uint64_t start_ns)
+static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		     uint64_t start_ns, int late)
 {
 	struct epoll_event e;
 	struct pending *p = calloc(1, sizeof *p);
@@ -218,6 +228,7 @@ void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 	p->addrlen = addrlen;
 	p->start_ns = start_ns;
 	p->deadline_ns = send_deadline(fd, start_ns);
+	p->late = late;
 	memcpy(p->addr, addr, addrlen);
 	pthread_mutex_lock(&s->lock);
 	p->next = s->pend;
@@ -233,17 +244,25 @@ void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 	pthread_mutex_unlock(&s->lock);
 }
 
+void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		    uint64_t start_ns)
+{
+	wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, EINPROGRESS);
+}
+
 static void run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 			uint64_t start_ns)
 {
-	int fl = fcntl(fd, F_GETFL), error;
+	int fl = fcntl(fd, F_GETFL), error, late;
 
 	if (fl & O_NONBLOCK) {
 		error = connect(fd, (const struct sockaddr *)addr, addrlen) ? errno : 0;
 	} else {
+		/* connect(2) tells who began an attempt that SO_SNDTIMEO cut short from who only joined it. */
+		late = send_deadline(fd, start_ns) && tcp_state(fd) == TCP_SYN_SENT ? EALREADY : EINPROGRESS;
 		error = xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
 		if (error == EINPROGRESS) {
-			xs_super_await(s, id, tid, fd, addr, addrlen, verdict, start_ns);
+			wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, late);
 			return;
 		}
 	}
@@ -431,6 +450,27 @@ static void unlink_pending(struct xs_super *s, struct pending *p)
 	free(p);
 }
 
+/*
+ * What a waiter in connect(2) would return now, EINPROGRESS for "go on waiting". connect() is not asked again where the
+ * socket was taken apart meanwhile (shutdown(2), AF_UNSPEC: ECONNRESET pending), because that would begin anew.
+ */
+static int outcome(const struct pending *p)
+{
+	int error = 0, state = tcp_state(p->fd);
+	socklen_t l = sizeof error;
+
+	if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+		return EINPROGRESS;
+	if (state == TCP_CLOSE) {
+		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &l);
+		if (error && error != ECONNRESET) /* leaves "connecting", as the end of connect(2) does */
+			xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+		return error ? error : ECONNABORTED;
+	}
+	error = xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+	return error == EISCONN ? 0 : error; /* another waiter on this socket was first */
+}
+
 static void finish(struct xs_super *s, struct pending *p)
 {
 	struct epoll_event e;
@@ -438,7 +478,7 @@ static void finish(struct xs_super *s, struct pending *p)
 
 	/* Interrupted meanwhile: the socket keeps its state, error included, for whatever the guest does next. */
 	if (xs_super_valid(s, p->id)) {
-		error = xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+		error = outcome(p);
 		if (error == EINPROGRESS || error == EALREADY) {
 			memset(&e, 0, sizeof e);
 			e.events = EPOLLOUT | EPOLLONESHOT;
@@ -468,7 +508,7 @@ static int sweep(struct xs_super *s)
 		if (!xs_super_valid(s, p->id)) {
 			unlink_pending(s, p);
 		} else if (p->deadline_ns && p->deadline_ns <= now) {
-			done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, EINPROGRESS);
+			done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, p->late);
 			unlink_pending(s, p);
 		} else if (p->deadline_ns && (!soonest || p->deadline_ns < soonest)) {
 			soonest = p->deadline_ns;

@@ -20,6 +20,7 @@ ERRNO = 0x00050000
 MSG_FASTOPEN = 0x20000000
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 STREAM, DGRAM, RAW = 1, 2, 3
+TYPE_BITS = 0xF | 0o2000000 | 0o4000  # SOCK_CLOEXEC, SOCK_NONBLOCK
 IPPROTO_TCP, IPPROTO_MPTCP = 6, 262
 UDP_LIKE = (0, 17, 1, 58)  # UDP and the two ping sockets
 NETLINK = (0, 4, 15, 16)  # ROUTE, SOCK_DIAG, KOBJECT_UEVENT, GENERIC
@@ -111,6 +112,7 @@ def build(direct: bool) -> bytes:
         ("kill", KILL),
         ("enosys", _error(errno.ENOSYS)),
         ("eperm", _error(errno.EPERM)),
+        ("einval", _error(errno.EINVAL)),
         ("eopnotsupp", _error(errno.EOPNOTSUPP)),
         ("eafnosupport", _error(errno.EAFNOSUPPORT)),
         ("eprotonosupport", _error(errno.EPROTONOSUPPORT)),
@@ -154,7 +156,10 @@ def _socket(asm: bpf.Assembler, direct: bool) -> None:
     asm.load(bpf.arg(2))
     _one_of(asm, NETLINK, "allow", "eprotonosupport")
     asm.label("inet")
+    asm.load(bpf.arg(2))
+    asm.jump(bpf.JGT, IPPROTO_MPTCP, "einval")
     asm.load(bpf.arg(1))
+    asm.jump(bpf.JSET, ~TYPE_BITS, "einval")
     asm.op(bpf.AND_K, 0xF)
     asm.jump(bpf.JEQ, STREAM, "stream")
     asm.jump(bpf.JEQ, DGRAM, "dgram")

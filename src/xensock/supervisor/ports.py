@@ -46,14 +46,14 @@ class Ports:
 
     def bind(self, sock: socket.socket, local: Endpoint) -> None:
         """bind(2) for the guest. Raises OSError."""
-        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) or not local.port:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             sock.bind(local.as_python())
             return
         with _one_at_a_time():
-            if not self._free(sock, local) and not self._only_ours(local):
+            if local.port and not self._free(sock, local) and not self._only_ours(local):
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             sock.bind(local.as_python())
-        self._shared.setdefault(local.port, set()).add(cookie(sock))
+        self._shared.setdefault(sock.getsockname()[1], set()).add(cookie(sock))
 
     def _free(self, like: socket.socket, local: Endpoint) -> bool:
         with socket.socket(like.family, like.type & 0xF, 0) as probe:
