@@ -30,7 +30,9 @@ def sending(setting: Setting, datapath: str, streams: int, reverse: bool) -> Ite
     """A client on the measured side and a native server; `reverse`: the client receives."""
     iperf3, port = tool("iperf3"), free_port(setting.address)
     client = _client(setting, port, streams, reverse)
-    with serving([iperf3, "-s", "-B", str(setting.address), "-p", str(port)], READY):
+    with serving(
+        [iperf3, "-s", "--forceflush", "-B", str(setting.address), "-p", str(port)], READY
+    ):
         yield Pair(
             lambda: _gbits(client, setting.seconds),
             lambda: _gbits(setting.in_guest(client, datapath), setting.seconds),
