@@ -68,7 +68,9 @@ def show(error: BaseException, *, debug: bool = False, stream: TextIO | None = N
     out = sys.stderr if stream is None else stream
     shown = as_user_error(error)
     if debug:
-        traceback.print_exception(error, file=out)
+        # An error that explains another was never raised itself: show the one being handled.
+        raised = error if error.__traceback__ is not None else sys.exception() or error
+        traceback.print_exception(raised, file=out)
     for label, text in (("error", shown.what), ("cause", shown.cause), ("hint", shown.hint)):
         if text:
             print(f"{label}: {_printable(text)}", file=out)

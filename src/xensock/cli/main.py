@@ -136,6 +136,8 @@ def _usage_error(error: click.UsageError, verb: str) -> UserError:
         close = [*near, *difflib.get_close_matches(error.option_name, known, n=1)]
         if close:
             hint = f"did you mean {close[0]}? {hint}"
+        elif verb == "run":
+            hint = "the program's own options follow `--`: xensock run -- PROGRAM [ARG…]"
     elif isinstance(error, click.MissingParameter) and verb == "run":
         hint = "name the program after `--`: xensock run -- PROGRAM [ARG…]"
     return UserError(message[:1].lower() + message[1:], hint=hint, code=errors.USAGE)

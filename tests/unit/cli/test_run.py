@@ -1,0 +1,165 @@
+"""`xensock run` when it cannot: exit status, what is said, and what to do; each case forced."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xensock.doctor.checks import explain_failure
+
+PYTHON = sys.executable
+XENSOCK = [
+    PYTHON,
+    "-c",
+    "import sys; from xensock.cli.main import main; sys.exit(main())",
+]
+CONFINE = [PYTHON, str(Path(__file__).parents[1] / "doctor" / "confine.py")]
+# An ordinary user, for root as well: a user namespace in which we are nobody special.
+ORDINARY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+
+needs_unshare = pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare(1)")
+
+
+def run(
+    *arguments: str, before: list[str] | None = None, fail: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(before or []), *XENSOCK, "run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "XENSOCK_TEST_FAIL": fail},
+    )
+
+
+def shown(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """The error's lines by their labels; fails when there is anything else on stderr."""
+    lines = [line.split(": ", 1) for line in done.stderr.splitlines()]
+    assert [label for label, _ in lines] in (["error", "cause", "hint"], ["error", "hint"]), (
+        done.stderr
+    )
+    assert done.stdout == ""
+    return {label: text for label, text in lines}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (["--allow", "pubilc:80", "--", "true"], "pubilc", "did you mean public"),
+        (["--deny", "http://web.test/", "--", "true"], "not a URL", "web.test:80"),
+        (["--publish", "x", "--", "true"], "'x'", "8080:3000"),
+        (["--alow", "any", "--", "true"], "--alow", "did you mean --allow"),
+        (["--datapath", "fast", "--", "true"], "fast", "--help"),
+        (["--trace=xml", "--", "true"], "xml", "--help"),
+        (["--trace-file", "/nonexistent/t", "--", "true"], "/nonexistent/t", "may write"),
+        ([], "PROGRAM", "xensock run -- PROGRAM"),
+        (["sh", "-c", "exit 0"], "-c", "follow `--`"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_error(arguments: list[str], error: str, hint: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 125
+    lines = shown(done)
+    assert error in lines["error"]
+    assert hint in lines["hint"]
+
+
+def test_an_unknown_program(tmp_path: Path) -> None:
+    done = run("--", "no-such-program")
+    assert done.returncode == 127
+    assert "no-such-program" in shown(done)["error"]
+    assert run("--", str(tmp_path / "absent")).returncode == 127
+
+
+def test_a_program_that_cannot_be_invoked(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("data")
+    for path in (plain, tmp_path):
+        done = run("--", str(path))
+        assert done.returncode == 126
+        assert str(path) in shown(done)["error"]
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)]
+)
+def test_the_programs_own_status(script: str, status: int) -> None:
+    done = run("--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+# Stages that every guest passes; those of an ordinary user below.
+@pytest.mark.parametrize("stage", ["netns", "mountns", "pidns", "proc", "sysfs", "seccomp", "fork"])
+@pytest.mark.parametrize("error", ["EPERM", "ENOSPC"])
+def test_a_stage_that_fails_is_explained(stage: str, error: str) -> None:
+    done = run("--", "true", fail=f"{stage}:{error}")
+    assert done.returncode == 125
+    expected = explain_failure(stage, getattr(errno, error))
+    assert shown(done) == {
+        "error": expected.what,
+        "cause": expected.cause,
+        "hint": expected.hint,
+    }
+
+
+@needs_unshare
+@pytest.mark.parametrize("fail", ["userns:EPERM", "uidmap:EACCES", "userns:ENOSYS"])
+def test_no_user_namespace_for_an_ordinary_user(fail: str) -> None:
+    done = run("--", "true", before=ORDINARY, fail=fail)
+    assert done.returncode == 125
+    stage, error = fail.split(":")
+    lines = shown(done)
+    assert error in lines["error"]
+    assert lines["error"] == explain_failure(stage, getattr(errno, error)).what
+
+
+def test_without_landlock_auto_is_relay_and_direct_is_an_error() -> None:
+    assert run("--", "true", fail="landlock:ENOSYS").returncode == 0
+    done = run("--datapath", "direct", "--", "true", fail="landlock:ENOSYS")
+    assert done.returncode == 125
+    assert "--datapath relay" in shown(done)["hint"]
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        ("unshare:EPERM", "--security-opt seccomp=unconfined"),
+        ("mount:EPERM", "--security-opt seccomp=unconfined"),
+        ("seccomp:ENOSYS", "Linux 5.14"),
+        ("--supervised", "outside of that sandbox"),
+    ],
+)
+def test_a_profile_that_refuses_calls(call: str, hint: str) -> None:
+    done = run("--", "true", before=[*CONFINE, call, "--"])
+    assert done.returncode == 125
+    assert hint in shown(done)["hint"]
+
+
+@needs_unshare
+@pytest.mark.parametrize(
+    ("script", "hint"),
+    [
+        ("echo 1 > /proc/sys/user/max_user_namespaces", "sysctl -w user.max_user_namespaces="),
+        ("mount --bind /dev/null /proc/cmdline", "systempaths=unconfined"),
+    ],
+    ids=["namespaces", "masked"],
+)
+def test_a_machine_that_lacks_something(script: str, hint: str) -> None:
+    before = [
+        *("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"),
+        *("sh", "-ec", f'{script}; exec "$@"', "sh", *ORDINARY),
+    ]
+    done = run("--", "true", before=before)
+    assert done.returncode == 125
+    assert hint in shown(done)["hint"]
+
+
+def test_a_traceback_only_with_debug() -> None:
+    assert "Traceback" not in run("--", "true", fail="netns:EPERM").stderr
+    assert "Traceback" in run("--debug", "--", "true", fail="netns:EPERM").stderr
