@@ -44,6 +44,7 @@ struct xs_super {
 	volatile bool stop, gone;
 	pthread_t receiver, waiter;
 	pthread_mutex_t lock; /* queue, pending list, kept results */
+	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */
 	struct node *head, *tail;
 	struct pending *pend;
 	struct xs_guestfd *fds;
@@ -231,6 +232,11 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 	p->late = late;
 	memcpy(p->addr, addr, addrlen);
 	pthread_mutex_lock(&s->lock);
+	/* A re-issue after SA_RESTART waits no longer in all than SO_SNDTIMEO says. */
+	if (p->deadline_ns)
+		for (struct pending *o = s->pend; o; o = o->next)
+			if (o->tid == tid && o->deadline_ns && o->deadline_ns < p->deadline_ns && cookie_of(o->fd) == cookie_of(fd))
+				p->deadline_ns = o->deadline_ns;
 	p->next = s->pend;
 	if (s->pend)
 		s->pend->prev = p;
@@ -378,6 +384,9 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		close(ev.fd);
 		return;
 	}
+	/* Perhaps the re-issue of a call whose end is just being handled. */
+	pthread_mutex_lock(&s->settling);
+	pthread_mutex_unlock(&s->settling);
 	if (xs_super_kept(s, ev.fd, ev.nr, &error)) {
 		xs_super_answer(s, n->id, 0, error, false);
 		close(ev.fd);
@@ -477,18 +486,22 @@ static void finish(struct xs_super *s, struct pending *p)
 	int error;
 
 	/* Interrupted meanwhile: the socket keeps its state, error included, for whatever the guest does next. */
+	pthread_mutex_lock(&s->settling);
 	if (xs_super_valid(s, p->id)) {
 		error = outcome(p);
 		if (error == EINPROGRESS || error == EALREADY) {
 			memset(&e, 0, sizeof e);
 			e.events = EPOLLOUT | EPOLLONESHOT;
 			e.data.ptr = p;
-			if (!epoll_ctl(s->ep, EPOLL_CTL_MOD, p->fd, &e))
+			if (!epoll_ctl(s->ep, EPOLL_CTL_MOD, p->fd, &e)) {
+				pthread_mutex_unlock(&s->settling);
 				return;
+			}
 			error = errno;
 		}
 		done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, error);
 	}
+	pthread_mutex_unlock(&s->settling);
 	unlink_pending(s, p);
 }
 
@@ -548,6 +561,7 @@ struct xs_super *xs_super_new(int notify_fd, bool record, int *error)
 	s->nfd = notify_fd;
 	s->record = record;
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->settling, NULL);
 	s->wake = eventfd(0, EFD_CLOEXEC);
 	s->ep = epoll_create1(EPOLL_CLOEXEC);
 	s->fds = xs_guestfd_new();
@@ -650,5 +664,6 @@ void xs_super_free(struct xs_super *s)
 		xs_verdicts_free(s->verdicts);
 	close(s->nfd);
 	pthread_mutex_destroy(&s->lock);
+	pthread_mutex_destroy(&s->settling);
 	free(s);
 }

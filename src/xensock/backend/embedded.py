@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from xensock.policy.policy import Policy
     from xensock.supervisor.publication import Publication
 
+# How long the end of the program waits for the end of the guest, which usually follows at once.
+LAST_BREATH_MS = 200
 LANDLOCK_TCP = 4  # first ABI with TCP rules (landlock(7)), Linux 6.7
 
 
@@ -58,6 +60,7 @@ class Order:
     publications: tuple[Publication, ...] = ()
     group: int = 0  # the job's process group
     record: Callable[[Record], None] | None = None
+    detach: Callable[[int], None] = lambda code: None  # the program ended with this status, others still run
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -149,8 +152,14 @@ class Embedded:
         poll = select.poll()
         poll.register(guest.control_fileno(), select.POLLIN)
         poll.register(front.fileno(), select.POLLIN)
+        patience: float | None = None
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(patience)}
+            if not ready:
+                # The program ended and left others behind: its caller goes on, the backend stays with them.
+                poll.unregister(front.fileno())
+                patience = None
+                self._order.detach(code)
             if front.fileno() in ready:
                 data = front.recv(64)
                 if not data:
@@ -171,6 +180,7 @@ class Embedded:
             if kind == "E":
                 code = os.waitstatus_to_exitcode(a)
                 code = 128 - code if code < 0 else code
+                patience = LAST_BREATH_MS
             if kind == "D":
                 return code
 

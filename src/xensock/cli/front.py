@@ -71,6 +71,9 @@ def _wait(pid: int, backend: socket.socket) -> int:
             if done:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else FAILURE
+            early = _early_status(backend)
+            if early is not None:
+                return early
         elif (
             info.si_code != SI_KERNEL
         ):  # the terminal's own signals have reached the program already
@@ -78,3 +81,27 @@ def _wait(pid: int, backend: socket.socket) -> int:
                 backend.send(bytes([info.si_signo]))
             except BrokenPipeError:
                 continue
+
+
+def _early_status(backend: socket.socket) -> int | None:
+    try:
+        return (backend.recv(1, socket.MSG_DONTWAIT) or b"\x7d")[0]
+    except BlockingIOError:
+        return None
+
+
+def detacher(front: socket.socket, quiet: bool) -> Callable[[int], None]:
+    """For the backend: lets the front end with a status while processes of the guest go on, as daemons do.
+
+    `quiet`: nothing more will be said on stderr, so that its reader sees its end.
+    """
+
+    def detach(code: int) -> None:
+        if quiet:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, 2)
+            os.close(null)
+        front.send(bytes([code]))
+        os.kill(os.getppid(), signal.SIGCHLD)  # the front sleeps in sigwaitinfo
+
+    return detach

@@ -108,6 +108,7 @@ def run(
                 publications,
                 group,
                 record,
+                front.detacher(job, quiet=trace is None or trace_file is not None),
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:
