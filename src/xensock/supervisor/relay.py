@@ -1,0 +1,127 @@
+"""The relay data path: a guest's own TCP socket ends at the backend, inside the guest's network namespace.
+
+Every address is local there (`ip route add local default dev lo`), so the backend can stand for any destination and
+dial the guest's listeners from any client's address. See docs/explanation/relay.md.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.supervisor.relay_client import Client
+from xensock.supervisor.relay_loop import IN, Loop
+from xensock.supervisor.relay_server import Server
+
+if TYPE_CHECKING:
+    from xensock.calls.address import Endpoint
+    from xensock.supervisor.relay_wire import MakeSocket
+
+# Called once on the relay's thread: bytes the guest sent, bytes it received, errno (0 after an orderly end).
+Ended = Callable[[int, int, int], None]
+
+
+class Relay:
+    """The connections of one guest. Methods may be called from any thread; none waits for the network.
+
+    `make_socket(family, type, protocol)` makes a socket in the guest's network namespace, over which this process
+    holds CAP_NET_ADMIN and CAP_NET_RAW. `far_socket` makes those that dial destinations, by default in this
+    process's own namespace. Raises OSError when threads or descriptors are short.
+    """
+
+    def __init__(self, make_socket: MakeSocket, far_socket: MakeSocket = socket.socket) -> None:
+        self._mover = _core.mover_open(min(os.cpu_count() or 1, 4))
+        self._lock = threading.Lock()  # of _ended
+        self._ended: dict[int, Ended] = {}
+        self._closed = False
+        self._loop = Loop("xs-relay")
+        self._client = Client(self._loop, make_socket, far_socket, self._join)
+        self._server = Server(self._loop, make_socket, self._join)
+        self._loop.add(_core.mover_fd(self._mover), IN, lambda _: self._fetch_ended())
+
+    def connect(
+        self,
+        guest: socket.socket,
+        dest: Endpoint,
+        dial: Endpoint | None = None,
+        ended: Ended | None = None,
+    ) -> int:
+        """Carry out connect(2) of the guest's own socket, of which `guest` is a duplicate the caller closes afterwards.
+
+        Returns 0, or an errno as connect(2). EINPROGRESS: under way; the guest's own file tells the outcome as
+        natively (writable, SO_ERROR), whether it is blocking or not. A non-blocking file gets EINPROGRESS even when
+        the far side answered at once, as natively. `dial` is where to connect instead of `dest`; the guest sees
+        `dest` all the same.
+        """
+        return self._client.connect(guest, dest, dial, ended)
+
+    def release_port(self, port: int) -> None:
+        """Close listeners of ours that stand for destinations with this port and are not in use, because the guest
+        is about to bind it."""
+        self._client.release_port(port)
+
+    def publish(
+        self,
+        listener: socket.socket,
+        guest_port: int,
+        guest_loopback: bool,
+        closed: Callable[[], None],
+        ended: Ended | None = None,
+    ) -> None:
+        """Pass on whoever connects to `listener` (bound and listening in the host's namespace) to the guest's own
+        listener on `guest_port`, from the client's address and port, to the host address that the client used.
+
+        `guest_loopback`: the guest listens on its loopback only, which is dialled instead. A client whom the guest's
+        kernel refuses is reset. The listener belongs to the relay from now on; `closed()` is called on the relay's
+        thread when accepting fails for good, and then the listener is closed.
+        """
+        self._server.publish(listener, guest_port, guest_loopback, closed, ended)
+
+    def unpublish(self, listener: socket.socket) -> None:
+        """Close the listener, so that its port is free at once. Connections go on. Unknown listeners are fine."""
+        self._server.unpublish(listener)
+
+    def watch(self, cookie: int, closed: Callable[[], None]) -> None:
+        """Call closed() once on the relay's thread when the guest's listening socket with this SO_COOKIE is gone, also
+        when it has gone already. Raises OSError where the kernel lacks sock_diag for TCP (CONFIG_INET_TCP_DIAG)."""
+        self._server.watch(cookie, closed)
+
+    def unwatch(self, cookie: int) -> None:
+        """Undo watch()."""
+        self._server.unwatch(cookie)
+
+    def connections(self) -> int:
+        """How many connections are being moved."""
+        return 0 if self._closed else _core.mover_live(self._mover)
+
+    def close(self, linger: float = 0.0) -> None:
+        """Release everything. What guests sent before they closed is still delivered, for up to `linger` seconds;
+        connections with an open guest side are reset after that. Calling it again is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._client.close()
+        self._server.close()
+        self._loop.stop()
+        _core.mover_close(self._mover, int(linger * 1000))
+
+    def _join(self, guest: socket.socket, far: socket.socket, ended: Ended | None) -> None:
+        with self._lock:
+            if self._closed:
+                guest.close()
+                far.close()
+                return
+            token = _core.mover_add(self._mover, guest.detach(), far.detach(), ended is not None)
+            if ended is not None:
+                self._ended[token] = ended
+
+    def _fetch_ended(self) -> None:
+        for token, sent, received, error, _ in _core.mover_ended(self._mover):
+            with self._lock:
+                ended = self._ended.pop(token)
+            ended(sent, received, error)

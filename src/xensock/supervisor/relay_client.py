@@ -1,0 +1,523 @@
+"""Connections that guests make: their own socket ends at a listener of ours, and we dial the far side.
+
+Theory of operation
+- Fast: the far side answers at once (same host, same rack). A listener at the real destination, inside the guest's
+  namespace, takes the guest's connection; its marked SYN passes the listener's filter (synreplay.py).
+- Held: it does not. The guest's SYN is dropped by that filter, so the guest's socket is in SYN_SENT as natively, and
+  nothing of ours has to imitate poll(2), EALREADY or EINTR. When the far side is up the SYN is replayed; when it
+  fails, the packet that natively brings that errno is sent.
+- No reference to the guest's file is kept: a close by the guest must be one. Whether it still waits is asked of
+  sock_diag(7), by address and cookie.
+
+Rules
+- `_lock` guards listeners, holds and the wire. Accepting a connection and knowing whose it is happen under it.
+- A listener must outlive the holds that use it: without it the guest's next SYN would be refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from xensock import _core
+from xensock.calls.address import Endpoint
+from xensock.supervisor.relay_loop import IN, OUT, Loop
+from xensock.supervisor.relay_wire import (
+    SO_DETACH_FILTER,
+    SO_MARK,
+    MakeSocket,
+    Wire,
+    attach_filter,
+    cookie_of,
+)
+from xensock.supervisor.synreplay import Syn, listener_filter
+
+Name = tuple[str, int]
+# Hands a guest's end and a far end to the mover, with what to call when the connection has ended.
+Join = Callable[[socket.socket, socket.socket, "Ended | None"], None]
+Ended = Callable[[int, int, int], None]
+
+TCP_INFO, TCP_REPAIR, TCP_REPAIR_OFF = 11, 19, -1
+TCP_SYN_SENT, TCP_CLOSE = 2, 7
+IP_FREEBIND, IPV6_FREEBIND = 15, 78
+SO_BUF_LOCK, _SNDBUF_LOCK, _RCVBUF_LOCK = 72, 1, 2
+
+_FAST_WAIT_US = 2000
+_HOLD_WAIT_US = 100
+_CHECK = 0.5  # seconds between looks at the guests that are held
+_LISTENERS = 256
+_BACKLOG = 4096
+_HARD = struct.pack("ii", 1, 0)
+
+# Options by which a program shapes what goes over the network; they are set on the far side's socket too
+# (socket(7), ip(7), ipv6(7), tcp(7)).
+_CARRIED = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+    (socket.SOL_SOCKET, socket.SO_PRIORITY),
+    (socket.IPPROTO_TCP, socket.TCP_MAXSEG),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+    (socket.IPPROTO_TCP, socket.TCP_SYNCNT),
+    (socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+)
+_CARRIED4 = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IP, socket.IP_TTL))
+_CARRIED6 = (
+    (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+    (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
+    sock.close()
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """The TCP state as in include/net/tcp_states.h."""
+    return sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 1)[0]
+
+
+def name_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Name:
+    """What getsockname() or accept() said, with IPv4-mapped addresses as IPv4."""
+    return (address[0].removeprefix("::ffff:") if "." in address[0] else address[0], address[1])
+
+
+class _Stage(Enum):
+    DIALLING = auto()  # the far side has not answered
+    ANSWERED = auto()  # it is up: the SYN was replayed, or will be when it is caught
+    REFUSED = auto()  # it failed, and the guest was told, or will be
+    SILENT = auto()  # it timed out: the guest's own timer brings the ETIMEDOUT
+
+
+@dataclass(slots=True, eq=False)
+class _Listener:
+    sock: socket.socket
+    forced: bool  # bound in spite of a conflict, by TCP_REPAIR, which its children inherit
+    waiting: dict[Name, tuple[socket.socket, Ended | None]] = field(default_factory=dict)
+    watched: bool = False
+    users: int = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.users
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    own: Endpoint
+    target: Endpoint
+    cookie: int
+    far: socket.socket
+    listener: _Listener
+    ended: Ended | None
+    stage: _Stage = _Stage.DIALLING
+    error: int = 0
+    syn: Syn | None = None
+
+    @property
+    def key(self) -> tuple[Endpoint, Endpoint]:
+        return (self.own, self.target)
+
+
+class Client:
+    """One guest's outgoing connections."""
+
+    def __init__(
+        self, loop: Loop, make_socket: MakeSocket, far_socket: MakeSocket, join: Join
+    ) -> None:
+        self._loop = loop
+        self._make = make_socket
+        self._far = far_socket
+        self._join = join
+        self._mark = int.from_bytes(os.urandom(4), "little") >> 1 | 1  # Python takes it for an int
+        self._filter = listener_filter(self._mark)
+        self._wire = Wire(make_socket, self._mark)
+        self._lock = threading.RLock()
+        self._listeners: OrderedDict[Endpoint, _Listener] = OrderedDict()
+        self._holds: dict[tuple[Endpoint, Endpoint], _Hold] = {}
+        self._checking = False
+        self._defaults: dict[int, dict[tuple[int, int], int]] = {}
+        self._closed = False
+
+    def connect(
+        self, guest: socket.socket, dest: Endpoint, dial: Endpoint | None, ended: Ended | None
+    ) -> int:
+        """See Relay.connect."""
+        target = dest.unmapped()
+        if guest.family == socket.AF_INET6 and target.family == socket.AF_INET:
+            address = Endpoint.from_python((f"::ffff:{target.host}", target.port)).sockaddr()
+        else:
+            address = dest.sockaddr()
+        if tcp_state(guest) != TCP_CLOSE or (
+            guest.family == socket.AF_INET and target.family != socket.AF_INET
+        ):
+            # Already connecting, connected or listening, or never possible: the kernel knows what to answer.
+            return _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
+        real = dial.unmapped() if dial is not None else target
+        far = None
+        try:
+            far = self._far(real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+            far.setblocking(False)
+            self._carry_options(guest, far)
+            error = far.connect_ex(real.as_python())
+            if error in (0, errno.EINPROGRESS):
+                return self._dialled(guest, address, target, far, ended)
+        except OSError as e:
+            error = e.errno or errno.EIO
+        if far is not None:
+            far.close()
+        return error
+
+    def _dialled(
+        self,
+        guest: socket.socket,
+        address: bytes,
+        target: Endpoint,
+        far: socket.socket,
+        ended: Ended | None,
+    ) -> int:
+        error = _outcome(far)
+        if error > 0 and not fcntl.fcntl(guest.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK:
+            far.close()
+            return error
+        with self._lock:
+            if self._closed:
+                far.close()
+                return errno.ENETDOWN
+            if error == 0:
+                return self._fast(guest, address, target, far, ended)
+            # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
+            return self._hold(guest, address, target, far, error, ended)
+
+    # ---- the far side ----
+
+    def _carry_options(self, guest: socket.socket, far: socket.socket) -> None:
+        names = _CARRIED + (_CARRIED4 if far.family == socket.AF_INET else ())
+        if guest.family == socket.AF_INET6 and far.family == socket.AF_INET6:
+            names = _CARRIED + _CARRIED6
+        defaults = self._defaults.get(far.family)
+        if defaults is None:
+            defaults = {
+                name: far.getsockopt(*name)
+                for name in _CARRIED + _CARRIED4 * (far.family == socket.AF_INET)
+            }
+            if far.family == socket.AF_INET6:
+                defaults |= {name: far.getsockopt(*name) for name in _CARRIED6}
+            self._defaults[far.family] = defaults
+        for level, option in names:
+            value = guest.getsockopt(level, option)
+            if value != defaults[level, option]:
+                far.setsockopt(level, option, value)
+        try:
+            locks = guest.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+        except OSError:
+            return  # Linux before 5.14 does not tell whether the program chose the sizes
+        for bit, option in ((_SNDBUF_LOCK, socket.SO_SNDBUF), (_RCVBUF_LOCK, socket.SO_RCVBUF)):
+            if locks & bit:
+                # The kernel reports twice what was set (socket(7)).
+                far.setsockopt(
+                    socket.SOL_SOCKET, option, guest.getsockopt(socket.SOL_SOCKET, option) // 2
+                )
+
+    # ---- the guest's side; the lock is held ----
+
+    def _listener(self, target: Endpoint) -> _Listener:
+        listener = self._listeners.get(target)
+        if listener is not None:
+            self._listeners.move_to_end(target)
+            return listener
+        sock = self._make(target.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if target.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+            attach_filter(sock, self._filter)
+            forced = False
+            try:
+                sock.bind(target.as_python())
+                sock.listen(_BACKLOG)
+            except OSError as e:
+                if e.errno != errno.EADDRINUSE:
+                    raise
+                # The guest listens on this port at its wildcard address. A more specific listener is found before it,
+                # and a socket in repair mode may be bound beside any other (SK_FORCE_REUSE, net/ipv4/tcp.c).
+                forced = True
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+                if sock.getsockname()[1] == 0:
+                    sock.bind(target.as_python())
+                sock.listen(_BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        listener = self._listeners[target] = _Listener(sock, forced)
+        self._forget_idle()
+        return listener
+
+    def _forget_idle(self) -> None:
+        if len(self._listeners) <= _LISTENERS:
+            return
+        for target, listener in list(self._listeners.items())[:-1]:  # the last is wanted now
+            if listener.idle:
+                self._close_listener(target)
+                if len(self._listeners) <= _LISTENERS:
+                    return
+
+    def _close_listener(self, target: Endpoint) -> None:
+        listener = self._listeners.pop(target)
+        self._loop.remove(listener.sock.fileno())
+        listener.sock.close()
+
+    def _fast(
+        self,
+        guest: socket.socket,
+        address: bytes,
+        target: Endpoint,
+        far: socket.socket,
+        ended: Ended | None,
+    ) -> int:
+        listener = self._listener(target)
+        guest.setsockopt(socket.SOL_SOCKET, SO_MARK, self._mark)
+        try:
+            error = _core.connect_start(guest.fileno(), address, _FAST_WAIT_US)
+        finally:
+            guest.setsockopt(socket.SOL_SOCKET, SO_MARK, 0)  # the guest can read it
+        if error not in (0, errno.EINPROGRESS):
+            reset(far)
+            return error
+        self._expect(listener, name_of(guest.getsockname()), far, ended)
+        return error
+
+    def _expect(
+        self, listener: _Listener, name: Name, far: socket.socket, ended: Ended | None
+    ) -> bool:
+        """Pair the connection that comes from this name with the far socket; True when it has come already."""
+        stale = listener.waiting.pop(name, None)
+        if stale is not None and stale[0] is not far:
+            reset(stale[0])
+        listener.waiting[name] = (far, ended)
+        self._accept(listener)
+        if name not in listener.waiting:
+            return True
+        if not listener.watched:
+            listener.watched = True
+            self._loop.add(listener.sock.fileno(), IN, lambda _: self._accept(listener))
+        return False
+
+    def _accept(self, listener: _Listener) -> None:
+        with self._lock:
+            while listener.waiting:
+                try:
+                    child, address = listener.sock.accept()
+                except OSError as e:
+                    if e.errno == errno.EAGAIN:
+                        break
+                    if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        self._accept_later(listener)
+                        return
+                    continue  # a connection that went again
+                found = listener.waiting.pop(name_of(address), None)
+                if found is None:
+                    reset(
+                        child
+                    )  # nobody of ours: its SYN was let through, so it was a hold that was given up
+                    continue
+                child.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+                if listener.forced:
+                    child.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
+                    child.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self._join(child, *found)
+            if listener.watched and not listener.waiting:
+                listener.watched = False
+                self._loop.remove(listener.sock.fileno())
+
+    def _accept_later(self, listener: _Listener) -> None:
+        """No descriptor is free: the connection waits in the kernel until one is."""
+        if listener.watched:
+            self._loop.remove(listener.sock.fileno())
+        listener.watched = True
+
+        def again() -> None:
+            with self._lock:
+                if not self._closed and listener.sock.fileno() >= 0:
+                    self._loop.add(listener.sock.fileno(), IN, lambda _: self._accept(listener))
+                    self._accept(listener)
+
+        self._loop.later(0.05, again)
+
+    # ---- holds; the lock is held ----
+
+    def _hold(
+        self,
+        guest: socket.socket,
+        address: bytes,
+        target: Endpoint,
+        far: socket.socket,
+        failed: int,
+        ended: Ended | None,
+    ) -> int:
+        listener = self._listener(target)
+        for _ in self._wire.captured(target.host.version):
+            pass  # SYNs of the guest's own connections and repeated ones
+        error = _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
+        if error != errno.EINPROGRESS:
+            far.close()
+            return error
+        own = Endpoint.from_python(guest.getsockname()).unmapped()
+        hold = _Hold(own, target, cookie_of(guest), far, listener, ended)
+        old = self._holds.get(hold.key)
+        if old is not None:
+            self._drop(old)
+        self._holds[hold.key] = hold
+        listener.users += 1
+        if failed > 0:
+            self._answered(hold, failed)
+        else:
+            self._loop.add(far.fileno(), OUT, lambda _: self._far_event(hold))
+        self._catch(hold, 10)
+        if not self._checking:
+            self._checking = True
+            self._loop.later(_CHECK, self._check)
+        return error
+
+    def _catch(self, hold: _Hold, tries: int) -> None:
+        """Look for the SYN; loopback delivers it within connect(), unless the softirq was put off.
+
+        If it was lost all the same, _check() finds the one that the guest's kernel repeats after a second.
+        """
+        if hold.syn is not None or self._holds.get(hold.key) is not hold:
+            return
+        for syn in self._wire.captured(hold.target.host.version):
+            found = self._holds.get((syn.source, syn.target))
+            if found is not None and found.syn is None:
+                found.syn = syn
+                if found is not hold:
+                    self._proceed(found)
+        if hold.syn is not None:
+            self._proceed(hold)
+        elif tries:
+            self._loop.later(0.001, lambda: self._catch_later(hold, tries - 1))
+
+    def _catch_later(self, hold: _Hold, tries: int) -> None:
+        with self._lock:
+            if not self._closed:
+                self._catch(hold, tries)
+
+    def _far_event(self, hold: _Hold) -> None:
+        with self._lock:
+            if hold.stage is not _Stage.DIALLING or self._holds.get(hold.key) is not hold:
+                return
+            error = _outcome(hold.far)
+            if error < 0:
+                return
+            self._loop.remove(hold.far.fileno())
+            self._answered(hold, error)
+            self._proceed(hold)
+
+    @staticmethod
+    def _answered(hold: _Hold, error: int) -> None:
+        hold.error = error
+        if error == 0:
+            hold.stage = _Stage.ANSWERED
+            return
+        hold.stage = _Stage.SILENT if error == errno.ETIMEDOUT else _Stage.REFUSED
+        hold.far.close()
+
+    def _proceed(self, hold: _Hold) -> None:
+        """Do what the stage asks, once the SYN is caught."""
+        if hold.syn is None:
+            return
+        if hold.stage is _Stage.ANSWERED:
+            self._wire.send(hold.syn.again(), hold.target)
+            if self._expect(
+                hold.listener, (str(hold.own.host), hold.own.port), hold.far, hold.ended
+            ):
+                self._forget(hold)
+        elif hold.stage is _Stage.REFUSED:
+            answer = hold.syn.answer(hold.error)
+            if answer is not None:
+                self._wire.send(answer, hold.own)
+            if self._wire.state(hold.own, hold.target, hold.cookie) != TCP_SYN_SENT:
+                self._forget(hold)
+
+    def _check(self) -> None:
+        """Let go of what guests have given up; say again what may have been lost."""
+        with self._lock:
+            self._checking = False
+            for hold in list(self._holds.values()):
+                name = (str(hold.own.host), hold.own.port)
+                if (
+                    hold.stage is _Stage.ANSWERED
+                    and hold.syn is not None
+                    and name not in hold.listener.waiting
+                ):
+                    self._forget(hold)
+                elif self._wire.state(hold.own, hold.target, hold.cookie) != TCP_SYN_SENT:
+                    # It may just have been established, with the accept still to come.
+                    self._accept(hold.listener)
+                    self._drop(hold)
+                elif hold.syn is None:
+                    self._catch(hold, 0)
+                else:
+                    self._proceed(hold)
+            if self._holds and not self._closed:
+                self._checking = True
+                self._loop.later(_CHECK, self._check)
+
+    def _forget(self, hold: _Hold) -> None:
+        if self._holds.pop(hold.key, None) is hold:
+            hold.listener.users -= 1
+
+    def _drop(self, hold: _Hold) -> None:
+        self._forget(hold)
+        if hold.far.fileno() < 0:
+            return  # closed, or the mover's
+        hold.listener.waiting.pop((str(hold.own.host), hold.own.port), None)
+        self._loop.remove(hold.far.fileno())
+        reset(hold.far)
+
+    # ---- for the relay ----
+
+    def release_port(self, port: int) -> None:
+        """See Relay.release_port."""
+        with self._lock:
+            for target, listener in list(self._listeners.items()):
+                if target.port == port and listener.idle:
+                    self._close_listener(target)
+
+    def close(self) -> None:
+        """Give up every hold and listener; connect() gives ENETDOWN from now on. Called once, before the loop stops."""
+        with self._lock:
+            self._closed = True
+            for hold in list(self._holds.values()):
+                self._drop(hold)
+            for target, listener in list(self._listeners.items()):
+                for far, _ in listener.waiting.values():
+                    reset(far)
+                listener.waiting.clear()
+                self._close_listener(target)
+            self._wire.close()
+
+
+def _outcome(far: socket.socket) -> int:
+    """Of a non-blocking connect: 0 connected, an errno, or -1 while it is under way."""
+    poll = select.poll()
+    poll.register(far, select.POLLOUT)
+    if not poll.poll(0):
+        return -1
+    return far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

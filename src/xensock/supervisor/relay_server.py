@@ -1,0 +1,344 @@
+"""Connections that guests accept: we accept the client and dial the guest's own listener from the client's address.
+
+Theory of operation
+- The guest's listener is an ordinary socket in its own namespace; backlog, accept and options are the kernel's. Since
+  every address is local there, a socket of ours can be bound to the client's address and connect to the very host
+  address that the client used, so that accept(2), getpeername(2) and getsockname(2) tell the guest the truth.
+- The kernel tells by sock_diag(7) multicast which sockets it destroys; that is how the host's port is freed as soon
+  as the guest closes its listener, without a reference of ours that would keep it open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import select
+import socket
+import struct
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xensock.supervisor.relay_client import (
+    IP_FREEBIND,
+    IPV6_FREEBIND,
+    TCP_REPAIR,
+    TCP_REPAIR_OFF,
+    Ended,
+    Join,
+    name_of,
+    reset,
+)
+from xensock.supervisor.relay_loop import IN, OUT, Loop
+from xensock.supervisor.relay_wire import MakeSocket, attach_filter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 1, 0x300, 2, 3
+_TCP_DESTROY_GROUPS = 1 << 0 | 1 << 2  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
+_TCP_LISTEN = 10
+_MESSAGE = struct.Struct("=IHHII")
+_DPORT, _COOKIE = 16 + 6, 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
+
+_DIALS = 128  # per listener; more clients wait in the kernel's queue
+_REMEMBERED = 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Publication:
+    listener: socket.socket
+    fd: int
+    port: int
+    loopback: bool
+    closed: Callable[[], None]
+    ended: Ended | None
+    dials: int = 0
+    paused: bool = False
+    gone: bool = False
+
+
+class Server:
+    """One guest's listeners."""
+
+    def __init__(self, loop: Loop, make_socket: MakeSocket, join: Join) -> None:
+        self._loop = loop
+        self._make = make_socket
+        self._join = join
+        self._lock = threading.RLock()
+        self._published: dict[socket.socket, _Publication] = {}
+        self._dials: dict[socket.socket, socket.socket] = {}  # towards the guest: the client's
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._destroyed: deque[int] = deque(maxlen=_REMEMBERED)
+        self._diag: socket.socket | None = None
+        self._closed = False
+
+    # ---- clients ----
+
+    def publish(
+        self,
+        listener: socket.socket,
+        port: int,
+        loopback: bool,
+        closed: Callable[[], None],
+        ended: Ended | None,
+    ) -> None:
+        """See Relay.publish."""
+        listener.setblocking(False)
+        p = _Publication(listener, listener.fileno(), port, loopback, closed, ended)
+        with self._lock:
+            self._published[listener] = p
+            self._loop.add(p.fd, IN, lambda _: self._accept(p))
+
+    def unpublish(self, listener: socket.socket) -> None:
+        """See Relay.unpublish."""
+        with self._lock:
+            p = self._published.pop(listener, None)
+            if p is None:
+                return
+            p.gone = True
+            self._loop.remove(p.fd)
+            listener.close()
+
+    def _accept(self, p: _Publication) -> None:
+        while not p.gone and not p.paused:
+            try:
+                client, address = p.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as e:
+                self._accept_failed(p, e)
+                return
+            try:
+                self._dial(p, client, address)
+            except OSError:
+                # The guest's kernel refuses, or descriptors are short: the client learns that nobody is there.
+                reset(client)
+
+    def _accept_failed(self, p: _Publication, e: OSError) -> None:
+        with self._lock:
+            if p.gone or e.errno in (errno.ECONNABORTED, errno.EINTR, errno.EPROTO):
+                return
+            if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._pause(p)
+                self._loop.later(0.05, lambda: self._resume(p))
+                return
+        self.unpublish(p.listener)
+        p.closed()
+
+    def _pause(self, p: _Publication) -> None:
+        with self._lock:
+            if not p.paused and not p.gone:
+                p.paused = True
+                self._loop.remove(p.fd)
+
+    def _resume(self, p: _Publication) -> None:
+        with self._lock:
+            if p.paused and not p.gone:
+                p.paused = False
+                self._loop.add(p.fd, IN, lambda _: self._accept(p))
+
+    def _dial(
+        self,
+        p: _Publication,
+        client: socket.socket,
+        address: tuple[str, int] | tuple[str, int, int, int],
+    ) -> None:
+        host, port = name_of(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        if p.loopback:
+            target = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        else:
+            target = name_of(client.getsockname())[0]
+        # The client's own name; where the kernel cannot have that, what comes nearest to it.
+        for source in ((host, port), (host, 0), None):
+            guest = self._make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+            try:
+                guest.setblocking(False)
+                if source is not None:
+                    _bind(guest, source)
+                error = guest.connect_ex((target.partition("%")[0], p.port))
+            except OSError as e:
+                error = e.errno or errno.EIO
+            if error in (0, errno.EINPROGRESS):
+                self._dialled(p, client, guest)
+                return
+            guest.close()
+            if error == errno.ECONNREFUSED:
+                break
+        raise OSError(error, "the guest's listener cannot be reached")
+
+    def _dialled(self, p: _Publication, client: socket.socket, guest: socket.socket) -> None:
+        if self._finish(p, client, guest):
+            return
+        # The guest's queue is full: its kernel has dropped our SYN, which is repeated.
+        with self._lock:
+            if self._closed:
+                guest.close()
+                reset(client)
+                return
+            self._dials[guest] = client
+            p.dials += 1
+            if p.dials >= _DIALS:
+                self._pause(p)
+            self._loop.add(guest.fileno(), OUT, lambda _: self._dial_event(p, guest))
+
+    def _dial_event(self, p: _Publication, guest: socket.socket) -> None:
+        with self._lock:
+            fd, client = guest.fileno(), self._dials.get(guest)
+            if client is None or not self._finish(p, client, guest, fd):
+                return
+            del self._dials[guest]
+            p.dials -= 1
+            if p.dials < _DIALS:
+                self._resume(p)
+
+    def _finish(
+        self, p: _Publication, client: socket.socket, guest: socket.socket, watched: int = -1
+    ) -> bool:
+        """Join both when the guest's kernel has accepted, part them when it has refused; False: not yet known."""
+        poll = select.poll()
+        poll.register(guest, select.POLLOUT)
+        if not poll.poll(0):
+            return False
+        if watched >= 0:
+            self._loop.remove(watched)
+        if guest.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            guest.close()
+            reset(client)
+        else:
+            self._join(guest, client, p.ended)
+        return True
+
+    # ---- the guest's listeners ----
+
+    def watch(self, cookie: int, closed: Callable[[], None]) -> None:
+        """See Relay.watch."""
+        with self._lock:
+            if self._diag is None:
+                self._diag = self._open_diag()
+                self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
+                known = cookie in self._listening()
+            else:
+                known = cookie not in self._destroyed
+            if known:
+                self._watched[cookie] = closed
+                return
+        self._loop.later(0, closed)
+
+    def unwatch(self, cookie: int) -> None:
+        """See Relay.unwatch."""
+        with self._lock:
+            self._watched.pop(cookie, None)
+
+    def _open_diag(self) -> socket.socket:
+        diag = self._make(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+        )
+        try:
+            diag.setblocking(False)
+            # Connections come and go by the thousand; sockets without a peer are few.
+            load, equal, ret = 0x28, 0x15, 0x06
+            code = ((load, 0, 0, _DPORT), (equal, 0, 1, 0), (ret, 0, 0, 0xFFFF), (ret, 0, 0, 0))
+            attach_filter(diag, b"".join(struct.pack("=HBBI", *line) for line in code))
+            diag.bind((0, _TCP_DESTROY_GROUPS))
+        except OSError:
+            diag.close()
+            raise
+        return diag
+
+    def _read_diag(self) -> None:
+        calls: list[Callable[[], None]] = []
+        with self._lock:
+            diag = self._diag
+            while diag is not None:
+                try:
+                    message = diag.recv(0xFFFF)
+                except BlockingIOError:
+                    break
+                except OSError as e:
+                    if e.errno != errno.ENOBUFS:
+                        raise
+                    gone = self._watched.keys() - self._listening()
+                else:
+                    if len(message) < _COOKIE + 8:
+                        continue
+                    (cookie,) = struct.unpack_from("=Q", message, _COOKIE)
+                    self._destroyed.append(cookie)
+                    gone = {cookie} & self._watched.keys()
+                calls += [self._watched.pop(cookie) for cookie in gone]
+        for call in calls:
+            call()
+
+    def _listening(self) -> set[int]:
+        """Cookies of all listeners of the guest."""
+        found: set[int] = set()
+        with contextlib.closing(
+            self._make(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        ) as diag:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                body = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN)
+                flags = _NLM_F_REQUEST | _NLM_F_DUMP
+                diag.send(
+                    _MESSAGE.pack(16 + len(body), _SOCK_DIAG_BY_FAMILY, flags, family, 0) + body
+                )
+                for message in iter(functools.partial(diag.recv, 1 << 17), b""):
+                    if not _collect(message, found):
+                        break
+        return found
+
+    def close(self) -> None:
+        """Close all listeners and unfinished dials. Called once, before the loop stops."""
+        with self._lock:
+            self._closed = True
+            for listener in list(self._published):
+                self.unpublish(listener)
+            for guest, client in self._dials.items():
+                self._loop.remove(guest.fileno())
+                guest.close()
+                reset(client)
+            self._dials.clear()
+            self._watched.clear()
+            if self._diag is not None:
+                self._loop.remove(self._diag.fileno())
+                self._diag.close()
+                self._diag = None
+
+
+def _bind(sock: socket.socket, source: tuple[str, int]) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    try:
+        sock.bind(source)
+    except OSError as e:
+        if e.errno != errno.EADDRINUSE:
+            raise
+        # The guest listens on the port that the client happens to come from. In repair mode bind ignores that.
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        try:
+            sock.bind(source)
+        finally:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _collect(message: bytes, found: set[int]) -> bool:
+    """Add the cookies in one answer to a dump; False when it was the last."""
+    at = 0
+    while at + 16 <= len(message):
+        length, kind, _, _, _ = _MESSAGE.unpack_from(message, at)
+        if kind == _NLMSG_DONE:
+            return False
+        if kind == _NLMSG_ERROR:
+            (number,) = struct.unpack_from("=i", message, at + 16)
+            raise OSError(-number, "sock_diag refuses to list listeners")
+        (cookie,) = struct.unpack_from("=Q", message, at + _COOKIE)
+        found.add(cookie)
+        at += (length + 3) & ~3
+    return True
