@@ -77,8 +77,8 @@ class Machine:
 def explain_failure(stage: str, error: int, machine: Machine | None = None) -> Explanation:
     """What to tell a person when the launcher failed at `stage` with errno `error`.
 
-    Stages: userns uidmap netns mountns pidns proc sysfs veth landlock seccomp exec fork, and those
-    of the checks: getfd memory notify addfd route private.
+    Stages: those of the launcher (`xensock.supervisor.launch.STAGES`, launcher, veth, exec), and
+    those of the checks (getfd memory notify addfd route private).
     """
     here = Machine() if machine is None else machine
     what = f"{_WHAT.get(stage, f'stage {stage} failed')} ({_name(error)})"
@@ -103,7 +103,12 @@ _WHAT = {
     "memory": "cannot read a guest's memory",
     "notify": "cannot receive a guest's calls",
     "addfd": "cannot answer a guest's call with a socket",
+    "launcher": "cannot start the guest's launcher",
     "exec": "cannot start the guest's launcher",
+    "config": "the guest's launcher did not understand its orders",
+    "pidfd": "cannot hold on to the guest's processes",
+    "hide": "cannot hide a control socket of the host",
+    "caps": "cannot drop the guest's capabilities",
     "fork": "cannot create a process",
 }
 
@@ -117,7 +122,7 @@ def _why(stage: str, error: int, here: Machine) -> tuple[str, str]:
         return _no_processes(error)
     if stage in ("userns", "uidmap"):
         return _no_user_namespace(error, here)
-    if stage in ("netns", "mountns", "pidns", "private"):
+    if stage in ("netns", "mountns", "pidns", "private", "hide"):
         return _no_namespace(stage, error, here)
     if stage in ("proc", "sysfs"):
         return _no_fresh_mount(stage, error, here)
@@ -125,7 +130,7 @@ def _why(stage: str, error: int, here: Machine) -> tuple[str, str]:
         return _no_network(stage, error)
     if stage == "landlock":
         return _no_landlock(error)
-    if stage == "exec":
+    if stage in ("launcher", "exec", "config"):
         return _no_launcher(error)
     return _no_supervision(stage, error, here)
 
@@ -161,7 +166,9 @@ def _no_user_namespace(error: int, here: Machine) -> tuple[str, str]:
 
 
 def _no_namespace(stage: str, error: int, here: Machine) -> tuple[str, str]:
-    limit = {"netns": "net", "mountns": "mnt", "private": "mnt", "pidns": "pid"}[stage]
+    limit = {"netns": "net", "mountns": "mnt", "private": "mnt", "hide": "mnt", "pidns": "pid"}[
+        stage
+    ]
     if error == errno.ENOSPC:
         name = f"user.max_{limit}_namespaces"
         return f"{name} is {here.sysctl(name)}", f"sudo sysctl -w {name}=28633"

@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from xensock.doctor.remedies import Machine, explain_failure
+from xensock.supervisor.launch import STAGES as LAUNCHER_STAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 STAGES = [
     *("userns", "uidmap", "netns", "mountns", "pidns", "proc", "sysfs", "veth", "landlock"),
-    *("seccomp", "exec", "fork", "getfd", "memory", "notify", "addfd", "route", "private"),
+    *(
+        "launcher",
+        "seccomp",
+        "exec",
+        "fork",
+        "getfd",
+        "memory",
+        "notify",
+        "addfd",
+        "route",
+        "private",
+    ),
 ]
 ERRORS = [
     *(errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EINVAL, errno.ENOSYS, errno.EAGAIN),
@@ -42,6 +54,15 @@ def test_every_stage_and_errno_is_explained(stage: str) -> None:
         assert not what.startswith("stage")
         assert cause
         assert hint
+
+
+def test_every_stage_of_the_launcher_is_explained() -> None:
+    for stage in LAUNCHER_STAGES:
+        if stage:
+            what, cause, hint = explain_failure(stage, errno.EPERM)
+            assert not what.startswith("stage "), stage
+            assert cause
+            assert hint
 
 
 def test_an_unknown_stage_is_named() -> None:
