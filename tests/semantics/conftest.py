@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from world.internet import World
 
 HERE = Path(__file__).parent
+CFLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread"]
 FILE_SECONDS = 110
 """A whole file of probes; longer means that the data path hangs."""
 
@@ -181,7 +182,31 @@ def site(world: World, request: pytest.FixtureRequest) -> Iterator[Site]:
         stop(far)
 
 
-@pytest.fixture(params=[pytest.param(path, marks=getattr(pytest.mark, path)) for path in DATAPATHS])
+ANY_PATH = [pytest.param(path, marks=getattr(pytest.mark, path)) for path in DATAPATHS]
+GUESTS = ANY_PATH[1:]
+
+
+@pytest.fixture(params=ANY_PATH)
 def datapath(request: pytest.FixtureRequest) -> str:
     """How a probe runs: natively, or in a guest over a data path."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def compiled(site: Site) -> Callable[..., Path]:
+    """Compile compiled/NAME.c where the world's ordinary user may run it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: install gcc")
+    directory = site.directory / "compiled"
+    directory.mkdir()
+
+    def build(name: str, *flags: str) -> Path:
+        out = directory / name
+        if not out.exists():
+            argv = [compiler, *CFLAGS, str(HERE / "compiled" / f"{name}.c"), "-o", str(out), *flags]
+            done = subprocess.run(argv, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        return out
+
+    return build

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import HERE
+from .observing import addresses, observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,42 +16,6 @@ if TYPE_CHECKING:
     from world.runner import Guest
 
     from .conftest import Site
-
-CFLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread"]
-
-
-@pytest.fixture(scope="session")
-def compiled(site: Site) -> Callable[..., Path]:
-    """Compile compiled/NAME.c where the world's ordinary user may run it."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler: install gcc")
-    directory = site.directory / "compiled"
-    directory.mkdir()
-
-    def build(name: str, *flags: str) -> Path:
-        out = directory / name
-        if not out.exists():
-            argv = [compiler, *CFLAGS, str(HERE / "compiled" / f"{name}.c"), "-o", str(out), *flags]
-            done = subprocess.run(argv, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-        return out
-
-    return build
-
-
-def addresses(site: Site, version: int) -> tuple[str, str]:
-    if version == 6 and not site.world.has_ipv6:
-        pytest.skip("this host has no IPv6")
-    peer = site.world.peer
-    return (peer.addr4, "127.0.0.1") if version == 4 else (peer.addr6, "::1")
-
-
-def observe(guest: Guest, argv: list[str]) -> list[tuple[str, str]]:
-    done = guest.run(argv, timeout=40)
-    assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return [(line["say"], line["got"]) for line in lines]
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -56,7 +56,9 @@ def test_probe(
     problems = seen.wrong()
     if datapath != "native":
         problems += [line for line in difference(native, seen) if line not in problems]
-    assert (seen.end, problems) == ("ok", [])
+    if seen.end != "ok":
+        problems.append(f"the probe ended: {seen.end}")
+    assert not problems, "\n".join(problems)
 
 
 @pytest.mark.timeout(300)

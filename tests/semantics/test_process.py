@@ -14,6 +14,7 @@ import pytest
 
 from world.namespaces import alive, describe, eventually
 
+from .conftest import GUESTS
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from .conftest import Site
 
-GUESTS = pytest.mark.parametrize("guest", ["direct", "relay"], indirect=True)
-ONE_GUEST = pytest.mark.parametrize("guest", ["direct"], indirect=True)
+guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
+one_guest = pytest.mark.parametrize("guest", GUESTS[:1], indirect=True)
 
 
 def status(returncode: int) -> int:
@@ -147,7 +148,7 @@ def test_death_by_signal_is_128_more(guest: Guest, number: signal.Signals) -> No
     assert status(done.returncode) == 128 + number
 
 
-@ONE_GUEST
+@one_guest
 @pytest.mark.parametrize(
     ("argv", "code"),
     [
@@ -173,7 +174,7 @@ def test_what_cannot_be_started(guest: Guest, argv: list[str], code: int) -> Non
     assert "Traceback" not in message
 
 
-@ONE_GUEST
+@one_guest
 @pytest.mark.parametrize(
     "options",
     [
@@ -192,7 +193,7 @@ def test_our_own_failures_are_125_with_a_hint(guest: Guest, options: tuple[str, 
     assert "Traceback" not in done.stderr
 
 
-@ONE_GUEST
+@one_guest
 def test_a_guest_in_a_guest_is_refused_clearly(guest: Guest) -> None:
     done = guest.run([*guest.xensock, "run", "--", "true"])
     assert done.returncode == 125
@@ -244,7 +245,7 @@ def test_untrapped_sigterm_ends_both(guest: Guest) -> None:
     assert status(running.wait(10)) == 128 + signal.SIGTERM
 
 
-@GUESTS
+@guests
 def test_nothing_survives_the_commands_sudden_death(guest: Guest) -> None:
     """SIGKILL to `xensock run`: the fixture sees that no process is left."""
     running = guest.popen(["sh", "-c", "echo ready; sleep 100 & setsid sleep 101 & wait"])
@@ -302,7 +303,7 @@ def test_background_child_is_not_waited_for(guest: Guest) -> None:
     assert time.monotonic() - started < 2.5
 
 
-@GUESTS
+@guests
 def test_orphans_are_reaped(guest: Guest) -> None:
     """By the guest's own init; natively that is the machine's business."""
     script = """

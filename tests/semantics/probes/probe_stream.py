@@ -341,13 +341,13 @@ def back_pressure(net: Net) -> None:
     sock = net.far("hold")
     sock.sendall(box.encode() + b"\n")
     sock.setblocking(False)
-    sent = 0
-    while True:
+    sent = full = 0
+    while full < 2:
         result = outcome(sock.send, b"p" * 65536)
         if isinstance(result, int):
-            sent += result
+            sent, full = sent + result, 0
         elif poll(sock, 4, seconds=0.4) == "-":
-            break  # full, and the buffers on the way have stopped moving
+            full += 1  # twice in a row: the buffers on the way have stopped moving
     say("bounded", sent < 64 << 20, True)
     say("full", outcome(sock.send, b"p" * 65536), "EAGAIN")
     say("not writable", poll(sock, 4, seconds=0), "-")
