@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -298,9 +299,7 @@ class Namespace:
 
     def listening(self) -> set[int]:
         """Ports on which something in this namespace listens for TCP."""
-        lines: list[str] = self.inside(_socket_table)
-        cells = (line.split() for line in lines)
-        return {int(cell[1].rpartition(":")[2], 16) for cell in cells if cell[3] == "0A"}
+        return self.inside(_listeners)
 
     def free_port(self) -> int:
         """A TCP port nobody has here, outside the range the kernel picks from by itself."""
@@ -330,11 +329,29 @@ def _with_timeout(made: socket.socket) -> socket.socket:
     return made
 
 
-def _socket_table() -> list[str]:
-    tables = [Path("/proc/thread-self/net", name) for name in ("tcp", "tcp6")]
-    return [
-        line for table in tables if table.exists() for line in table.read_text().splitlines()[1:]
-    ]
+def _listeners() -> set[int]:
+    """Ports of TCP listeners, by sock_diag(7): /proc/net/tcp would walk a table of all sockets."""
+    sock_diag_by_family, dump, listen = 20, 0x301, 1 << 10
+    found: set[int] = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        query = struct.pack("=BBxxI48x", family, socket.IPPROTO_TCP, listen)
+        head = struct.pack("=IHHII", 16 + len(query), sock_diag_by_family, dump, 0, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as diag:
+            diag.send(head + query)
+            while _ports_of(diag.recv(65536), found):
+                pass
+    return found
+
+
+def _ports_of(messages: bytes, found: set[int]) -> bool:
+    """Add the source ports of inet_diag_msg messages; false at the end of the dump."""
+    while messages:
+        length, kind = struct.unpack_from("=IH", messages)
+        if kind in (2, 3):  # NLMSG_ERROR: no such family here; NLMSG_DONE
+            return False
+        found.add(int.from_bytes(messages[20:22], "big"))
+        messages = messages[(length + 3) & ~3 :]
+    return True
 
 
 def _cycle():
