@@ -155,6 +155,8 @@ class Server:
             target = name_of(client.getsockname())[0]
         # The client's own name; where the kernel cannot have that, what comes nearest to it.
         for source in ((host, port), (host, 0), None):
+            if source == (target, p.port):
+                continue  # it would connect to itself
             guest = self._make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
             try:
                 guest.setblocking(False)

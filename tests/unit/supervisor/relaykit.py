@@ -74,6 +74,14 @@ def events(sock: socket.socket, milliseconds: int) -> int:
     return found[0][1] if found else 0
 
 
+def read(sock: socket.socket, count: int) -> bytes:
+    """Exactly so many bytes, fewer at the end of the stream."""
+    got = bytearray()
+    while len(got) < count and (chunk := sock.recv(count - len(got))):
+        got += chunk
+    return bytes(got)
+
+
 def error_of(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from relaykit import FAR4, FAR6, OUT, Ground, error_of, events, hard_close, until
+from relaykit import FAR4, FAR6, OUT, Ground, error_of, events, hard_close, read, until
 
 import nskit
 from xensock.calls.address import Endpoint
@@ -59,7 +59,7 @@ def test_16_mib_both_ways(ground, host):
     want = hashlib.sha256(data).digest()
     got = {}
 
-    def read(name: str, sock: socket.socket) -> None:
+    def sink(name: str, sock: socket.socket) -> None:
         digest, total = hashlib.sha256(), 0
         while chunk := sock.recv(1 << 18):
             digest.update(chunk)
@@ -72,7 +72,7 @@ def test_16_mib_both_ways(ground, host):
 
     with ground.pair(host) as (guest, far):
         threads = [
-            threading.Thread(target=read, args=(n, s)) for n, s in (("g", guest), ("f", far))
+            threading.Thread(target=sink, args=(n, s)) for n, s in (("g", guest), ("f", far))
         ]
         threads += [threading.Thread(target=write, args=(s,)) for s in (guest, far)]
         for t in threads:
@@ -86,10 +86,10 @@ def test_half_close(ground):
     with ground.pair() as (guest, far):
         guest.sendall(b"question")
         guest.shutdown(socket.SHUT_WR)
-        assert far.recv(99, socket.MSG_WAITALL) == b"question"
+        assert read(far, 99) == b"question"
         far.sendall(b"answer")
         far.close()
-        assert guest.recv(99, socket.MSG_WAITALL) == b"answer"
+        assert read(guest, 99) == b"answer"
 
 
 @pytest.mark.parametrize("by_guest", [True, False])
@@ -98,7 +98,7 @@ def test_a_reset_is_a_reset(ground, by_guest):
         one, other = (guest, far) if by_guest else (far, guest)
         one.sendall(b"last words")
         hard_close(one)
-        assert other.recv(10, socket.MSG_WAITALL) == b"last words"
+        assert read(other, 10) == b"last words"
         with pytest.raises(ConnectionResetError):
             other.recv(1)
 
@@ -221,7 +221,7 @@ def test_200_at_once(ground):
         for i, guest in enumerate(guests):
             assert events(guest, 5000) == OUT
             guest.send(struct.pack("i", i))
-        said = {struct.unpack("i", far.recv(4, socket.MSG_WAITALL))[0] for far in fars}
+        said = {struct.unpack("i", read(far, 4))[0] for far in fars}
         assert said == set(range(200))
         for sock in (*guests, *fars):
             sock.close()
@@ -343,8 +343,8 @@ def test_the_end_is_reported(ground):
         with far:
             guest.sendall(b"abc")
             guest.shutdown(socket.SHUT_WR)
-            assert far.recv(9, socket.MSG_WAITALL) == b"abc"
+            assert read(far, 9) == b"abc"
             far.sendall(b"defgh")
-        assert guest.recv(9, socket.MSG_WAITALL) == b"defgh"
+        assert read(guest, 9) == b"defgh"
         until(lambda: bool(told))
     assert told == [(3, 5, 0)]
