@@ -364,16 +364,21 @@ def test_a_guests_listener_is_the_hosts(guest: Guest, site: Site) -> None:
 
 
 @guests
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_publish_exposes_the_guests_loopback(guest: Guest, site: Site, loop: str) -> None:
-    port = guest.port()
+def test_publish_exposes_the_guests_loopback(
+    guest: Guest, site: Site, loop: str, version: int
+) -> None:
+    """By every address of the host: a client that tries IPv6 first is no worse off."""
+    addresses(site, version)
+    host, port = site.world.host, guest.port()
     words = ("serve", loop, str(port), "published")
-    with holding(guest, site, *words, options=("--publish", str(port))):
-        with site.world.peer.connect(site.world.host.addr4, port) as sock:
-            assert sock.recv(100) == b"published"
-        if site.world.has_ipv6:
-            with site.world.peer.connect(site.world.host.addr6, port) as sock:
-                assert sock.recv(100) == b"published"
+    address = host.addr4 if version == 4 else host.addr6
+    with (
+        holding(guest, site, *words, options=("--publish", str(port))),
+        site.world.peer.connect(address, port) as sock,
+    ):
+        assert sock.recv(100) == b"published"
 
 
 @guests
