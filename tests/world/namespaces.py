@@ -13,100 +13,32 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import pytest
+from .listeners import listening_ports
+from .processes import PATH, User, alive, describe, eventually, needs, network_of, program, stop
+
+__all__ = [
+    "PATH",
+    "Namespace",
+    "User",
+    "alive",
+    "describe",
+    "eventually",
+    "needs",
+    "program",
+    "stop",
+    "sweep",
+]
 
 CLONE_NEWNET = 0x40000000
 RUN = Path("/run/netns")
 NAME = re.compile(r"xensock-(\d+)-\w+")
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def eventually(check, timeout: float = 10.0, what: str = "", interval: float = 0.01):
-    """The first true answer of `check()`, asked until `timeout` seconds are over."""
-    deadline = time.monotonic() + timeout
-    while True:
-        answer = check()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what or check}")
-        time.sleep(interval)
-
-
-def program(name: str) -> str | None:
-    """Where a program is, the sbin directories included, or None."""
-    return shutil.which(name, path=PATH)
-
-
-def network_of(pid: int | str) -> str:
-    """The identity of a process's network namespace, "" once the process is gone."""
-    try:
-        return os.readlink(f"/proc/{pid}/ns/net")
-    except OSError:
-        return ""
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs: a zombie does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
-def describe(pid: int) -> str:
-    """A process as one line for a person."""
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return f"{pid}: " + " ".join(word.decode(errors="replace") for word in words)[:200]
-    return f"{pid}: gone"
-
-
-def stop(process: subprocess.Popen[Any], grace: float = 5.0) -> int:
-    """End a process politely, then by force with its whole process group; reap it, close its pipes.
-
-    Returns its exit status as subprocess reports it.
-    """
-    try:
-        if process.poll() is None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(grace)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return process.wait(10)
-    finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-
-def needs(*names: str) -> pytest.MarkDecorator:
-    """A mark that skips a test, and says why, where one of these programs is missing."""
-    absent = [name for name in names if program(name) is None]
-    return pytest.mark.skipif(bool(absent), reason=f"needs {', '.join(absent)}: run tools/prepare")
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who a program runs as; `home` is a directory of theirs, `runtime` their XDG_RUNTIME_DIR."""
-
-    name: str
-    uid: int
-    gid: int
-    home: Path
-    runtime: Path
 
 
 @dataclass(slots=True)
@@ -299,7 +231,7 @@ class Namespace:
 
     def listening(self) -> set[int]:
         """Ports on which something in this namespace listens for TCP."""
-        return self.inside(_listeners)
+        return self.inside(listening_ports)
 
     def free_port(self) -> int:
         """A TCP port nobody has here, outside the range the kernel picks from by itself."""
@@ -327,31 +259,6 @@ class Namespace:
 def _with_timeout(made: socket.socket) -> socket.socket:
     made.settimeout(10)
     return made
-
-
-def _listeners() -> set[int]:
-    """Ports of TCP listeners, by sock_diag(7): /proc/net/tcp would walk a table of all sockets."""
-    sock_diag_by_family, dump, listen = 20, 0x301, 1 << 10
-    found: set[int] = set()
-    for family in (socket.AF_INET, socket.AF_INET6):
-        query = struct.pack("=BBxxI48x", family, socket.IPPROTO_TCP, listen)
-        head = struct.pack("=IHHII", 16 + len(query), sock_diag_by_family, dump, 0, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as diag:
-            diag.send(head + query)
-            while _ports_of(diag.recv(65536), found):
-                pass
-    return found
-
-
-def _ports_of(messages: bytes, found: set[int]) -> bool:
-    """Add the source ports of inet_diag_msg messages; false at the end of the dump."""
-    while messages:
-        length, kind = struct.unpack_from("=IH", messages)
-        if kind in (2, 3):  # NLMSG_ERROR: no such family here; NLMSG_DONE
-            return False
-        found.add(int.from_bytes(messages[20:22], "big"))
-        messages = messages[(length + 3) & ~3 :]
-    return True
 
 
 def _cycle():
