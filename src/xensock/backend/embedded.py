@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.backend import hidden
@@ -19,21 +20,7 @@ from xensock.supervisor import launch
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
 from xensock.supervisor.launch import ExecError, Guest, Launch, LaunchError
-
-try:
-    from xensock.supervisor.relay import Relay
-except ImportError:
-
-    class Relay:
-        def __init__(self, make):
-            pass
-
-        def __getattr__(self, name):
-            return lambda *a: None
-
-
-from typing import TYPE_CHECKING
-
+from xensock.supervisor.relay import Relay
 from xensock.supervisor.supervisor import Parts, Supervisor
 
 if TYPE_CHECKING:
@@ -46,6 +33,7 @@ if TYPE_CHECKING:
 
 # How long the end of the program waits for the end of the guest, which usually follows at once.
 LAST_BREATH_MS = 200
+LAST_BYTES_S = 60.0
 LANDLOCK_TCP = 4  # first ABI with TCP rules (landlock(7)), Linux 6.7
 
 
@@ -60,7 +48,9 @@ class Order:
     publications: tuple[Publication, ...] = ()
     group: int = 0  # the job's process group
     record: Callable[[Record], None] | None = None
-    detach: Callable[[int], None] = lambda code: None  # the program ended with this status, others still run
+    detach: Callable[[int], None] = lambda code: (
+        None
+    )  # the program ended with this status, others still run
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -109,10 +99,15 @@ class Embedded:
             guest = launch.start(spec)
             stack.callback(guest.close)
             _let_go_of_stdio()
-            self._serve(guest, direct, stack)
-            return self._wait(guest, front)
+            relay = self._serve(guest, direct, stack)
+            code = self._wait(guest, front)
+            if relay.connections():
+                # What the guest sent before it ended is still on its way; its caller need not wait for that.
+                order.detach(code)
+                relay.close(LAST_BYTES_S)
+            return code
 
-    def _serve(self, guest: Guest, direct: bool, stack: ExitStack) -> None:
+    def _serve(self, guest: Guest, direct: bool, stack: ExitStack) -> Relay:
         order = self._order
         names = Names()
         record = order.record
@@ -146,6 +141,7 @@ class Embedded:
         )
         supervisor.start()
         stack.callback(supervisor.stop)
+        return relay
 
     def _wait(self, guest: Guest, front: socket.socket) -> int:
         code = 0

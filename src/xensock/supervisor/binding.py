@@ -144,7 +144,7 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
         raise
     key = cookie(q.sock)
     sup.reserved[key] = outer
-    sup.parts.relay.watch(key, lambda: _drop(sup, key))
+    sup.parts.relay.watch(key, lambda: _drop(sup, key), listening=False)
     return 0
 
 

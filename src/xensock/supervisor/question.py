@@ -28,6 +28,7 @@ class Question:
     host: bool
     addr: bytes
     start_ns: int
+    program: str = "?"
 
     @classmethod
     def from_event(cls, event: _core.Event) -> Question:

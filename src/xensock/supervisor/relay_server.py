@@ -217,13 +217,13 @@ class Server:
 
     # ---- the guest's listeners ----
 
-    def watch(self, cookie: int, closed: Callable[[], None]) -> None:
+    def watch(self, cookie: int, closed: Callable[[], None], listening: bool = True) -> None:
         """See Relay.watch."""
         with self._lock:
             if self._diag is None:
                 self._diag = self._open_diag()
                 self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
-                known = cookie in self._listening()
+                known = not listening or cookie in self._listening()
             else:
                 known = cookie not in self._destroyed
             if known:

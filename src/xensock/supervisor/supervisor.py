@@ -103,6 +103,10 @@ class Supervisor:
                     self._done(event)
                     continue
                 question = Question.from_event(event)
+                if self.parts.record is not None:
+                    question.program = program_of(
+                        question.tid
+                    )  # it may be gone once it is answered
                 try:
                     self._handlers[question.nr](self, question)
                 except Exception:
@@ -192,16 +196,18 @@ class Supervisor:
         if self.parts.record is None:
             return
         took = time.monotonic_ns() - q.start_ns
-        self._write(q.tid, verb, target, verdict, error, q.start_ns, took, value)
+        self._write(q.tid, q.program, verb, target, verdict, error, q.start_ns, took, value)
 
     def _done(self, event: _core.Event) -> None:
         _, _, tid, _, _, _, _, _, _, addr, number, error, start, took = event
         target = connecting.describe(addr)
-        self._write(tid, Verb.CONNECT, target, self._verdicts[number], error, start, took, 0)
+        verdict = self._verdicts[number]
+        self._write(tid, program_of(tid), Verb.CONNECT, target, verdict, error, start, took, 0)
 
     def _write(
         self,
         tid: int,
+        program: str,
         verb: Verb,
         target: str,
         verdict: Verdict,
@@ -219,7 +225,7 @@ class Supervisor:
                 time=self._epoch + start / 1e9,
                 guest=self.parts.name,
                 pid=tid,
-                program=program_of(tid),
+                program=program,
                 verb=verb,
                 target=target,
                 name=decision.name or connecting.known_name(self.parts.names_of, target),
