@@ -168,6 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = cli.main(args=args, prog_name="xensock", standalone_mode=False)
         # Output that is still buffered may fail only now.
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        # A group without a command: its help is all there is to say.
+        error.show()
+        return errors.USAGE
     except click.UsageError as error:
         problem = errors.show(_usage_error(error, verb), debug=debug)
     except (KeyboardInterrupt, click.Abort):

@@ -27,6 +27,13 @@ def test_help_of_a_command(words: list[str], capsys: pytest.CaptureFixture[str])
     assert "Usage: xensock version" in capsys.readouterr().out
 
 
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Usage: xensock bench")
+    assert "error:" not in err
+
+
 def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["docter"]) == 2
     assert capsys.readouterr().err == (
