@@ -204,6 +204,7 @@ def test_a_refused_name_does_not_exist_at_once(guest, program):
     """Refused by rule; natively, where there are no rules, another name that does not exist."""
     refused = "nothing.test" if guest.native else "v4only.test"
     options = ("--deny", "v4only.test")
+    resolver(guest.world, program)  # built before the clock starts
     started = time.monotonic()
     said = look(guest, program, refused, "web.test", options=options)
     assert said[0] == "no such name"
@@ -221,6 +222,7 @@ def test_with_names_allowed_all_others_do_not_exist_though_the_servers_are_silen
 ):
     """The refusal needs no server: those of the host do not answer at all."""
     files("/etc/resolv.conf", f"nameserver {guest.world.silent4}\noptions timeout:5 attempts:3\n")
+    resolver(guest.world, program)  # built before the clock starts
     started = time.monotonic()
     said = look(guest, program, "v4only.test", options=("--allow", "other.test:80"))
     assert said == ["no such name"]
@@ -293,6 +295,7 @@ def test_a_guest_with_its_own_resolv_conf(guest, program):
     inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", IMAGE, "sh", str(own)]
     if guest.run([*inside, "true"]).returncode:
         pytest.skip("no user namespaces inside a guest on this machine")
+    resolver(guest.world, program)  # built before the clock starts
     started = time.monotonic()
     argv = [*inside, *resolver(guest.world, program), "v4only.test", "nothing.test"]
     done = guest.run(argv, check=True)
