@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,15 @@ from xensock.supervisor.diag import cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
 PRIVILEGED = 1024
 CAP_NET_BIND_SERVICE = 10
+IPV6_FREEBIND = 78  # linux/in6.h
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 
 
@@ -156,13 +160,24 @@ def _drop(sup: Supervisor, key: int) -> None:
 
 
 def _bind_reusing(sock: socket.socket, local: Endpoint) -> None:
-    """Bind past ended connections of ours on the same port, which the guest knows nothing of."""
-    before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Bind past ended connections of ours on the same port, which the guest knows nothing of, and to addresses of the
+    host, which IPv6 does not take for the guest's own in spite of the route. Both options are as before afterwards."""
+    with _option(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
+        if sock.family == socket.AF_INET6:
+            with _option(sock, socket.IPPROTO_IPV6, IPV6_FREEBIND):
+                sock.bind(local.as_python())
+        else:
+            sock.bind(local.as_python())
+
+
+@contextmanager
+def _option(sock: socket.socket, level: int, name: int) -> Iterator[None]:
+    before = sock.getsockopt(level, name)
+    sock.setsockopt(level, name, 1)
     try:
-        sock.bind(local.as_python())
+        yield
     finally:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, before)
+        sock.setsockopt(level, name, before)
 
 
 def _datagram(sup: Supervisor, q: Question) -> None:
@@ -214,9 +229,11 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         if outer is None:
             sup.ports.listens(q.sock, end)
             return Verdict(decision, "direct", "allow"), 0
+        again = sup.ports.is_listening(outer)
         outer.listen(backlog)
-        sup.ports.listens(outer, end)
-        sup.parts.relay.publish(outer, end.port, False, lambda: None)
+        if not again:
+            sup.ports.listens(outer, end)
+            sup.parts.relay.publish(outer, end.port, False, lambda: None)
         return Verdict(decision, "relay", "allow"), 0
     return _listen_inside(sup, q, end, backlog)
 
@@ -227,6 +244,9 @@ def _listen_inside(
     from xensock.supervisor.supervisor import Verdict
 
     outers = []
+    if cookie(q.sock) in sup.reserved:  # published before
+        q.sock.listen(backlog)
+        return Verdict(Decision(True, f"--publish {end.port}"), "relay", "allow"), 0
     try:
         for p in (p for p in sup.parts.publications if p.guest_port == end.port):
             outers.append(_publish(p))  # noqa: PERF401 - what was made before a failure must be closed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.supervisor.diag import cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 NamesOf = Callable[[IPAddress], tuple[str, ...]]
 DNS_PORT = 53
+TCP_CLOSE = 7  # tcp_info's tcpi_state
 LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
 OWN = Decision(True, "the guest's own loopback")
 
@@ -46,14 +48,19 @@ def is_own(host: IPAddress) -> bool:
 
 
 def connect(sup: Supervisor, q: Question) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
     dest = q.endpoint()
     if dest is None:
         # AF_UNSPEC dissolves the association; anything else of another family is an error the kernel words.
+        sup.relayed.discard(cookie(q.sock))
         sup.answer(q, _core.connect_start(q.sock.fileno(), q.addr, 100))
         return
     end = dest.unmapped()
     try:
-        if is_own(end.host):
+        if not sup.parts.direct and _begun(sup, q):
+            sup.run_connect(q, Verdict(Decision(True, "begun before"), "relay", "allow"))
+        elif is_own(end.host):
             _own(sup, q, end)
         elif end.port == DNS_PORT:
             _dns(sup, q, dest)
@@ -61,6 +68,18 @@ def connect(sup: Supervisor, q: Question) -> None:
             _outside(sup, q, end)
     except OSError as error:
         _failed(sup, q, error)
+
+
+def _begun(sup: Supervisor, q: Question) -> bool:
+    """Whether this socket connects, is connected or listens already, or failed and has not said so: then the kernel
+    answers by its state, and the address does not matter (connect(2): EALREADY, EISCONN, the pending error)."""
+    if q.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != TCP_CLOSE:
+        return True
+    key = cookie(q.sock)
+    if key not in sup.relayed:
+        return False
+    sup.relayed.discard(key)
+    return True
 
 
 def _failed(sup: Supervisor, q: Question, error: OSError) -> None:
@@ -116,9 +135,12 @@ def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
         return
     verdict = Verdict(decision, "relay", "allow")
     blocking = q.blocking
+    key = cookie(q.sock)
     error = sup.parts.relay.connect(
         q.sock, end if q.sock.family == socket.AF_INET else q.endpoint() or end
     )
+    if error in (0, errno.EINPROGRESS):
+        sup.remember_relayed(key)
     if error == errno.EINPROGRESS and blocking:
         sup.await_connect(q, verdict)
         return

@@ -39,6 +39,9 @@ class Ports:
         if len(self._listening) > 4096:
             self._forget()
 
+    def is_listening(self, sock: socket.socket) -> bool:
+        return cookie(sock) in self._listening
+
     def owner(self, at: Endpoint) -> bool:
         """Whether a connection of the host to `at` would reach this guest's own listener."""
         found = self._host.listener(at.host, at.port)

@@ -86,8 +86,11 @@ class Relay:
         self._server.unpublish(listener)
 
     def watch(self, cookie: int, closed: Callable[[], None], listening: bool = True) -> None:
-        """Call closed() once on the relay's thread when the guest's listening socket with this SO_COOKIE is gone, also
-        when it has gone already. `listening` False: it is only bound so far, and the caller holds it open. Raises OSError where the kernel lacks sock_diag for TCP (CONFIG_INET_TCP_DIAG)."""
+        """Call closed() once on the relay's thread when the guest's socket with this SO_COOKIE is gone.
+
+        A listening one may have gone already; with `listening` False the socket is only bound so far, and the caller
+        holds it open meanwhile. Raises OSError where the kernel lacks sock_diag for TCP (CONFIG_INET_TCP_DIAG).
+        """
         self._server.watch(cookie, closed, listening)
 
     def unwatch(self, cookie: int) -> None:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 Handler = Callable[["Supervisor", Question], None]
 
 
+MOST_RELAYED = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a connect runs under; the core names it by number."""
@@ -72,6 +75,7 @@ class Supervisor:
         self.reserved: dict[
             int, socket.socket
         ] = {}  # relay: host sockets of the guest's bound ones, by cookie
+        self.relayed: set[int] = set()  # cookies of sockets whose connect the relay began
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
@@ -169,6 +173,11 @@ class Supervisor:
         return known
 
     # --- the network a socket belongs to
+
+    def remember_relayed(self, key: int) -> None:
+        if len(self.relayed) >= MOST_RELAYED:
+            self.relayed.clear()  # only the wording of a second connect after a failed one depends on it
+        self.relayed.add(key)
 
     def move(self, q: Question, host: bool) -> None:
         """See that the caller's socket belongs to the host's network, or to the guest's. Raises OSError."""
