@@ -71,6 +71,9 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
 )
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
 @click.option("--name", default="", help="Name of the guest in traces; the program's by default.")
+@click.option(
+    "--failure-file", hidden=True, help="For xensock.run(): where to say why nothing ran."
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARG]...")
 @click.pass_context
@@ -83,6 +86,7 @@ def run(
     trace: str | None,
     trace_file: str | None,
     name: str,
+    failure_file: str | None,
     debug: bool,
     argv: tuple[str, ...],
 ) -> None:
@@ -112,7 +116,11 @@ def run(
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:
-            return show(_explained(error), debug=debug).code
+            shown = show(_explained(error), debug=debug)
+            if failure_file is not None:
+                with open(failure_file, "w", encoding="utf-8") as report:
+                    report.write(f"{shown.what}: {shown.cause} ({shown.hint})")
+            return shown.code
 
     ctx.exit(front.run(backend))
 

@@ -1,0 +1,100 @@
+"""`xensock.run`: a program in a guest, for Python callers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xensock.calls.record import Record
+
+
+class RunError(RuntimeError):
+    """The guest could not be run. `status` is 125, 126 or 127 as of `xensock run`; the message is what it says."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A guest that ended.
+
+    status  the program's exit status, 128 + n if signal n ended it
+    calls   the mediated calls in the order they ended
+    stdout, stderr  what it wrote, where `capture` was asked for, else empty
+    """
+
+    status: int
+    calls: tuple[Record, ...]
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    rules: Sequence[str] = (),
+    publish: Sequence[str] = (),
+    datapath: str = "auto",
+    name: str = "",
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    input: bytes | None = None,
+    capture: bool = False,
+    timeout: float | None = None,
+) -> Done:
+    """Run a program in a guest to its end.
+
+    `rules` are those of `--allow`, each alone or after the word "allow"; after the word "deny" those of `--deny`.
+    `publish`, `datapath` and `name` are those of `xensock run`. `timeout` in seconds; when it passes the guest is
+    ended. Raises ValueError for a malformed rule or publication, RunError where the guest cannot be made or the
+    program not be executed, subprocess.TimeoutExpired.
+    """
+    from xensock.observe.trace import record_from_json
+    from xensock.policy.rules import parse_rule
+    from xensock.supervisor.publication import Publication
+
+    command = [sys.executable, "-m", "xensock", "run", "--trace=json", "--datapath", datapath]
+    for text in rules:
+        word, _, rest = text.partition(" ")
+        verb, rule = (word, rest.strip()) if word in ("allow", "deny") and rest else ("allow", text)
+        parse_rule(rule)
+        command += [f"--{verb}", rule]
+    for text in publish:
+        Publication.parse(text)
+        command += ["--publish", text]
+    if name:
+        command += ["--name", name]
+    with tempfile.TemporaryDirectory(prefix="xensock-run-") as folder:
+        trace, report = os.path.join(folder, "trace"), os.path.join(folder, "failure")
+        command += [
+            "--trace-file",
+            trace,
+            "--failure-file",
+            report,
+            "--",
+            *[str(os.fspath(word)) for word in argv],
+        ]
+        done = subprocess.run(
+            command,
+            env=env,
+            cwd=cwd,
+            input=input,
+            capture_output=capture,
+            timeout=timeout,
+            check=False,
+        )
+        if os.path.exists(report):
+            with open(report, encoding="utf-8") as f:
+                raise RunError(done.returncode, f.read().strip())
+        with open(trace, encoding="utf-8") as f:
+            calls = tuple(record_from_json(line) for line in f)
+    return Done(done.returncode, calls, done.stdout or b"", done.stderr or b"")
