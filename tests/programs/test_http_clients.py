@@ -53,6 +53,13 @@ def test_the_server_sees_the_hosts_address(guest, client):
 
 
 @needs("curl")
+def test_curl_as_root(guest):
+    argv = ["curl", "-sS", "--max-time", "20", "http://web.test/address", "-4"]
+    assert guest.run(argv, user="root", check=True).stdout == guest.world.host.addr4 + "\n"
+    guest.mediated(1, "connect", f"{guest.world.web4}:80")
+
+
+@needs("curl")
 @pytest.mark.parametrize(
     ("url", "status"),
     [
