@@ -2,6 +2,7 @@
 
 #include "connect.h"
 #include "guestfd.h"
+#include "super_parts.h"
 #include "sys.h"
 #include "verdicts.h"
 
@@ -20,40 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define KEPT 64
-#define START_WAIT_US 100
-#define CHECK_MS 500
-
-struct node {
-	struct xs_event ev;
-	struct node *next;
-};
-
-/* A blocking connect under way. Its fd is a duplicate that must go as soon as the guest's call is gone. */
-struct pending {
-	struct pending *next, *prev;
-	uint64_t id, start_ns, deadline_ns; /* deadline 0: none (SO_SNDTIMEO) */
-	uint32_t tid, verdict, addrlen;
-	int fd, late; /* late: errno once the deadline has passed */
-	uint8_t addr[128];
-};
-
-struct xs_super {
-	int nfd, wake, ep;
-	bool record;
-	volatile bool stop, gone;
-	pthread_t receiver, waiter;
-	pthread_mutex_t lock; /* queue, pending list, kept results */
-	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */
-	struct node *head, *tail;
-	struct pending *pend;
-	struct xs_guestfd *fds;
-	struct xs_verdicts *verdicts;
-	struct { uint64_t cookie; int nr, error; } kept[KEPT];
-	unsigned nkept, kept_at;
-};
-
-static uint64_t now_ns(void)
+uint64_t xs_now_ns(void)
 {
 	struct timespec t;
 
@@ -61,7 +29,24 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void post(struct xs_super *s, const struct xs_event *ev)
+uint64_t xs_cookie_of(int fd)
+{
+	uint64_t c = 0;
+	socklen_t l = sizeof c;
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &c, &l) ? 0 : c;
+}
+
+void xs_only_wake_signal(void)
+{
+	sigset_t set;
+
+	sigfillset(&set);
+	sigdelset(&set, xs_wake_signal());
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+}
+
+void xs_post(struct xs_super *s, const struct xs_event *ev)
 {
 	struct node *n = malloc(sizeof *n);
 	uint64_t one = 1;
@@ -124,17 +109,9 @@ int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32
 
 int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd) { return xs_guestfd_get(s->fds, tid, fd); }
 
-static uint64_t cookie_of(int fd)
-{
-	uint64_t c = 0;
-	socklen_t l = sizeof c;
-
-	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &c, &l) ? 0 : c;
-}
-
 void xs_super_keep(struct xs_super *s, int fd, int nr, int error)
 {
-	uint64_t c = cookie_of(fd);
+	uint64_t c = xs_cookie_of(fd);
 
 	if (!c)
 		return;
@@ -155,7 +132,7 @@ bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error)
 
 	if (!s->nkept)
 		return false;
-	c = cookie_of(fd);
+	c = xs_cookie_of(fd);
 	pthread_mutex_lock(&s->lock);
 	for (unsigned i = 0; c && i < KEPT && !found; i++) {
 		if (s->kept[i].cookie == c && s->kept[i].nr == nr) {
@@ -168,120 +145,12 @@ bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error)
 	return found;
 }
 
-static void done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		 uint64_t start_ns, int error)
-{
-	struct xs_event ev;
-
-	if (xs_super_answer(s, id, 0, error, false) == ENOENT && fd >= 0 && error != EINPROGRESS)
-		xs_super_keep(s, fd, SYS_connect, error);
-	if (!s->record)
-		return;
-	memset(&ev, 0, sizeof ev);
-	ev.kind = XS_DONE;
-	ev.id = id;
-	ev.tid = tid;
-	ev.nr = SYS_connect;
-	ev.fd = -1;
-	memcpy(ev.addr, addr, addrlen);
-	ev.addrlen = addrlen;
-	ev.verdict = verdict;
-	ev.error = error;
-	ev.start_ns = start_ns;
-	ev.took_ns = now_ns() - start_ns;
-	post(s, &ev);
-}
-
-/* SYN_SENT and the like as the kernel numbers them (tcp_info, tcpi_state); -1 if it does not say. */
-static int tcp_state(int fd)
-{
-	uint8_t info[8];
-	socklen_t l = sizeof info;
-
-	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &l) || !l ? -1 : info[0];
-}
-
-static uint64_t send_deadline(int fd, uint64_t start)
-{
-	struct timeval tv = {0, 0};
-	socklen_t l = sizeof tv;
-
-	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, &l) || (!tv.tv_sec && !tv.tv_usec))
-		return 0;
-	return start + (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
-}
-
-static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		     uint64_t start_ns, int late)
-{
-	struct epoll_event e;
-	struct pending *p = calloc(1, sizeof *p);
-
-	if (!p) {
-		done(s, id, tid, fd, addr, addrlen, verdict, start_ns, ENOMEM);
-		close(fd);
-		return;
-	}
-	p->id = id;
-	p->tid = tid;
-	p->fd = fd;
-	p->verdict = verdict;
-	p->addrlen = addrlen;
-	p->start_ns = start_ns;
-	p->deadline_ns = send_deadline(fd, start_ns);
-	p->late = late;
-	memcpy(p->addr, addr, addrlen);
-	pthread_mutex_lock(&s->lock);
-	/* A re-issue after SA_RESTART waits no longer in all than SO_SNDTIMEO says. */
-	if (p->deadline_ns)
-		for (struct pending *o = s->pend; o; o = o->next)
-			if (o->tid == tid && o->deadline_ns && o->deadline_ns < p->deadline_ns && cookie_of(o->fd) == cookie_of(fd))
-				p->deadline_ns = o->deadline_ns;
-	p->next = s->pend;
-	if (s->pend)
-		s->pend->prev = p;
-	s->pend = p;
-	memset(&e, 0, sizeof e);
-	e.events = EPOLLOUT | EPOLLONESHOT;
-	e.data.ptr = p;
-	/* Under the lock: the waiter may not free p before it is in the list. */
-	if (epoll_ctl(s->ep, EPOLL_CTL_ADD, fd, &e))
-		p->deadline_ns = 1; /* the waiter's next round gives it up */
-	pthread_mutex_unlock(&s->lock);
-}
-
-void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		    uint64_t start_ns)
-{
-	wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, EINPROGRESS);
-}
-
-static void run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-			uint64_t start_ns)
-{
-	int fl = fcntl(fd, F_GETFL), error, late;
-
-	if (fl & O_NONBLOCK) {
-		error = connect(fd, (const struct sockaddr *)addr, addrlen) ? errno : 0;
-	} else {
-		/* connect(2) tells who began an attempt that SO_SNDTIMEO cut short from who only joined it. */
-		late = send_deadline(fd, start_ns) && tcp_state(fd) == TCP_SYN_SENT ? EALREADY : EINPROGRESS;
-		error = xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
-		if (error == EINPROGRESS) {
-			wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, late);
-			return;
-		}
-	}
-	done(s, id, tid, fd, addr, addrlen, verdict, start_ns, error);
-	close(fd);
-}
-
 void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 		      uint64_t start_ns, bool cache)
 {
 	if (cache)
 		xs_verdicts_put(s->verdicts, addr, addrlen, verdict, 0);
-	run_connect(s, id, tid, fd, addr, addrlen, verdict, start_ns);
+	xs_run_connect(s, id, tid, fd, addr, addrlen, verdict, start_ns);
 }
 
 void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, uint32_t verdict, int error)
@@ -395,23 +264,14 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	ev.host = xs_guestfd_is_host(s->fds, ev.fd);
 	if (ev.nr == SYS_connect && ev.host && xs_verdicts_get(s->verdicts, ev.addr, ev.addrlen, &verdict, &error)) {
 		if (error) {
-			done(s, ev.id, ev.tid, -1, ev.addr, ev.addrlen, verdict, start, error);
+			xs_done(s, ev.id, ev.tid, -1, ev.addr, ev.addrlen, verdict, start, error);
 			close(ev.fd);
 		} else {
-			run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start);
+			xs_run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start);
 		}
 		return;
 	}
-	post(s, &ev);
-}
-
-static void only_wake_signal(void)
-{
-	sigset_t set;
-
-	sigfillset(&set);
-	sigdelset(&set, xs_wake_signal());
-	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	xs_post(s, &ev);
 }
 
 static void *receive(void *arg)
@@ -421,7 +281,7 @@ static void *receive(void *arg)
 	struct pollfd p = {s->nfd, POLLIN, 0};
 	uint64_t one = 1;
 
-	only_wake_signal();
+	xs_only_wake_signal();
 	while (!s->stop) {
 		memset(&u, 0, sizeof u);
 		if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, &u.n)) {
@@ -435,118 +295,11 @@ static void *receive(void *arg)
 		if (u.n.data.nr == SYS_socket)
 			on_socket(s, &u.n);
 		else
-			on_call(s, &u.n, now_ns());
+			on_call(s, &u.n, xs_now_ns());
 	}
 	s->gone = true;
 	if (write(s->wake, &one, sizeof one) < 0)
 		return NULL;
-	return NULL;
-}
-
-static void unlink_pending(struct xs_super *s, struct pending *p)
-{
-	pthread_mutex_lock(&s->lock);
-	if (p->next)
-		p->next->prev = p->prev;
-	if (p->prev)
-		p->prev->next = p->next;
-	else
-		s->pend = p->next;
-	pthread_mutex_unlock(&s->lock);
-	/* The file lives on in the guest, so closing our number alone would leave the registration. */
-	epoll_ctl(s->ep, EPOLL_CTL_DEL, p->fd, NULL);
-	close(p->fd);
-	free(p);
-}
-
-/*
- * What a waiter in connect(2) would return now, EINPROGRESS for "go on waiting". connect() is not asked again where the
- * socket was taken apart meanwhile (shutdown(2), AF_UNSPEC: ECONNRESET pending), because that would begin anew.
- */
-static int outcome(const struct pending *p)
-{
-	int error = 0, state = tcp_state(p->fd);
-	socklen_t l = sizeof error;
-
-	if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
-		return EINPROGRESS;
-	if (state == TCP_CLOSE) {
-		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &l);
-		if (error && error != ECONNRESET) /* leaves "connecting", as the end of connect(2) does */
-			xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
-		return error ? error : ECONNABORTED;
-	}
-	error = xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
-	return error == EISCONN ? 0 : error; /* another waiter on this socket was first */
-}
-
-static void finish(struct xs_super *s, struct pending *p)
-{
-	struct epoll_event e;
-	int error;
-
-	/* Interrupted meanwhile: the socket keeps its state, error included, for whatever the guest does next. */
-	pthread_mutex_lock(&s->settling);
-	if (xs_super_valid(s, p->id)) {
-		error = outcome(p);
-		if (error == EINPROGRESS || error == EALREADY) {
-			memset(&e, 0, sizeof e);
-			e.events = EPOLLOUT | EPOLLONESHOT;
-			e.data.ptr = p;
-			if (!epoll_ctl(s->ep, EPOLL_CTL_MOD, p->fd, &e)) {
-				pthread_mutex_unlock(&s->settling);
-				return;
-			}
-			error = errno;
-		}
-		done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, error);
-	}
-	pthread_mutex_unlock(&s->settling);
-	unlink_pending(s, p);
-}
-
-/* Drops connects whose caller is gone and ends those whose SO_SNDTIMEO has passed; returns ms to the next look. */
-static int sweep(struct xs_super *s)
-{
-	struct pending *p, *next;
-	uint64_t now = now_ns(), soonest = 0;
-
-	pthread_mutex_lock(&s->lock);
-	p = s->pend;
-	pthread_mutex_unlock(&s->lock);
-	if (!p)
-		return -1;
-	for (; p; p = next) { /* only this thread takes entries out */
-		next = p->next;
-		if (!xs_super_valid(s, p->id)) {
-			unlink_pending(s, p);
-		} else if (p->deadline_ns && p->deadline_ns <= now) {
-			done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, p->late);
-			unlink_pending(s, p);
-		} else if (p->deadline_ns && (!soonest || p->deadline_ns < soonest)) {
-			soonest = p->deadline_ns;
-		}
-	}
-	if (soonest && soonest - now < CHECK_MS * 1000000ull)
-		return (int)((soonest - now) / 1000000) + 1;
-	return CHECK_MS;
-}
-
-static void *await(void *arg)
-{
-	struct xs_super *s = arg;
-	struct epoll_event ev[64];
-	int n;
-
-	only_wake_signal();
-	while (!s->stop) {
-		/* Bounded even when idle: an entry with a deadline may be added while this thread sleeps. */
-		int ms = sweep(s);
-
-		n = epoll_wait(s->ep, ev, 64, ms < 0 ? CHECK_MS : ms);
-		for (int i = 0; i < n && !s->stop; i++)
-			finish(s, ev[i].data.ptr);
-	}
 	return NULL;
 }
 
@@ -579,7 +332,7 @@ struct xs_super *xs_super_new(int notify_fd, bool record, int *error)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	*error = pthread_create(&s->receiver, NULL, receive, s);
 	if (!*error) {
-		*error = pthread_create(&s->waiter, NULL, await, s);
+		*error = pthread_create(&s->waiter, NULL, xs_waiter, s);
 		if (*error) {
 			s->stop = true;
 			while (!s->gone)
@@ -647,7 +400,7 @@ void xs_super_free(struct xs_super *s)
 	struct node *n, *next;
 
 	while (s->pend)
-		unlink_pending(s, s->pend);
+		xs_forget_pending(s, s->pend);
 	for (n = s->head; n; n = next) {
 		next = n->next;
 		if (n->ev.fd >= 0)

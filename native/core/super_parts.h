@@ -1,0 +1,55 @@
+/* What the parts of the supervisor's hot path share: super.c (notifications, queue) and waiting.c (connects under way). */
+#ifndef XS_SUPER_PARTS_H
+#define XS_SUPER_PARTS_H
+
+#include "super.h"
+
+#include <pthread.h>
+
+#define KEPT 64
+
+struct node {
+	struct xs_event ev;
+	struct node *next;
+};
+
+/* A blocking connect under way. Its fd is a duplicate that must go as soon as the guest's call is gone. */
+struct pending {
+	struct pending *next, *prev;
+	uint64_t id, start_ns, deadline_ns; /* deadline 0: none (SO_SNDTIMEO) */
+	uint32_t tid, verdict, addrlen;
+	int fd, late; /* late: errno once the deadline has passed */
+	uint8_t addr[128];
+};
+
+struct xs_super {
+	int nfd, wake, ep;
+	bool record;
+	volatile bool stop, gone;
+	pthread_t receiver, waiter;
+	pthread_mutex_t lock; /* queue, pending list, kept results */
+	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */
+	struct node *head, *tail;
+	struct pending *pend;
+	struct xs_guestfd *fds;
+	struct xs_verdicts *verdicts;
+	struct { uint64_t cookie; int nr, error; } kept[KEPT];
+	unsigned nkept, kept_at;
+};
+
+uint64_t xs_now_ns(void);
+/* SO_COOKIE, 0 if the socket has none. */
+uint64_t xs_cookie_of(int fd);
+void xs_only_wake_signal(void);
+void xs_post(struct xs_super *s, const struct xs_event *ev);
+/* Answers a connect, keeps the outcome if the caller was interrupted, records. Does not close fd. */
+void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+	     uint64_t start_ns, int error);
+/* Connects fd (taken over) and answers, now or later. */
+void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		    uint64_t start_ns);
+void xs_forget_pending(struct xs_super *s, struct pending *p);
+/* The waiter's thread. */
+void *xs_waiter(void *super);
+
+#endif

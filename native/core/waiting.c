@@ -1,0 +1,236 @@
+/*
+ * Connects under way. A blocking connect(2) of the guest waits here, not in the receiver: its socket is watched until it
+ * is writable, and only then is the kernel asked how it went, so that the socket's state stays what the guest would
+ * find natively if a signal ends the wait.
+ */
+#include "connect.h"
+#include "super_parts.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define START_WAIT_US 100
+#define CHECK_MS 500
+
+void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		 uint64_t start_ns, int error)
+{
+	struct xs_event ev;
+
+	if (xs_super_answer(s, id, 0, error, false) == ENOENT && fd >= 0 && error != EINPROGRESS)
+		xs_super_keep(s, fd, SYS_connect, error);
+	if (!s->record)
+		return;
+	memset(&ev, 0, sizeof ev);
+	ev.kind = XS_DONE;
+	ev.id = id;
+	ev.tid = tid;
+	ev.nr = SYS_connect;
+	ev.fd = -1;
+	memcpy(ev.addr, addr, addrlen);
+	ev.addrlen = addrlen;
+	ev.verdict = verdict;
+	ev.error = error;
+	ev.start_ns = start_ns;
+	ev.took_ns = xs_now_ns() - start_ns;
+	xs_post(s, &ev);
+}
+
+/* SYN_SENT and the like as the kernel numbers them (tcp_info, tcpi_state); -1 if it does not say. */
+static int tcp_state(int fd)
+{
+	uint8_t info[8];
+	socklen_t l = sizeof info;
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &l) || !l ? -1 : info[0];
+}
+
+static uint64_t send_deadline(int fd, uint64_t start)
+{
+	struct timeval tv = {0, 0};
+	socklen_t l = sizeof tv;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, &l) || (!tv.tv_sec && !tv.tv_usec))
+		return 0;
+	return start + (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+}
+
+static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		     uint64_t start_ns, int late)
+{
+	struct epoll_event e;
+	struct pending *p = calloc(1, sizeof *p);
+
+	if (!p) {
+		xs_done(s, id, tid, fd, addr, addrlen, verdict, start_ns, ENOMEM);
+		close(fd);
+		return;
+	}
+	p->id = id;
+	p->tid = tid;
+	p->fd = fd;
+	p->verdict = verdict;
+	p->addrlen = addrlen;
+	p->start_ns = start_ns;
+	p->deadline_ns = send_deadline(fd, start_ns);
+	p->late = late;
+	memcpy(p->addr, addr, addrlen);
+	pthread_mutex_lock(&s->lock);
+	/* A re-issue after SA_RESTART waits no longer in all than SO_SNDTIMEO says. */
+	if (p->deadline_ns)
+		for (struct pending *o = s->pend; o; o = o->next)
+			if (o->tid == tid && o->deadline_ns && o->deadline_ns < p->deadline_ns && xs_cookie_of(o->fd) == xs_cookie_of(fd))
+				p->deadline_ns = o->deadline_ns;
+	p->next = s->pend;
+	if (s->pend)
+		s->pend->prev = p;
+	s->pend = p;
+	memset(&e, 0, sizeof e);
+	e.events = EPOLLOUT | EPOLLONESHOT;
+	e.data.ptr = p;
+	/* Under the lock: the waiter may not free p before it is in the list. */
+	if (epoll_ctl(s->ep, EPOLL_CTL_ADD, fd, &e))
+		p->deadline_ns = 1; /* the waiter's next round gives it up */
+	pthread_mutex_unlock(&s->lock);
+}
+
+void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+		    uint64_t start_ns)
+{
+	wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, EINPROGRESS);
+}
+
+void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+			uint64_t start_ns)
+{
+	int fl = fcntl(fd, F_GETFL), error, late;
+
+	if (fl & O_NONBLOCK) {
+		error = connect(fd, (const struct sockaddr *)addr, addrlen) ? errno : 0;
+	} else {
+		/* connect(2) tells who began an attempt that SO_SNDTIMEO cut short from who only joined it. */
+		late = send_deadline(fd, start_ns) && tcp_state(fd) == TCP_SYN_SENT ? EALREADY : EINPROGRESS;
+		error = xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
+		if (error == EINPROGRESS) {
+			wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, late);
+			return;
+		}
+	}
+	xs_done(s, id, tid, fd, addr, addrlen, verdict, start_ns, error);
+	close(fd);
+}
+
+void xs_forget_pending(struct xs_super *s, struct pending *p)
+{
+	pthread_mutex_lock(&s->lock);
+	if (p->next)
+		p->next->prev = p->prev;
+	if (p->prev)
+		p->prev->next = p->next;
+	else
+		s->pend = p->next;
+	pthread_mutex_unlock(&s->lock);
+	/* The file lives on in the guest, so closing our number alone would leave the registration. */
+	epoll_ctl(s->ep, EPOLL_CTL_DEL, p->fd, NULL);
+	close(p->fd);
+	free(p);
+}
+
+/*
+ * What a waiter in connect(2) would return now, EINPROGRESS for "go on waiting". connect() is not asked again where the
+ * socket was taken apart meanwhile (shutdown(2), AF_UNSPEC: ECONNRESET pending), because that would begin anew.
+ */
+static int outcome(const struct pending *p)
+{
+	int error = 0, state = tcp_state(p->fd);
+	socklen_t l = sizeof error;
+
+	if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+		return EINPROGRESS;
+	if (state == TCP_CLOSE) {
+		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &l);
+		if (error && error != ECONNRESET) /* leaves "connecting", as the end of connect(2) does */
+			xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+		return error ? error : ECONNABORTED;
+	}
+	error = xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+	return error == EISCONN ? 0 : error; /* another waiter on this socket was first */
+}
+
+static void finish(struct xs_super *s, struct pending *p)
+{
+	struct epoll_event e;
+	int error;
+
+	/* Interrupted meanwhile: the socket keeps its state, error included, for whatever the guest does next. */
+	pthread_mutex_lock(&s->settling);
+	if (xs_super_valid(s, p->id)) {
+		error = outcome(p);
+		if (error == EINPROGRESS || error == EALREADY) {
+			memset(&e, 0, sizeof e);
+			e.events = EPOLLOUT | EPOLLONESHOT;
+			e.data.ptr = p;
+			if (!epoll_ctl(s->ep, EPOLL_CTL_MOD, p->fd, &e)) {
+				pthread_mutex_unlock(&s->settling);
+				return;
+			}
+			error = errno;
+		}
+		xs_done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, error);
+	}
+	pthread_mutex_unlock(&s->settling);
+	xs_forget_pending(s, p);
+}
+
+/* Drops connects whose caller is gone and ends those whose SO_SNDTIMEO has passed; returns ms to the next look. */
+static int sweep(struct xs_super *s)
+{
+	struct pending *p, *next;
+	uint64_t now = xs_now_ns(), soonest = 0;
+
+	pthread_mutex_lock(&s->lock);
+	p = s->pend;
+	pthread_mutex_unlock(&s->lock);
+	if (!p)
+		return -1;
+	for (; p; p = next) { /* only this thread takes entries out */
+		next = p->next;
+		if (!xs_super_valid(s, p->id)) {
+			xs_forget_pending(s, p);
+		} else if (p->deadline_ns && p->deadline_ns <= now) {
+			xs_done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, p->late);
+			xs_forget_pending(s, p);
+		} else if (p->deadline_ns && (!soonest || p->deadline_ns < soonest)) {
+			soonest = p->deadline_ns;
+		}
+	}
+	if (soonest && soonest - now < CHECK_MS * 1000000ull)
+		return (int)((soonest - now) / 1000000) + 1;
+	return CHECK_MS;
+}
+
+void *xs_waiter(void *arg)
+{
+	struct xs_super *s = arg;
+	struct epoll_event ev[64];
+	int n;
+
+	xs_only_wake_signal();
+	while (!s->stop) {
+		/* Bounded even when idle: an entry with a deadline may be added while this thread sleeps. */
+		int ms = sweep(s);
+
+		n = epoll_wait(s->ep, ev, 64, ms < 0 ? CHECK_MS : ms);
+		for (int i = 0; i < n && !s->stop; i++)
+			finish(s, ev[i].data.ptr);
+	}
+	return NULL;
+}
+
