@@ -64,6 +64,10 @@ class Relay:
         is about to bind it."""
         self._client.release_port(port)
 
+    def stands_for(self, cookie: int) -> bool:
+        """Whether the listening socket with this SO_COOKIE in the guest's namespace is the relay's, not the guest's."""
+        return self._client.stands_for(cookie)
+
     def publish(
         self,
         listener: socket.socket,

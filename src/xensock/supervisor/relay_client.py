@@ -103,7 +103,9 @@ class _Stage(Enum):
 
 @dataclass(slots=True, eq=False)
 class _Listener:
+    target: Endpoint
     sock: socket.socket
+    cookie: int
     forced: bool  # bound in spite of a conflict, by TCP_REPAIR, which its children inherit
     waiting: dict[Name, tuple[socket.socket, Ended | None]] = field(default_factory=dict)
     watched: bool = False
@@ -265,7 +267,7 @@ class Client:
         except OSError:
             sock.close()
             raise
-        listener = self._listeners[target] = _Listener(sock, forced)
+        listener = self._listeners[target] = _Listener(target, sock, cookie_of(sock), forced)
         self._forget_idle()
         return listener
 
@@ -299,6 +301,7 @@ class Client:
             guest.setsockopt(socket.SOL_SOCKET, SO_MARK, 0)  # the guest can read it
         if error not in (0, errno.EINPROGRESS):
             reset(far)
+            self._tidy(listener)
             return error
         self._expect(listener, name_of(guest.getsockname()), far, ended)
         return error
@@ -345,6 +348,13 @@ class Client:
             if listener.watched and not listener.waiting:
                 listener.watched = False
                 self._loop.remove(listener.sock.fileno())
+            self._tidy(listener)
+
+    def _tidy(self, listener: _Listener) -> None:
+        """On loopback an idle listener of ours, which stands for the host's, must not look like the guest's own."""
+        known = self._listeners.get(listener.target) is listener
+        if known and listener.idle and listener.target.host.is_loopback:
+            self._close_listener(listener.target)
 
     def _accept_later(self, listener: _Listener) -> None:
         """No descriptor is free: the connection waits in the kernel until one is."""
@@ -377,6 +387,7 @@ class Client:
         error = _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
         if error != errno.EINPROGRESS:
             far.close()
+            self._tidy(listener)
             return error
         own = Endpoint.from_python(guest.getsockname()).unmapped()
         hold = _Hold(own, target, cookie_of(guest), far, listener, ended)
@@ -482,6 +493,7 @@ class Client:
     def _forget(self, hold: _Hold) -> None:
         if self._holds.pop(hold.key, None) is hold:
             hold.listener.users -= 1
+            self._tidy(hold.listener)
 
     def _drop(self, hold: _Hold) -> None:
         self._forget(hold)
@@ -499,6 +511,11 @@ class Client:
             for target, listener in list(self._listeners.items()):
                 if target.port == port and listener.idle:
                     self._close_listener(target)
+
+    def stands_for(self, cookie: int) -> bool:
+        """See Relay.stands_for."""
+        with self._lock:
+            return any(listener.cookie == cookie for listener in self._listeners.values())
 
     def close(self) -> None:
         """Give up every hold and listener; connect() gives ENETDOWN from now on. Called once, before the loop stops."""

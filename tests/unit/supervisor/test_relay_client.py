@@ -16,7 +16,7 @@ from relaykit import FAR4, FAR6, OUT, Ground, error_of, events, hard_close, read
 
 import nskit
 from xensock.calls.address import Endpoint
-from xensock.supervisor.relay_wire import SO_DETACH_FILTER, SO_MARK, attach_filter
+from xensock.supervisor.relay_wire import SO_DETACH_FILTER, SO_MARK, attach_filter, cookie_of
 
 pytestmark = pytest.mark.skipif(bool(nskit.missing()), reason=nskit.missing())
 
@@ -294,6 +294,26 @@ def test_release_port(ground):
             own.bind(("0.0.0.0", port))
         ground.relay.release_port(port)
         own.bind(("0.0.0.0", port))
+
+
+def test_the_hosts_loopback_leaves_the_guests_alone(ground):
+    """A listener of ours there is gone as soon as it has served, so that nobody takes it for the guest's."""
+    with ground.server("127.0.0.1") as server:
+        name = Endpoint.from_python(server.getsockname())
+        with ground.client() as guest, ground.client() as second:
+            for sock in (guest, second):
+                assert ground.connect_to(sock, name) == 0
+                server.accept()[0].close()
+                with ground.client() as probe, pytest.raises(ConnectionRefusedError):
+                    probe.connect(server.getsockname())
+
+
+def test_stands_for(ground, slow):
+    with ground.client(blocking=False) as guest:
+        assert ground.connect(guest, slow) == errno.EINPROGRESS
+        (listener,) = (h.listener for h in ground.relay._client._holds.values())
+        assert ground.relay.stands_for(cookie_of(listener.sock))
+        assert not ground.relay.stands_for(cookie_of(guest))
 
 
 def test_a_connected_socket_is_told_so(ground):
