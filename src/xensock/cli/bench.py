@@ -14,7 +14,7 @@ from xensock.cli.terminal import colour_wanted
 if TYPE_CHECKING:
     from xensock.bench.result import Result
 
-RUNS, QUICK_RUNS = 5, 3
+RUNS, QUICK_RUNS = 9, 3
 
 EPILOG = """\b
 Examples:
@@ -63,7 +63,7 @@ def run(
         address = machine.host_address()
         setting = Setting(xensock(), address)
         if quick:
-            setting = Setting(xensock(), address, seconds=1, trips=5_000, held=2_000)
+            setting = Setting(xensock(), address, trips=5_000, held=2_000)
         facts = machine.facts(address)
         results = session.measure(
             chosen, setting, runs or (QUICK_RUNS if quick else RUNS), progress.tell

@@ -29,6 +29,20 @@ def test_an_empty_report_is_an_error(text: str) -> None:
         throughput.parse(text)
 
 
+def test_an_error_that_iperf3_reports_is_told() -> None:
+    with pytest.raises(BenchError) as caught:
+        throughput.parse('{"end": {}, "error": "error - no route"}')
+    assert caught.value.cause == "error - no route"
+
+
+def test_a_server_between_two_tests_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = json.dumps({"end": {}, "error": "error - the server is busy running a test"})
+    fine = json.dumps({"end": {"sum_received": {"bits_per_second": 8e9}}})
+    reports = iter([busy, fine])
+    monkeypatch.setattr(throughput, "output_of", lambda argv, timeout: next(reports))
+    assert throughput._gbits(["iperf3"], 1) == 8
+
+
 @iperf3
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_native_side_is_measured(reverse: bool) -> None:
