@@ -28,6 +28,12 @@ def postgres(data, address, port):
     return argv
 
 
+def wait_ready(run, address, port):
+    """It listens before it lets anybody in ("the database system is starting up")."""
+    argv = [f"{BIN}/pg_isready", "-q", "-h", address, "-p", str(port)]
+    eventually(lambda: run(argv).returncode == 0, 30, "PostgreSQL accepts connections")
+
+
 def psql(run, address, port, statement):
     argv = [f"{BIN}/psql", "-X", "-A", "-t", "-h", address, "-p", str(port), "-U", "xstest"]
     return run([*argv, "-d", "postgres", "-c", statement], check=True).stdout.strip()
@@ -52,6 +58,7 @@ def remote(world):
     log = world.directory / "postgres.log"
     process = world.peer.service(postgres(data, world.web4, port), log, user="xstest")
     eventually(lambda: port in world.peer.listening(), 30, "PostgreSQL on the peer")
+    wait_ready(world.peer.run, world.web4, port)
     yield port
     process.kill()
     process.wait()
@@ -73,6 +80,7 @@ def test_server(guest):
     data = guest.directory / "data"
     initdb(guest.run, data)
     with guest.popen(postgres(data, address, port), listens=port) as server:
+        wait_ready(run, address, port)
         client = psql(run, address, port, "select host(inet_client_addr())")
         assert client == guest.world.peer.addr4
         pgbench(run, address, port)
