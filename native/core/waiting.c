@@ -67,6 +67,7 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 {
 	struct epoll_event e;
 	struct pending *p = calloc(1, sizeof *p);
+	bool again = false;
 
 	if (!p) {
 		xs_done(s, id, tid, fd, addr, addrlen, verdict, start_ns, ENOMEM);
@@ -83,11 +84,20 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 	p->late = late;
 	memcpy(p->addr, addr, addrlen);
 	pthread_mutex_lock(&s->lock);
-	/* A re-issue after SA_RESTART waits no longer in all than SO_SNDTIMEO says. */
+	/* With SO_SNDTIMEO an interrupted connect is not restarted, whatever SA_RESTART says (signal(7)): a re-issue ends. */
 	if (p->deadline_ns)
-		for (struct pending *o = s->pend; o; o = o->next)
-			if (o->tid == tid && o->deadline_ns && o->deadline_ns < p->deadline_ns && xs_cookie_of(o->fd) == xs_cookie_of(fd))
-				p->deadline_ns = o->deadline_ns;
+		for (struct pending *o = s->pend; o && !again; o = o->next) {
+			again = o->tid == tid && o->deadline_ns && xs_cookie_of(o->fd) == xs_cookie_of(fd) && !xs_super_valid(s, o->id);
+			if (again)
+				o->deadline_ns = 0; /* once */
+		}
+	if (again) {
+		pthread_mutex_unlock(&s->lock);
+		xs_done(s, id, tid, -1, addr, addrlen, verdict, start_ns, EINTR);
+		close(fd);
+		free(p);
+		return;
+	}
 	p->next = s->pend;
 	if (s->pend)
 		s->pend->prev = p;
