@@ -368,3 +368,13 @@ def test_the_end_is_reported(ground):
         assert read(guest, 9) == b"defgh"
         until(lambda: bool(told))
     assert told == [(3, 5, 0)]
+
+
+def test_time_out(ground, slow):
+    """The guest's own timer says so, after as many SYNs as it chose."""
+    with ground.client(blocking=False) as guest:
+        guest.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+        assert ground.connect(guest, slow) == errno.EINPROGRESS
+        assert events(guest, 10000)
+        assert error_of(guest) == errno.ETIMEDOUT
+    until(lambda: not ground.relay._client._holds, 3)
