@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
 
 # Modules whose tests are elsewhere than in tests/unit/<part>/test_<module>.py, and where.
 TESTED_BY: dict[str, str] = {
+    "__main__.py": "tests/unit/test_api.py",
     "backend/embedded.py": "tests/semantics/test_process.py",
     "backend/hidden.py": "tests/semantics/test_isolation.py",
     "cli/bench.py": "tests/unit/bench",
@@ -54,6 +55,7 @@ TESTED_BY: dict[str, str] = {
 }
 
 LONGEST = 600
+LONGEST_TEST = 800
 UNLIMITED = {"requirements.lock", "LICENSE"}
 
 # Written in pieces, so that this file does not find itself.
@@ -187,12 +189,13 @@ def test_tests_mirror_modules() -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    lengths = {
-        str(path.relative_to(ROOT)): text_of(path).count("\n")
-        for path in tracked()
-        if path.name not in UNLIMITED
-    }
-    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+    too_long = {}
+    for path in tracked():
+        name, length = str(path.relative_to(ROOT)), text_of(path).count("\n")
+        limit = LONGEST_TEST if name.startswith("tests/") else LONGEST
+        if path.name not in UNLIMITED and length > limit:
+            too_long[name] = length
+    assert too_long == {}
 
 
 @pytest.mark.parametrize("words", [PACKAGE_HOSTS, UNFINISHED, PLACES], ids=["host", "work", "path"])
