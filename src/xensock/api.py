@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from xensock.calls.record import Record
 
+DATAPATHS = ("auto", "direct", "relay")
+
 
 class RunError(RuntimeError):
     """The guest could not be run. `status` is 125, 126 or 127 as of `xensock run`; the message is what it says."""
@@ -55,14 +57,20 @@ def run(
 
     `rules` are those of `--allow`, each alone or after the word "allow"; after the word "deny" those of `--deny`.
     `publish`, `datapath` and `name` are those of `xensock run`. `timeout` in seconds; when it passes the guest is
-    ended. Raises ValueError for a malformed rule or publication, RunError where the guest cannot be made or the
+    ended. Raises ValueError for a malformed rule, publication or data path, RunError where the guest cannot be made or the
     program not be executed, subprocess.TimeoutExpired.
     """
     from xensock.observe.trace import record_from_json
     from xensock.policy.rules import parse_rule
     from xensock.supervisor.publication import Publication
 
-    command = [sys.executable, "-m", "xensock", "run", "--trace=json", "--datapath", datapath]
+    if not argv:
+        raise ValueError("no program is named")
+    if datapath not in DATAPATHS:
+        raise ValueError(f"datapath {datapath!r} is none of {', '.join(DATAPATHS)}")
+    # -P: modules in the caller's folder are not meant for us.
+    command = [sys.executable, "-P", "-m", "xensock", "run", "--trace=json"]
+    command += ["--datapath", datapath]
     for text in rules:
         word, _, rest = text.partition(" ")
         verb, rule = (word, rest.strip()) if word in ("allow", "deny") and rest else ("allow", text)
@@ -97,4 +105,6 @@ def run(
                 raise RunError(done.returncode, f.read().strip())
         with open(trace, encoding="utf-8") as f:
             calls = tuple(record_from_json(line) for line in f)
-    return Done(done.returncode, calls, done.stdout or b"", done.stderr or b"")
+    # The front itself was killed by a signal where the status is negative.
+    status = done.returncode if done.returncode >= 0 else 128 - done.returncode
+    return Done(status, calls, done.stdout or b"", done.stderr or b"")
