@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xensock.bench.failure import BenchError
 from xensock.bench.interleave import interleaved
 from xensock.bench.process import tool
 from xensock.bench.result import Result, worst
@@ -32,8 +33,11 @@ def measure(
         def progress(run: int, side: str, place: int = place, row: Row = row) -> None:
             tell(f"[{place}/{len(rows)}] {row.name}: run {run} of {runs}, {side}")
 
-        with row.measure(setting) as pair:
-            samples = interleaved(pair, runs, progress)
+        try:
+            with row.measure(setting) as pair:
+                samples = interleaved(pair, runs, progress)
+        except BenchError as error:
+            raise BenchError(f"{row.name}: {error.what}", error.cause, error.hint) from error
         results.append(Result.of(row.name, row.unit, row.more_is_better, samples))
     return with_worst(rows, results)
 

@@ -57,3 +57,15 @@ def test_a_missing_tool_is_named_before_anything_is_measured() -> None:
         measure(rows, SETTING, 1, lambda text: None)
     assert "no-such-tool" in caught.value.what
     assert "apt-get install no-such-tool" in caught.value.hint
+
+
+def test_a_failure_says_in_which_row() -> None:
+    @contextmanager
+    def fails(setting: Setting) -> Iterator[Pair]:
+        raise BenchError("iperf3 failed", "no route", "look")
+        yield Pair(lambda: 1, lambda: 1)
+
+    with pytest.raises(BenchError) as caught:
+        measure([Row("a.out", "x", True, fails)], SETTING, 1, lambda text: None)
+    shown = caught.value
+    assert (shown.what, shown.cause, shown.hint) == ("a.out: iperf3 failed", "no route", "look")
