@@ -25,6 +25,7 @@ struct config {
 	char **hide;
 	char **argv;
 	sigset_t old_mask;
+	char syn_retries[8]; /* the host's net.ipv4.tcp_syn_retries */
 };
 
 /*

@@ -200,6 +200,17 @@ static int helper(struct config *c)
 	}
 }
 
+static void note_settings(struct config *c)
+{
+	int fd = open("/proc/sys/net/ipv4/tcp_syn_retries", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (read(fd, c->syn_retries, sizeof c->syn_retries - 1) < 0)
+		c->syn_retries[0] = 0;
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct config c;
@@ -216,6 +227,7 @@ int main(int argc, char **argv)
 		fail(S_CONFIG, EINVAL);
 	if (c.head.flags & F_USERNS)
 		make_user(&c);
+	note_settings(&c);
 	forced(&c, S_NETNS);
 	if (unshare(CLONE_NEWNET))
 		fail(S_NETNS, errno);

@@ -65,6 +65,26 @@ static void hide(const char *path)
 			fail(S_HIDE, errno);
 }
 
+/* Settings of TCP that a fresh network namespace does not take over from its host. */
+static void tune(const struct config *c)
+{
+	int fd = open("/proc/sys/net/ipv4/tcp_syn_retries", O_WRONLY | O_CLOEXEC);
+
+	/* The guest's own SYN timer ends together with the host's; without it only the wait differs. */
+	if (fd >= 0) {
+		if (c->syn_retries[0] && write(fd, c->syn_retries, strlen(c->syn_retries)) < 0)
+			fail(S_PROC, errno);
+		close(fd);
+	}
+	/* A client that uses its port again within a minute keeps it in what accept(2) says. */
+	fd = open("/proc/sys/net/ipv4/tcp_tw_reuse", O_WRONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		if (write(fd, "1", 1) < 0)
+			fail(S_PROC, errno);
+		close(fd);
+	}
+}
+
 void make_mounts(const struct config *c)
 {
 	forced(c, S_MOUNTNS);
@@ -76,6 +96,7 @@ void make_mounts(const struct config *c)
 	forced(c, S_PROC);
 	if (mount("proc", "/proc", "proc", PLAIN, NULL))
 		fail(S_PROC, errno);
+	tune(c);
 	make_sys(c);
 	if (c->head.flags & F_DROP_CAPS) {
 		/* uid 0 may write kernel settings without any capability; some of them run programs outside (core(5)). */

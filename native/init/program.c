@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -58,10 +60,26 @@ static void restrict_tcp(const struct config *c)
 	close(fd);
 }
 
+/* Whether a file of this name is in a directory of PATH, or is a path to one. */
+static int somewhere(const char *name)
+{
+	const char *path = getenv("PATH"), *end;
+	char whole[4096];
+
+	if (strchr(name, '/'))
+		return !access(name, F_OK);
+	for (; path && *path; path = *end ? end + 1 : end) {
+		end = strchrnul(path, ':');
+		if (snprintf(whole, sizeof whole, "%.*s/%s", (int)(end - path), path, name) < (int)sizeof whole && !access(whole, F_OK))
+			return 1;
+	}
+	return 0;
+}
+
 void run_program(const struct config *c)
 {
 	struct sock_fprog prog = {(unsigned short)c->head.filter_len, c->filter};
-	int fds[2];
+	int fds[2], error;
 
 	if (c->head.flags & F_DROP_CAPS)
 		drop_caps();
@@ -84,6 +102,10 @@ void run_program(const struct config *c)
 	listen(-1, 0);
 	sigprocmask(SIG_SETMASK, &c->old_mask, NULL);
 	execvp(c->argv[0], c->argv);
-	say('X', errno, 0, NULL, 0);
-	_exit(errno == ENOENT ? 127 : 126);
+	error = errno;
+	/* execvp(3) says EACCES also where it only could not look into a directory of PATH. */
+	if (error == EACCES && !somewhere(c->argv[0]))
+		error = ENOENT;
+	say('X', error, 0, NULL, 0);
+	_exit(error == ENOENT ? 127 : 126);
 }

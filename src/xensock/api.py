@@ -57,8 +57,8 @@ def run(
 
     `rules` are those of `--allow`, each alone or after the word "allow"; after the word "deny" those of `--deny`.
     `publish`, `datapath` and `name` are those of `xensock run`. `timeout` in seconds; when it passes the guest is
-    ended. Raises ValueError for a malformed rule, publication or data path, RunError where the guest cannot be made or the
-    program not be executed, subprocess.TimeoutExpired.
+    ended. Raises ValueError for a malformed rule, publication or data path, RunError where the guest cannot be made or
+    the program not be executed, subprocess.TimeoutExpired.
     """
     from xensock.observe.trace import record_from_json
     from xensock.policy.rules import parse_rule

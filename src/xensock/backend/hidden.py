@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +66,15 @@ def _candidates(env: Mapping[str, str]) -> Iterator[str]:
         for address in env.get(name, "").split(";"):
             kind, _, rest = address.partition(":")
             if kind == "unix":
-                yield rest.removeprefix("//").removeprefix("path=").partition(",")[0]
+                yield _path_of(rest)
+
+
+def _path_of(rest: str) -> str:
+    """The path of ``unix://PATH``, ``unix:PATH``, or of a D-Bus address: keys in any order, values escaped."""
+    if "=" not in rest:
+        return rest.removeprefix("//")
+    keys = dict(part.partition("=")[::2] for part in rest.split(","))
+    return unquote(keys.get("path", ""))
 
 
 def paths(env: Mapping[str, str]) -> list[str]:
@@ -74,6 +83,6 @@ def paths(env: Mapping[str, str]) -> list[str]:
         os.path.realpath(path)
         for path in _candidates(env)
         if path.startswith("/") and os.path.exists(path)
-    }
+    } - {"/"}
     # What lies below a covered directory needs no cover of its own.
     return sorted(p for p in found if not any(str(parent) in found for parent in Path(p).parents))

@@ -5,27 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.supervisor import options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
 PRIVILEGED = 1024
 CAP_NET_BIND_SERVICE = 10
-IPV6_FREEBIND = 78  # linux/in6.h
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 
 
@@ -161,23 +158,9 @@ def _drop(sup: Supervisor, key: int) -> None:
 
 def _bind_reusing(sock: socket.socket, local: Endpoint) -> None:
     """Bind past ended connections of ours on the same port, which the guest knows nothing of, and to addresses of the
-    host, which IPv6 does not take for the guest's own in spite of the route. Both options are as before afterwards."""
-    with _option(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
-        if sock.family == socket.AF_INET6:
-            with _option(sock, socket.IPPROTO_IPV6, IPV6_FREEBIND):
-                sock.bind(local.as_python())
-        else:
-            sock.bind(local.as_python())
-
-
-@contextmanager
-def _option(sock: socket.socket, level: int, name: int) -> Iterator[None]:
-    before = sock.getsockopt(level, name)
-    sock.setsockopt(level, name, 1)
-    try:
-        yield
-    finally:
-        sock.setsockopt(level, name, before)
+    host, which IPv6 does not take for the guest's own in spite of the route."""
+    with options.temporarily(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
+        options.bind_anywhere(sock, local.as_python())
 
 
 def _datagram(sup: Supervisor, q: Question) -> None:

@@ -12,6 +12,7 @@ from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.supervisor.diag import cookie
+from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
     if end.host.is_unspecified:
         at = Endpoint(LOOPBACK4 if end.host.version == 4 else LOOPBACK6, end.port)
     inside = Verdict(OWN, "guest", "guest")
-    if sup.guest_diag.listener(at.host, at.port) is None:
+    if not _guest_listens(sup, at):
         if sup.parts.direct and at.host.is_loopback and sup.ports.owner(at):
             sup.move(q, host=True)
             sup.run_connect(q, Verdict(OWN, "direct", "guest"))
@@ -112,7 +113,30 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
     sup.run_connect(q, inside)
 
 
+def _guest_listens(sup: Supervisor, at: Endpoint) -> bool:
+    """Whether a connection inside the guest's network would reach a listener of the guest's, not a stand-in of ours."""
+    found = sup.guest_diag.listener(at.host, at.port)
+    return found is not None and not sup.parts.relay.stands_for(found)
+
+
+def _itself(sup: Supervisor, q: Question, end: Endpoint) -> None:
+    """The guest calls its own published listener by an address of the host: the two meet in its network."""
+    from xensock.supervisor.supervisor import Verdict
+
+    if not q.sock.getsockname()[1]:
+        host = (
+            end.host
+            if q.sock.family == socket.AF_INET or end.host.version == 6
+            else f"::ffff:{end.host}"
+        )
+        bind_anywhere(q.sock, (str(host), 0))
+    sup.run_connect(q, Verdict(OWN, "guest", "guest"))
+
+
 def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
+    if not sup.parts.direct and sup.ports.owner(end) and _guest_listens(sup, end):
+        _itself(sup, q, end)
+        return
     names = sup.parts.names_of(end.host)
     decision = sup.parts.policy.connect(Protocol.TCP, end.host, end.port, names)
     if decision.allowed:
@@ -136,11 +160,18 @@ def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
     verdict = Verdict(decision, "relay", "allow")
     blocking = q.blocking
     key = cookie(q.sock)
-    error = sup.parts.relay.connect(
-        q.sock, end if q.sock.family == socket.AF_INET else q.endpoint() or end
-    )
-    if error in (0, errno.EINPROGRESS):
-        sup.remember_relayed(key)
+    own = Endpoint.from_python(q.sock.getsockname()).unmapped()
+    if own.host.is_loopback and not end.host.is_loopback:
+        error = (
+            errno.EINVAL
+        )  # from loopback nothing leaves (ip(7)); on the host the kernel would say so
+    else:
+        dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
+        error = sup.parts.relay.connect(q.sock, dest, far=sup.reserved.pop(key, None))
+    if error in (0, errno.EINPROGRESS) and not blocking:
+        sup.remember_relayed(
+            key
+        )  # a caller that waits is told the end by the core, which takes it off the socket
     if error == errno.EINPROGRESS and blocking:
         sup.await_connect(q, verdict)
         return

@@ -185,7 +185,7 @@ def start(spec: Launch) -> Guest:
             os.close(config)
     guest = Guest(control, maker, helper)
     try:
-        _bring_up(guest, spec.argv[0])
+        _bring_up(guest, spec.forced_failure)
     except BaseException:
         guest.close()
         raise
@@ -198,7 +198,7 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _bring_up(guest: Guest, program: str) -> None:
+def _bring_up(guest: Guest, forced: tuple[str, int] | None) -> None:
     while guest.listener < 0:
         event = guest.next_event()
         if event is None:
@@ -207,13 +207,15 @@ def _bring_up(guest: Guest, program: str) -> None:
         if kind == "F":
             raise LaunchError(STAGES[a], b)
         if kind == "R":
-            _network(guest)
+            _network(guest, forced)
             guest.go()
         elif kind == "L":
             guest.listener, guest.pidfd = fds
 
 
-def _network(guest: Guest) -> None:
+def _network(guest: Guest, forced: tuple[str, int] | None) -> None:
+    if forced and forced[0] == "veth":
+        raise LaunchError(*forced)
     try:
         with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
             rtnetlink.lay_out(link, rtnetlink.host_has_ipv6())

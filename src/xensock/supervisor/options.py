@@ -5,10 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SO_BUF_LOCK = 72  # Linux 5.14: which buffer sizes were set by hand
 SNDBUF_LOCK, RCVBUF_LOCK = 1, 2
 F_SETSIG, F_GETSIG = 10, 11
+FREEBIND4 = (socket.IPPROTO_IP, 15)
+FREEBIND6 = (socket.IPPROTO_IPV6, 78)
 
 # Options whose value is plain bytes and means the same on a fresh socket (socket(7), ip(7), ipv6(7), tcp(7)).
 PLAIN = (
@@ -42,6 +49,26 @@ def copy(old: socket.socket, new: socket.socket) -> None:
             continue  # an option that this kernel, or a socket in this state, does not have
     _copy_buffers(old, new)
     _copy_flags(old.fileno(), new.fileno())
+
+
+def bind_anywhere(
+    sock: socket.socket, address: tuple[str, int] | tuple[str, int, int, int]
+) -> None:
+    """bind(2) to an address that no interface has, which IP_FREEBIND or IPV6_FREEBIND permits; as before afterwards."""
+    level, name = FREEBIND6 if sock.family == socket.AF_INET6 else FREEBIND4
+    with temporarily(sock, level, name):
+        sock.bind(address)
+
+
+@contextmanager
+def temporarily(sock: socket.socket, level: int, name: int) -> Iterator[None]:
+    """Set a flag of a socket for a while."""
+    before = sock.getsockopt(level, name)
+    sock.setsockopt(level, name, 1)
+    try:
+        yield
+    finally:
+        sock.setsockopt(level, name, before)
 
 
 def _copy_buffers(old: socket.socket, new: socket.socket) -> None:

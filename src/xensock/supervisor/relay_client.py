@@ -16,6 +16,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -30,6 +31,7 @@ from enum import Enum, auto
 
 from xensock import _core
 from xensock.calls.address import Endpoint
+from xensock.supervisor import options
 from xensock.supervisor.relay_loop import IN, OUT, Loop
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
@@ -154,7 +156,12 @@ class Client:
         self._closed = False
 
     def connect(
-        self, guest: socket.socket, dest: Endpoint, dial: Endpoint | None, ended: Ended | None
+        self,
+        guest: socket.socket,
+        dest: Endpoint,
+        dial: Endpoint | None,
+        ended: Ended | None,
+        far: socket.socket | None = None,
     ) -> int:
         """See Relay.connect."""
         target = dest.unmapped()
@@ -162,18 +169,21 @@ class Client:
             address = Endpoint.from_python((f"::ffff:{target.host}", target.port)).sockaddr()
         else:
             address = dest.sockaddr()
-        if tcp_state(guest) != TCP_CLOSE or (
-            guest.family == socket.AF_INET and target.family != socket.AF_INET
-        ):
+        if tcp_state(guest) != TCP_CLOSE or not _possible(guest, target):
             # Already connecting, connected or listening, or never possible: the kernel knows what to answer.
+            if far is not None:
+                far.close()
             return _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
         real = dial.unmapped() if dial is not None else target
-        far = None
         try:
-            far = self._far(real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+            if far is None:
+                far = self._far(real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
             far.setblocking(False)
             self._carry_options(guest, far)
-            error = far.connect_ex(real.as_python())
+            if far.family == socket.AF_INET6 and real.family == socket.AF_INET:
+                error = far.connect_ex((f"::ffff:{real.host}", real.port))
+            else:
+                error = far.connect_ex(real.as_python())
             if error in (0, errno.EINPROGRESS):
                 return self._dialled(guest, address, target, far, ended)
         except OSError as e:
@@ -198,6 +208,7 @@ class Client:
             if self._closed:
                 far.close()
                 return errno.ENETDOWN
+            _name_like(guest, far)
             if error == 0:
                 return self._fast(guest, address, target, far, ended)
             # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
@@ -220,7 +231,10 @@ class Client:
             self._defaults[far.family] = defaults
         for level, option in names:
             value = guest.getsockopt(level, option)
-            if value != defaults[level, option]:
+            if value == defaults[level, option]:
+                continue
+            # A socket that was connected before reports a segment size that cannot be asked for (tcp(7), TCP_MAXSEG).
+            with contextlib.suppress(OSError):
                 far.setsockopt(level, option, value)
         try:
             locks = guest.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
@@ -529,6 +543,41 @@ class Client:
                 listener.waiting.clear()
                 self._close_listener(target)
             self._wire.close()
+
+
+def _possible(guest: socket.socket, target: Endpoint) -> bool:
+    """Whether a socket of this family and IPV6_V6ONLY can reach the address at all."""
+    if guest.family == socket.AF_INET:
+        return target.family == socket.AF_INET
+    return target.family == socket.AF_INET6 or not guest.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+
+
+def _name_like(guest: socket.socket, far: socket.socket) -> None:
+    """Give the guest's socket the name that the far side sees, unless the program bound it to one of its own."""
+    if guest.getsockname()[1]:
+        return
+    own = Endpoint.from_python(far.getsockname())
+    if not own.port:
+        return
+    if guest.family == socket.AF_INET6 and own.host.version == 4:
+        own = Endpoint.from_python((f"::ffff:{own.host}", own.port))
+    elif guest.family == socket.AF_INET:
+        own = own.unmapped()
+    try:
+        options.bind_anywhere(guest, own.as_python())
+    except OSError as e:
+        if e.errno != errno.EADDRINUSE:
+            raise
+        # The host gives one port to connections of different destinations; a socket in repair mode may share it too.
+        reuse = guest.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        guest.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        try:
+            options.bind_anywhere(guest, own.as_python())
+        finally:
+            guest.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
+            guest.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
 
 
 def _outcome(far: socket.socket) -> int:

@@ -253,9 +253,9 @@ def program_of(tid: int) -> str:
     """The short name of the program (proc(5), comm); "?" once it is gone."""
     try:
         fd = os.open(f"/proc/{tid}/comm", os.O_RDONLY)
+        try:
+            return os.read(fd, 64).decode(errors="replace").rstrip("\n")
+        finally:
+            os.close(fd)
     except OSError:
         return "?"
-    try:
-        return os.read(fd, 64).decode(errors="replace").rstrip("\n")
-    finally:
-        os.close(fd)
