@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 import xensock
 from xensock import _core
 from xensock.backend.embedded import LANDLOCK_TCP

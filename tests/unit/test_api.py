@@ -10,9 +10,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import guestkit
 import pytest
 
+import guestkit
 import xensock
 
 if TYPE_CHECKING:
@@ -144,9 +144,8 @@ def test_a_guest_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capfd: Any
     ],
 )
 def test_a_malformed_call_is_a_value_error(options: dict[str, Any], capfd: Any) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"\w"):
         xensock.run(["true"], **options)
-    assert str(caught.value)
     assert capfd.readouterr().err == ""
 
 
