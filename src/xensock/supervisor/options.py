@@ -18,20 +18,59 @@ FREEBIND4 = (socket.IPPROTO_IP, 15)
 FREEBIND6 = (socket.IPPROTO_IPV6, 78)
 
 # Options whose value is plain bytes and means the same on a fresh socket (socket(7), ip(7), ipv6(7), tcp(7)).
+# Every option that the filter lets a guest change is here but socket filters, which are programs, and TCP_FASTOPEN_KEY,
+# which shows the network's own where none is set. SO_PRIORITY comes last, because IP_TOS sets it too.
 PLAIN = (
     *(
         (socket.SOL_SOCKET, n)
-        for n in (1, 2, 5, 6, 9, 10, 12, 13, 15, 18, 20, 21, 29, 35, 37, 46, 47, 60)
+        for n in (
+            *(
+                1,
+                2,
+                5,
+                6,
+                9,
+                10,
+                11,
+                13,
+                15,
+                18,
+                20,
+                21,
+                29,
+                35,
+                37,
+                40,
+                41,
+                42,
+                43,
+                45,
+                46,
+                47,
+                49,
+            ),
+            *(60, 63, 64, 65, 69, 70, 73, 74, 75),
+        )
     ),
     *(
         (socket.IPPROTO_TCP, n)
-        for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 23, 25, 27, 36)
+        for n in (
+            *(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 23, 24, 25, 27, 34, 36, 37),
+            *(44, 45),
+        )
     ),
-    *((socket.IPPROTO_IP, n) for n in (1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 20, 21, 24, 25, 51)),
+    *(
+        (socket.IPPROTO_IP, n)
+        for n in (1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 20, 21, 23, 24, 25, 26, 33, 34, 49, 51)
+    ),
     *(
         (socket.IPPROTO_IPV6, n)
-        for n in (16, 23, 25, 26, 33, 49, 51, 53, 56, 58, 60, 62, 66, 67, 70, 72, 73, 74, 77, 78)
+        for n in (
+            *(2, 3, 4, 5, 8, 16, 18, 19, 23, 25, 26, 29, 33, 49, 51, 53, 56, 58, 60, 62, 66, 67),
+            *(70, 72, 73, 74, 77, 78),
+        )
     ),
+    (socket.SOL_SOCKET, 12),
 )
 
 

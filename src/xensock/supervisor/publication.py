@@ -54,6 +54,6 @@ def _address(literal: str, text: str) -> IPAddress:
 
 
 def _port(part: str, text: str) -> int:
-    if not (part.isascii() and part.isdigit()) or not 1 <= int(part) <= 65535:
+    if not (part.isascii() and part.isdigit() and len(part) <= 5) or not 1 <= int(part) <= 65535:
         raise PublishError(f"{part!r} in publication {text!r} is no port")
     return int(part)
