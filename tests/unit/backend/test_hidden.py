@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xensock.backend import hidden
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def paths(**env: str) -> set[str]:
