@@ -16,7 +16,7 @@ from xensock.backend import hidden
 from xensock.policy.names import Names
 from xensock.stack.resolver import Resolver
 from xensock.supervisor import filter as guest_filter
-from xensock.supervisor import launch
+from xensock.supervisor import launch, options
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
 from xensock.supervisor.launch import ExecError, Guest, Launch, LaunchError
@@ -200,6 +200,8 @@ def _name_sockets(guest: Guest) -> list[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Answers come from the address that was asked, which need not be any interface's.
+            sock.setsockopt(*options.FREEBIND6, 1)
         sock.bind((any_address, 53))
         made.append(sock)
     return made

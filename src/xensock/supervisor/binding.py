@@ -17,6 +17,7 @@ from xensock.supervisor.diag import cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from xensock.calls.address import IPAddress
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
@@ -61,24 +62,20 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
     from xensock.supervisor.supervisor import Verdict
 
     end = local.unmapped()
-    inside = Verdict(OWN, "guest", "guest")
+    verdict = inside = Verdict(OWN, "guest", "guest")
     try:
         if q.sock.getsockname()[1]:
             q.sock.bind(local.as_python())  # bound already: fails in the kernel's own words
-        if end.host.is_loopback or end.host in (GUEST4, GUEST6):
+        if end.host.is_loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
             return inside, _bind_inside(sup, q, local, end)
-        if _mapped(sup, end) is not None:
-            return inside, _bind_inside(sup, q, local, end)
-        decision = Decision(True, "")
-        if end.port:
-            decision = listen_decision(sup, q, end)
-            if not decision.allowed:
-                return Verdict(decision, "", "deny"), decision.error
-        if sup.parts.direct:
-            return Verdict(decision, "direct", "allow"), _bind_host(sup, q, local, end)
-        return Verdict(decision, "relay", "allow"), _bind_both(sup, q, local)
-    except OSError as error:
-        return inside, error.errno or errno.EIO
+        decision = listen_decision(sup, q, end) if end.port else Decision(True, "")
+        if not decision.allowed:
+            return Verdict(decision, "", "deny"), decision.error
+        verdict = Verdict(decision, "direct" if sup.parts.direct else "relay", "allow")
+        error = _bind_host(sup, q, local, end) if sup.parts.direct else _bind_both(sup, q, local)
+    except OSError as failure:
+        error = failure.errno or errno.EIO
+    return verdict, error
 
 
 def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
@@ -216,7 +213,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         outer.listen(backlog)
         if not again:
             sup.ports.listens(outer, end)
-            sup.parts.relay.publish(outer, end.port, False, lambda: None)
+            sup.parts.relay.publish(outer, end.port, None, lambda: None)
         return Verdict(decision, "relay", "allow"), 0
     return _listen_inside(sup, q, end, backlog)
 
@@ -240,12 +237,16 @@ def _listen_inside(
         raise
     key = cookie(q.sock)
     for outer in outers:
-        sup.parts.relay.publish(outer, end.port, end.host.is_loopback, lambda: None)
+        sup.parts.relay.publish(outer, end.port, _only_loopback(end), lambda: None)
         sup.reserved[key] = outer
         sup.parts.relay.watch(key, lambda: _drop(sup, key))
     if outers:
         return Verdict(Decision(True, f"--publish {end.port}"), "relay", "allow"), 0
     return Verdict(OWN, "guest", "guest"), 0
+
+
+def _only_loopback(end: Endpoint) -> IPAddress | None:
+    return end.host if end.host.is_loopback else None
 
 
 def _publish(p: Publication) -> socket.socket:

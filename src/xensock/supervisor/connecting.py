@@ -100,6 +100,9 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
         at = Endpoint(LOOPBACK4 if end.host.version == 4 else LOOPBACK6, end.port)
     inside = Verdict(OWN, "guest", "guest")
     if not _guest_listens(sup, at):
+        if at.port == DNS_PORT:
+            _dns(sup, q, at if q.sock.family == socket.AF_INET else q.endpoint() or at)
+            return
         if sup.parts.direct and at.host.is_loopback and sup.ports.owner(at):
             sup.move(q, host=True)
             sup.run_connect(q, Verdict(OWN, "direct", "guest"))
@@ -195,7 +198,7 @@ def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.settimeout(1)
         try:
-            listener.bind(end.as_python())
+            bind_anywhere(listener, end.as_python())
             listener.listen(1)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:

@@ -18,7 +18,7 @@ from xensock.supervisor.relay_loop import IN, Loop
 from xensock.supervisor.relay_server import Server
 
 if TYPE_CHECKING:
-    from xensock.calls.address import Endpoint
+    from xensock.calls.address import Endpoint, IPAddress
     from xensock.supervisor.relay_wire import MakeSocket
 
 # Called once on the relay's thread: bytes the guest sent, bytes it received, errno (0 after an orderly end).
@@ -73,15 +73,16 @@ class Relay:
         self,
         listener: socket.socket,
         guest_port: int,
-        guest_loopback: bool,
+        guest_loopback: IPAddress | None,
         closed: Callable[[], None],
         ended: Ended | None = None,
     ) -> None:
         """Pass on whoever connects to `listener` (bound and listening in the host's namespace) to the guest's own
         listener on `guest_port`, from the client's address and port, to the host address that the client used.
 
-        `guest_loopback`: the guest listens on its loopback only, which is dialled instead. A client whom the guest's
-        kernel refuses is reset. The listener belongs to the relay from now on; `closed()` is called on the relay's
+        `guest_loopback`: the guest listens on this address of its loopback only, which is dialled instead, for
+        clients of either family. A client whom the guest's kernel refuses is reset. The listener belongs to the
+        relay from now on; `closed()` is called on the relay's
         thread when accepting fails for good, and then the listener is closed.
         """
         self._server.publish(listener, guest_port, guest_loopback, closed, ended)

@@ -28,6 +28,7 @@ from xensock.supervisor.relay_client import (
     TCP_REPAIR_OFF,
     Ended,
     Join,
+    Name,
     name_of,
     reset,
 )
@@ -36,6 +37,8 @@ from xensock.supervisor.relay_wire import MakeSocket, attach_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from xensock.calls.address import IPAddress
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 1, 0x300, 2, 3
@@ -53,7 +56,7 @@ class _Publication:
     listener: socket.socket
     fd: int
     port: int
-    loopback: bool
+    loopback: IPAddress | None
     closed: Callable[[], None]
     ended: Ended | None
     dials: int = 0
@@ -82,7 +85,7 @@ class Server:
         self,
         listener: socket.socket,
         port: int,
-        loopback: bool,
+        loopback: IPAddress | None,
         closed: Callable[[], None],
         ended: Ended | None,
     ) -> None:
@@ -149,12 +152,15 @@ class Server:
     ) -> None:
         host, port = name_of(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        if p.loopback:
-            target = "::1" if family == socket.AF_INET6 else "127.0.0.1"
-        else:
-            target = name_of(client.getsockname())[0]
+        target = name_of(client.getsockname())[0]
+        sources: tuple[Name | None, ...] = ((host, port), (host, 0), None)
+        if p.loopback is not None:
+            target = str(p.loopback)
+            if (":" in target) != (":" in host):
+                sources = (None,)  # a client of the other family has no name in this one
+            family = socket.AF_INET6 if ":" in target else socket.AF_INET
         # The client's own name; where the kernel cannot have that, what comes nearest to it.
-        for source in ((host, port), (host, 0), None):
+        for source in sources:
             if source == (target, p.port):
                 continue  # it would connect to itself
             guest = self._make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)

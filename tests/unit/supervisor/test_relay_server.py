@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 import pytest
 from relaykit import FAR4, FAR6, STREAM, Ground, hard_close, until
@@ -34,7 +35,7 @@ def guest_server(ground, host="0.0.0.0", port=8080, backlog=512):
 
 
 @contextmanager
-def published(ground, host=FAR4, guest_port=8080, loopback=False, **more):
+def published(ground, host=FAR4, guest_port=8080, loopback=None, **more):
     listener = ground.server(host)
     address = listener.getsockname()
     ground.relay.publish(listener, guest_port, loopback, lambda: None, **more)
@@ -78,7 +79,7 @@ def test_accept_shows_the_true_client(ground, host, wildcard):
 def test_a_listener_on_the_guests_loopback(ground, host, own_host):
     with (
         guest_server(ground, own_host, 3000) as own,
-        published(ground, host, 3000, True) as address,
+        published(ground, host, 3000, ip_address(own_host)) as address,
         client(ground, address) as far,
     ):
         guest, peer = own.accept()
@@ -242,7 +243,7 @@ def test_unwatch(ground):
 def test_accepting_fails_for_good(ground):
     gone = threading.Event()
     listener = ground.server()
-    ground.relay.publish(listener, 8080, False, gone.set)
+    ground.relay.publish(listener, 8080, None, gone.set)
     listener.shutdown(socket.SHUT_RDWR)  # no listener any more: accept(2) gives EINVAL
     assert gone.wait(5)
     assert listener.fileno() == -1
