@@ -91,7 +91,8 @@ def lay_out(link: socket.socket, ipv6: bool) -> None:
     layout.up(LO)
     layout.veth("eth0", "xs0")
     names = {name: socket_index(link, name) for name in ("eth0", "xs0")}
-    layout.address(names["eth0"], GUEST4, 29)
+    # A wider prefix would be a route of its own, more specific than the one below, to neighbours that never answer.
+    layout.address(names["eth0"], GUEST4, 32)
     if ipv6:
         layout.address(names["eth0"], GUEST6, 64)
     layout.up(names["xs0"])
