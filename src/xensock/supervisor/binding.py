@@ -133,7 +133,12 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
         if q.sock.family == socket.AF_INET6:
             only = q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
             outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-        sup.ports.bind(outer, local)
+        try:
+            sup.ports.bind(outer, local)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _release_gone(sup, local.port):
+                raise
+            sup.ports.bind(outer, local)
         port = outer.getsockname()[1]
         sup.parts.relay.release_port(port)
         _bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
@@ -144,6 +149,25 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
     sup.reserved[key] = outer
     sup.parts.relay.watch(key, lambda: _drop(sup, key), listening=False)
     return 0
+
+
+def _release_gone(sup: Supervisor, port: int) -> bool:
+    """Free a host port whose listener the guest has closed: the kernel's word of that comes a moment late."""
+    freed = False
+    for key, outer in list(sup.reserved.items()):
+        if (
+            outer.fileno() < 0
+            or outer.getsockname()[1] != port
+            or not sup.ports.is_listening(outer)
+        ):
+            continue
+        local = Endpoint.from_python(outer.getsockname())
+        found = sup.guest_diag.listener(local.host, port)
+        shared = outer.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        if found is None or (found != key and not shared):
+            _drop(sup, key)
+            freed = True
+    return freed
 
 
 def _drop(sup: Supervisor, key: int) -> None:
