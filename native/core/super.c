@@ -109,10 +109,8 @@ int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32
 
 int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd) { return xs_guestfd_get(s->fds, tid, fd); }
 
-void xs_super_keep(struct xs_super *s, int fd, int nr, int error)
+void xs_super_keep(struct xs_super *s, uint64_t c, int nr, int error)
 {
-	uint64_t c = xs_cookie_of(fd);
-
 	if (!c)
 		return;
 	pthread_mutex_lock(&s->lock);
@@ -264,7 +262,7 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	ev.host = xs_guestfd_is_host(s->fds, ev.fd);
 	if (ev.nr == SYS_connect && ev.host && xs_verdicts_get(s->verdicts, ev.addr, ev.addrlen, &verdict, &error)) {
 		if (error) {
-			xs_done(s, ev.id, ev.tid, -1, ev.addr, ev.addrlen, verdict, start, error);
+			xs_done(s, ev.id, ev.tid, 0, ev.addr, ev.addrlen, verdict, start, error);
 			close(ev.fd);
 		} else {
 			xs_run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start);

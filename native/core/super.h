@@ -55,8 +55,8 @@ void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, uint32_t verdict, int error);
 void xs_super_flush(struct xs_super *s);
 int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd);
-/* Keep the result of a call whose caller was interrupted, for its re-issue on the same socket. */
-void xs_super_keep(struct xs_super *s, int fd, int nr, int error);
+/* Keep the result of a call whose caller was interrupted, for its re-issue on the same socket (SO_COOKIE). */
+void xs_super_keep(struct xs_super *s, uint64_t cookie, int nr, int error);
 bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error);
 
 #endif

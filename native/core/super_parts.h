@@ -42,8 +42,8 @@ uint64_t xs_now_ns(void);
 uint64_t xs_cookie_of(int fd);
 void xs_only_wake_signal(void);
 void xs_post(struct xs_super *s, const struct xs_event *ev);
-/* Answers a connect, keeps the outcome if the caller was interrupted, records. Does not close fd. */
-void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+/* Answers a connect, keeps the outcome for this socket if the caller was interrupted, records. */
+void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 	     uint64_t start_ns, int error);
 /* Connects fd (taken over) and answers, now or later. */
 void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,

@@ -19,13 +19,13 @@
 #define START_WAIT_US 100
 #define CHECK_MS 500
 
-void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
+void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 		 uint64_t start_ns, int error)
 {
 	struct xs_event ev;
 
-	if (xs_super_answer(s, id, 0, error, false) == ENOENT && fd >= 0 && error != EINPROGRESS)
-		xs_super_keep(s, fd, SYS_connect, error);
+	if (xs_super_answer(s, id, 0, error, false) == ENOENT && cookie && error != EINPROGRESS)
+		xs_super_keep(s, cookie, SYS_connect, error);
 	if (!s->record)
 		return;
 	memset(&ev, 0, sizeof ev);
@@ -70,7 +70,7 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 	bool again = false;
 
 	if (!p) {
-		xs_done(s, id, tid, fd, addr, addrlen, verdict, start_ns, ENOMEM);
+		xs_done(s, id, tid, 0, addr, addrlen, verdict, start_ns, ENOMEM);
 		close(fd);
 		return;
 	}
@@ -93,7 +93,7 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 		}
 	if (again) {
 		pthread_mutex_unlock(&s->lock);
-		xs_done(s, id, tid, -1, addr, addrlen, verdict, start_ns, EINTR);
+		xs_done(s, id, tid, 0, addr, addrlen, verdict, start_ns, EINTR);
 		close(fd);
 		free(p);
 		return;
@@ -121,6 +121,7 @@ void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 			uint64_t start_ns)
 {
 	int fl = fcntl(fd, F_GETFL), error, late;
+	uint64_t cookie;
 
 	if (fl & O_NONBLOCK) {
 		error = connect(fd, (const struct sockaddr *)addr, addrlen) ? errno : 0;
@@ -133,8 +134,10 @@ void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 			return;
 		}
 	}
-	xs_done(s, id, tid, fd, addr, addrlen, verdict, start_ns, error);
+	/* Our duplicate goes first: the guest may close the socket at once and expect it to be gone. */
+	cookie = xs_cookie_of(fd);
 	close(fd);
+	xs_done(s, id, tid, cookie, addr, addrlen, verdict, start_ns, error);
 }
 
 void xs_forget_pending(struct xs_super *s, struct pending *p)
@@ -193,7 +196,7 @@ static void finish(struct xs_super *s, struct pending *p)
 			}
 			error = errno;
 		}
-		xs_done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, error);
+		xs_done(s, p->id, p->tid, xs_cookie_of(p->fd), p->addr, p->addrlen, p->verdict, p->start_ns, error);
 	}
 	pthread_mutex_unlock(&s->settling);
 	xs_forget_pending(s, p);
@@ -215,7 +218,7 @@ static int sweep(struct xs_super *s)
 		if (!xs_super_valid(s, p->id)) {
 			xs_forget_pending(s, p);
 		} else if (p->deadline_ns && p->deadline_ns <= now) {
-			xs_done(s, p->id, p->tid, p->fd, p->addr, p->addrlen, p->verdict, p->start_ns, p->late);
+			xs_done(s, p->id, p->tid, xs_cookie_of(p->fd), p->addr, p->addrlen, p->verdict, p->start_ns, p->late);
 			xs_forget_pending(s, p);
 		} else if (p->deadline_ns && (!soonest || p->deadline_ns < soonest)) {
 			soonest = p->deadline_ns;

@@ -228,13 +228,14 @@ static PyObject *getfd(PyObject *self, PyObject *args)
 static PyObject *keep(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
-	int fd, nr, error;
+	unsigned long long cookie;
+	int nr, error;
 	struct xs_super *s;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "Oiii:super_keep", &capsule, &fd, &nr, &error) || !(s = get(capsule)))
+	if (!PyArg_ParseTuple(args, "OKii:super_keep", &capsule, &cookie, &nr, &error) || !(s = get(capsule)))
 		return NULL;
-	xs_super_keep(s, fd, nr, error);
+	xs_super_keep(s, cookie, nr, error);
 	Py_RETURN_NONE;
 }
 
@@ -250,7 +251,7 @@ static PyMethodDef methods[] = {
 	{"super_refuse", refuse, METH_VARARGS, "super_refuse(handle, sockaddr, verdict, errno)"},
 	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},
 	{"super_getfd", getfd, METH_VARARGS, "super_getfd(handle, tid, fd) -> duplicate of a guest's descriptor"},
-	{"super_keep", keep, METH_VARARGS, "super_keep(handle, fd, nr, errno): outcome for a re-issued call"},
+	{"super_keep", keep, METH_VARARGS, "super_keep(handle, cookie, nr, errno): outcome for a re-issued call"},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -228,6 +228,7 @@ int main(int argc, char **argv)
 	if (c.head.flags & F_USERNS)
 		make_user(&c);
 	note_settings(&c);
+	forced(&c, S_CONFIG);
 	forced(&c, S_NETNS);
 	if (unshare(CLONE_NEWNET))
 		fail(S_NETNS, errno);

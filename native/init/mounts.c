@@ -91,6 +91,7 @@ void make_mounts(const struct config *c)
 	/* Slave: what the host mounts later appears here, never the other way round. */
 	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
 		fail(S_MOUNTNS, errno);
+	forced(c, S_HIDE);
 	for (char **p = c->hide; *p; p++)
 		hide(*p);
 	forced(c, S_PROC);

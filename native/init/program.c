@@ -16,6 +16,12 @@ static const int keep[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, 
 			   CAP_NET_BIND_SERVICE, CAP_IPC_LOCK, CAP_IPC_OWNER, CAP_SYS_CHROOT, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_LEASE,
 			   CAP_AUDIT_WRITE, CAP_SETFCAP};
 
+static void forced(const struct config *c, enum stage stage)
+{
+	if (c->head.force_stage == stage)
+		fail(stage, (int)c->head.force_errno);
+}
+
 static int kept(int cap)
 {
 	for (size_t i = 0; i < sizeof keep / sizeof *keep; i++)
@@ -24,11 +30,12 @@ static int kept(int cap)
 	return 0;
 }
 
-static void drop_caps(void)
+static void drop_caps(const struct config *c)
 {
 	struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
 	struct __user_cap_data_struct d[2];
 
+	forced(c, S_CAPS);
 	for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
 		if (!kept(cap) && prctl(PR_CAPBSET_DROP, cap))
 			fail(S_CAPS, errno);
@@ -52,8 +59,7 @@ static void restrict_tcp(const struct config *c)
 	struct { uint64_t fs, net; } rules = {0, XS_LANDLOCK_NET_BIND_TCP | XS_LANDLOCK_NET_CONNECT_TCP};
 	int fd;
 
-	if (c->head.force_stage == S_LANDLOCK)
-		fail(S_LANDLOCK, (int)c->head.force_errno);
+	forced(c, S_LANDLOCK);
 	fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
 	if (fd < 0 || syscall(SYS_landlock_restrict_self, fd, 0))
 		fail(S_LANDLOCK, errno);
@@ -82,16 +88,16 @@ void run_program(const struct config *c)
 	int fds[2], error;
 
 	if (c->head.flags & F_DROP_CAPS)
-		drop_caps();
+		drop_caps(c);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		fail(S_SECCOMP, errno);
 	if (c->head.flags & F_LANDLOCK)
 		restrict_tcp(c);
+	forced(c, S_PIDFD);
 	fds[1] = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	if (fds[1] < 0)
 		fail(S_PIDFD, errno);
-	if (c->head.force_stage == S_SECCOMP)
-		fail(S_SECCOMP, (int)c->head.force_errno);
+	forced(c, S_SECCOMP);
 	fds[0] = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
 	if (fds[0] < 0)
 		fail(S_SECCOMP, errno);

@@ -20,6 +20,8 @@ void run_init(const struct config *c)
 		fail(S_FORK, errno);
 	if (!program)
 		run_program(c);
+	/* Out of the shell's job: what kills the job must not take daemons along that have left it. */
+	setsid();
 	/* Nothing of the terminal or of files is needed any more: a pipe's reader must see its end when the program ends. */
 	close_others(-1, -1);
 	for (;;) {

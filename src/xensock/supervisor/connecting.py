@@ -17,10 +17,11 @@ from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
     from xensock.supervisor.question import Question
-    from xensock.supervisor.supervisor import Supervisor
+    from xensock.supervisor.supervisor import Supervisor, Verdict
 
 NamesOf = Callable[[IPAddress], tuple[str, ...]]
 DNS_PORT = 53
+BEGIN_WAIT_US = 100
 TCP_CLOSE = 7  # tcp_info's tcpi_state
 LOOPBACK4, LOOPBACK6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
 OWN = Decision(True, "the guest's own loopback")
@@ -112,8 +113,26 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
             _allowed(sup, q, at, decision)
             return
         inside = Verdict(decision, "guest", "guest")
-    sup.move(q, host=False)
-    sup.run_connect(q, inside)
+    _inside(sup, q, inside)
+
+
+def _inside(sup: Supervisor, q: Question, verdict: Verdict) -> None:
+    """Connect within the guest's network."""
+    if not q.host:
+        sup.run_connect(q, verdict)
+        return
+    begun = [errno.EIO]
+
+    def begin(new: socket.socket) -> None:
+        begun[0] = _core.connect_start(new.fileno(), q.addr, BEGIN_WAIT_US)
+
+    blocking = q.blocking
+    sup.move(q, host=False, begin=begin)
+    if blocking and begun[0] == errno.EINPROGRESS:
+        sup.await_connect(q, verdict)
+        return
+    sup.answer(q, begun[0])
+    sup.record(q, Verb.CONNECT, sup.target(q), verdict, begun[0])
 
 
 def _guest_listens(sup: Supervisor, at: Endpoint) -> bool:

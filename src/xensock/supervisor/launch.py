@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,11 +110,14 @@ class Guest:
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
-        with self._lock:
+        data, fds = b"", []
+        with self._lock, suppress(BrokenPipeError, ConnectionResetError):
             self._maker.send(MESSAGE.pack(ord("S"), family, kind, protocol))
             data, fds, _, _ = socket.recv_fds(self._maker, MESSAGE.size, 1)
         if len(data) != MESSAGE.size:
             raise OSError(errno.ESRCH, "the guest is gone")
+        for fd in fds:
+            os.set_inheritable(fd, False)
         error = MESSAGE.unpack(data)[1]
         if error or not fds:
             raise OSError(error or errno.ENOTCONN, os.strerror(error or errno.ENOTCONN))

@@ -2,7 +2,9 @@
 
 The kernel lets sockets of one user share a port when all set SO_REUSEPORT, and to it all guests of a user are one. So
 before such a bind a probe without the option is bound: it fails if anybody holds the port. A lock file makes probe
-and bind one step among this user's backends.
+and bind one step among this user's backends. What the probe cannot tell apart: ended connections (TIME_WAIT) of a
+server without SO_REUSEADDR hold the port for the next guest, as without SO_REUSEPORT; a socket that another guest has
+bound with both options but does not listen on yet does not.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.calls.record import Outcome, Path, Record
 from xensock.supervisor import binding, connecting, queries, swap
+from xensock.supervisor.diag import cookie
 from xensock.supervisor.ports import Ports
 from xensock.supervisor.question import DONE, Question
 
@@ -123,10 +124,15 @@ class Supervisor:
     # --- answers
 
     def answer(self, q: Question, error: int, value: int = 0) -> None:
-        """Answer; if the caller was interrupted, the outcome waits for the call's re-issue on the same socket."""
+        """Answer; if the caller was interrupted, the outcome waits for the call's re-issue on the same socket.
+
+        Our duplicate goes first: the caller may close the socket at once and expect it to be gone.
+        """
+        key = cookie(q.sock) if q.sock.fileno() >= 0 else 0
+        q.sock.close()
         sent = _core.super_answer(self.handle, q.id, value, error, False)
-        if sent == errno.ENOENT and q.sock.fileno() >= 0:
-            _core.super_keep(self.handle, q.sock.fileno(), q.nr, error)
+        if sent == errno.ENOENT and key:
+            _core.super_keep(self.handle, key, q.nr, error)
 
     def run_connect(self, q: Question, verdict: Verdict, cache: bool = False) -> None:
         """Let the core connect the socket to the address that was judged, and answer."""
@@ -179,14 +185,19 @@ class Supervisor:
             self.relayed.clear()  # only the wording of a second connect after a failed one depends on it
         self.relayed.add(key)
 
-    def move(self, q: Question, host: bool) -> None:
-        """See that the caller's socket belongs to the host's network, or to the guest's. Raises OSError."""
+    def move(
+        self, q: Question, host: bool, begin: Callable[[socket.socket], None] = lambda sock: None
+    ) -> None:
+        """See that the caller's socket belongs to the host's network, or to the guest's. Raises OSError.
+
+        `begin` is called on a new socket before it takes the old one's place.
+        """
         if q.host == host:
             return
         make = socket.socket if host else self.parts.guest.socket
         new = make(q.sock.family, socket.SOCK_STREAM, 0)
         try:
-            swap.replace(self.handle, q.id, q.tid, q.sock, new)
+            swap.replace(self.handle, q.id, q.tid, q.sock, new, begin)
         except BaseException:
             new.close()
             raise

@@ -8,6 +8,7 @@ bind() or connect() and goes on with both is the one case that this cannot serve
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +18,28 @@ from xensock.supervisor import options
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 O_CLOEXEC = os.O_CLOEXEC
 EPOLL_CTL_ADD, EPOLL_CTL_DEL = 1, 2
 
 
 def replace(
-    handle: _core.Handle, call: int, tid: int, old: socket.socket, new: socket.socket
+    handle: _core.Handle,
+    call: int,
+    tid: int,
+    old: socket.socket,
+    new: socket.socket,
+    begin: Callable[[socket.socket], None] = lambda sock: None,
 ) -> None:
-    """Swap `old` for `new` in the process of `tid`, which waits in notification `call`. Raises OSError."""
+    """Swap `old` for `new` in the process of `tid`, which waits in notification `call`. Raises OSError.
+
+    `begin` is called on `new` before anybody can see it: a thread that waits in epoll_wait(2) must not find it hung up,
+    as a socket is that does not connect yet.
+    """
     options.copy(old, new)
     _bind_like(old, new)
+    begin(new)
     numbers = dict(_numbers(tid, old))
     for epfd, number, events, data in _registrations(handle, tid, old, numbers):
         try:
@@ -49,10 +60,15 @@ def _carried(epfd: int, op: int, sock: socket.socket, number: int, events: int, 
 
 
 def _bind_like(old: socket.socket, new: socket.socket) -> None:
-    """Keep a local port that the guest chose; an address of the other network cannot be kept."""
+    """Keep a local port that was chosen before; an address of the other network cannot be kept."""
     host, port, *_ = old.getsockname()
-    if port and host in ("0.0.0.0", "::", "127.0.0.1", "::1"):
+    if not port or host not in ("0.0.0.0", "::"):
+        return
+    try:
         new.bind((host, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:  # taken there: the kernel chooses another
+            raise
 
 
 def _numbers(tid: int, sock: socket.socket) -> Iterator[tuple[int, bool]]:
