@@ -110,7 +110,7 @@ class Guest:
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
-        data, fds = b"", []
+        data, fds = b"", list[int]()
         with self._lock, suppress(BrokenPipeError, ConnectionResetError):
             self._maker.send(MESSAGE.pack(ord("S"), family, kind, protocol))
             data, fds, _, _ = socket.recv_fds(self._maker, MESSAGE.size, 1)
