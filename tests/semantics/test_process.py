@@ -15,7 +15,7 @@ import pytest
 from world.namespaces import alive, describe, eventually
 
 from .conftest import GUESTS
-from .terminal import Terminal
+from .terminal import PROMPT, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -372,8 +372,10 @@ def test_control_z_stops_and_fg_goes_on(terminal: Terminal) -> None:
     for turn in ("first", "second"):
         terminal.type("\x1a")
         terminal.expect("Stopped")
+        terminal.expect(PROMPT)  # what is typed before is lost now and then
         terminal.line("jobs")
         terminal.expect("Stopped")
+        terminal.expect(PROMPT)
         terminal.line("fg")
         terminal.line(f"{turn} line")
         terminal.expect(f"{turn} line")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SI_KERNEL = 0x80
 PASSED_ON = {
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGWINCH, signal.SIGCONT,
+    signal.SIGWINCH,
 }  # fmt: skip
 FAILURE = 125
 

@@ -16,7 +16,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from xensock.supervisor import rtnetlink
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
@@ -110,7 +110,7 @@ class Guest:
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
-        data, fds = b"", list[int]()
+        data, fds = b"", cast("list[int]", [])
         with self._lock, suppress(BrokenPipeError, ConnectionResetError):
             self._maker.send(MESSAGE.pack(ord("S"), family, kind, protocol))
             data, fds, _, _ = socket.recv_fds(self._maker, MESSAGE.size, 1)

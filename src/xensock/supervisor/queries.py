@@ -69,11 +69,12 @@ def _read(sup: Supervisor, q: Question, request: int, where: int) -> None:
 
 def _list(sup: Supervisor, q: Question, where: int) -> None:
     length, pointer = struct.unpack("=i4xQ", _core.read_memory(q.tid, where, IFCONF))
-    length = min(max(length, 0), LONGEST)
-    room = array.array("B", bytes(length or LONGEST))
-    address = room.buffer_info()[0]
+    # Without a buffer the kernel says how much there is, whatever the length.
+    length = min(max(length, 0), LONGEST) if pointer else 0
+    room = array.array("B", bytes(max(length, 1)))
+    address = room.buffer_info()[0] if pointer else 0
     with sup.parts.guest.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        answer = fcntl.ioctl(sock.fileno(), SIOCGIFCONF, struct.pack("=i4xQ", len(room), address))
+        answer = fcntl.ioctl(sock.fileno(), SIOCGIFCONF, struct.pack("=i4xQ", length, address))
     (used,) = struct.unpack_from("=i", answer)
     if _core.super_valid(sup.handle, q.id):
         if pointer and used:

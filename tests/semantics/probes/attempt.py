@@ -37,6 +37,7 @@ def connect(host: str, port: str, how: str = "") -> object:
 
 def listener(host: str, port: str, how: str = "") -> socket.socket:
     sock = socket.socket(family(host), socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier test used the port
     if how == "reuseport":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind((host, int(port)))
