@@ -80,8 +80,9 @@ int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, boo
 
 	memset(&r, 0, sizeof r);
 	r.id = id;
-	r.val = error ? 0 : val;
-	r.error = -error;
+	/* The kernel refuses CONTINUE with a value or an error beside it. */
+	r.val = error || go_on ? 0 : val;
+	r.error = go_on ? 0 : -error;
 	r.flags = go_on ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0;
 	return ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SEND, &r) ? errno : 0;
 }
