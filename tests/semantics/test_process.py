@@ -378,7 +378,8 @@ def test_control_z_stops_and_fg_goes_on(terminal: Terminal) -> None:
         terminal.expect(PROMPT)
         terminal.line("fg")
         terminal.line(f"{turn} line")
-        terminal.expect(f"{turn} line")
+        terminal.expect(f"{turn} line")  # the terminal's echo
+        terminal.expect(f"{turn} line")  # the program's: it runs in the foreground again
     terminal.type("\x04")
     assert terminal.status() == 0
 
