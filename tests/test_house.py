@@ -30,11 +30,9 @@ ARROWS: dict[str, set[str]] = {
 # Modules whose tests are elsewhere than in tests/unit/<part>/test_<module>.py, and where.
 TESTED_BY: dict[str, str] = {
     "__main__.py": "tests/unit/test_api.py",
-    "backend/embedded.py": "tests/semantics/test_process.py",
-    "backend/hidden.py": "tests/semantics/test_isolation.py",
+    "__main__.py": "tests/unit/test_api.py",
     "cli/bench.py": "tests/unit/bench",
     "cli/doctor.py": "tests/unit/doctor/test_checks.py",
-    "cli/front.py": "tests/semantics/test_process.py",
     "cli/version.py": "tests/unit/cli/test_main.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
@@ -42,16 +40,6 @@ TESTED_BY: dict[str, str] = {
     # What the supervisor does to calls shows in a guest only: the kernel is the oracle there.
     "supervisor/binding.py": "tests/semantics/probes/probe_bind.py",
     "supervisor/connecting.py": "tests/semantics/probes/probe_connect.py",
-    "supervisor/diag.py": "tests/semantics/probes/probe_bind.py",
-    "supervisor/launch.py": "tests/unit/cli/test_run.py",
-    "supervisor/options.py": "tests/semantics/probes/probe_options.py",
-    "supervisor/ports.py": "tests/semantics/test_isolation.py",
-    "supervisor/publication.py": "tests/semantics/test_isolation.py",
-    "supervisor/queries.py": "tests/semantics/test_isolation.py",
-    "supervisor/question.py": "tests/semantics/probes/probe_connect.py",
-    "supervisor/rtnetlink.py": "tests/semantics/test_isolation.py",
-    "supervisor/supervisor.py": "tests/semantics/test_probes.py",
-    "supervisor/swap.py": "tests/semantics/probes/probe_loopback.py",
 }
 
 LONGEST = 600

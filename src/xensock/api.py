@@ -104,7 +104,10 @@ def run(
             with open(report, encoding="utf-8") as f:
                 raise RunError(done.returncode, f.read().strip())
         with open(trace, encoding="utf-8") as f:
-            calls = tuple(record_from_json(line) for line in f)
+            # What one thread wrote may precede what another did a moment before.
+            calls = tuple(
+                sorted((record_from_json(line) for line in f), key=lambda r: r.time + r.duration)
+            )
     # The front itself was killed by a signal where the status is negative.
     status = done.returncode if done.returncode >= 0 else 128 - done.returncode
     return Done(status, calls, done.stdout or b"", done.stderr or b"")
