@@ -30,7 +30,6 @@ ARROWS: dict[str, set[str]] = {
 # Modules whose tests are elsewhere than in tests/unit/<part>/test_<module>.py, and where.
 TESTED_BY: dict[str, str] = {
     "__main__.py": "tests/unit/test_api.py",
-    "__main__.py": "tests/unit/test_api.py",
     "cli/bench.py": "tests/unit/bench",
     "cli/doctor.py": "tests/unit/doctor/test_checks.py",
     "cli/version.py": "tests/unit/cli/test_main.py",

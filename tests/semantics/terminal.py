@@ -86,8 +86,7 @@ class Terminal:
         while text not in self._screen:
             assert time.monotonic() < deadline, f"never saw {text!r} in {self._screen!r}"
             self.line(command)
-            self.expect(PROMPT.strip())
-            self._read(0.05)
+            self._read(0.3)
         self.expect(text)
 
     def status(self) -> int:

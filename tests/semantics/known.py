@@ -1,0 +1,37 @@
+"""Where a guest is known to differ from the kernel, each with its reason; docs/explanation/differences.md tells users.
+
+Keys: data path, then FILE:PROBE without ".4" or ".6". A probe listed here may still find no difference: some depend
+on the moment at which a signal arrives.
+"""
+
+SHARED = "processes that share a socket before it is bound or connected to the guest's loopback"
+SIGNALS = "a signal without SA_RESTART can end a trapped call that natively never waits"
+
+KNOWN: dict[tuple[str, str], str] = {
+    **{
+        ("direct", f"share:{title}"): SHARED
+        for title in (
+            "child_connects",
+            "parent_connects",
+            "passed_and_kept",
+            "connected_by_exec",
+            "epoll_shared",
+        )
+    },
+    **{
+        (datapath, f"interrupt:{title}"): SIGNALS
+        for datapath in ("direct", "relay")
+        for title in ("bind_in_the_rain", "socket_in_the_rain", "connect_in_the_rain")
+    },
+    ("relay", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
+    ("relay", "connect:bound_first"): "a client bound to a port only has the guest's own address",
+    ("relay", "options:changed_after"): "TCP_MAXSEG is that of the guest's own connection",
+    ("relay", "options:defaults"): "IPV6_V6ONLY reads 1 once the socket has the host's address",
+    ("relay", "static"): "a bound socket refuses a second address before it is looked at",
+}
+
+
+def reason(datapath: str, file: str, title: str) -> str | None:
+    """Why this probe may differ, None where it must not."""
+    name = file.removeprefix("probe_").removesuffix(".py")
+    return KNOWN.get((datapath, f"{name}:{title.rpartition('.')[0] or title}"))
