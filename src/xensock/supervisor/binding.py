@@ -64,7 +64,7 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
     end = local.unmapped()
     verdict = inside = Verdict(OWN, "guest", "guest")
     try:
-        if q.sock.getsockname()[1]:
+        if _is_bound(sup, q):
             q.sock.bind(local.as_python())  # bound already: fails in the kernel's own words
         if end.host.is_loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
             return inside, _bind_inside(sup, q, local, end)
@@ -76,6 +76,10 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
     except OSError as failure:
         error = failure.errno or errno.EIO
     return verdict, error
+
+
+def _is_bound(sup: Supervisor, q: Question) -> bool:
+    return options.is_bound(q.sock, socket.socket if q.host else sup.parts.guest.socket)
 
 
 def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
@@ -207,7 +211,7 @@ def listen(sup: Supervisor, q: Question) -> None:
     backlog = backlog - (1 << 32) if backlog >= 1 << 31 else backlog
     verdict, error, target = Verdict(OWN, "guest", "guest"), 0, "-"
     try:
-        if not q.sock.getsockname()[1]:
+        if not _is_bound(sup, q):
             wildcard = Endpoint(ANY4 if q.sock.family == socket.AF_INET else ANY6, 0)
             verdict, error = _bind(sup, q, wildcard)
         local = Endpoint.from_python(q.sock.getsockname())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SO_BUF_LOCK = 72  # Linux 5.14: which buffer sizes were set by hand
 SNDBUF_LOCK, RCVBUF_LOCK = 1, 2
@@ -88,6 +89,25 @@ def copy(old: socket.socket, new: socket.socket) -> None:
             continue  # an option that this kernel, or a socket in this state, does not have
     _copy_buffers(old, new)
     _copy_flags(old.fileno(), new.fileno())
+
+
+def is_bound(sock: socket.socket, make: Callable[[int, int, int], socket.socket]) -> bool:
+    """Whether a TCP socket is bound, which getsockname(2) does not tell: after a connection attempt that failed it goes
+    on showing the port that the attempt had.
+
+    `make` makes sockets of the same network. Such a one takes a port; to bind that port again fails, with EINVAL if
+    the socket has a port of its own already, with EADDRINUSE otherwise (inet_bind in net/ipv4/af_inet.c).
+    """
+    if not sock.getsockname()[1]:
+        return False
+    loopback = "::1" if sock.family == socket.AF_INET6 else "127.0.0.1"
+    with make(sock.family, socket.SOCK_STREAM, 0) as taken:
+        taken.bind((loopback, 0))
+        try:
+            sock.bind(taken.getsockname())
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
 
 
 def bind_anywhere(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.calls.record import Outcome, Path, Record
-from xensock.supervisor import binding, connecting, queries, swap
+from xensock.supervisor import binding, connecting, options, queries, swap
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.ports import Ports
 from xensock.supervisor.question import DONE, Question
@@ -194,10 +194,12 @@ class Supervisor:
         """
         if q.host == host:
             return
-        make = socket.socket if host else self.parts.guest.socket
-        new = make(q.sock.family, socket.SOCK_STREAM, 0)
+        inside = self.parts.guest.socket
+        there, here = (socket.socket, inside) if host else (inside, socket.socket)
+        bound = options.is_bound(q.sock, here)
+        new = there(q.sock.family, socket.SOCK_STREAM, 0)
         try:
-            swap.replace(self.handle, q.id, q.tid, q.sock, new, begin)
+            swap.replace(self.handle, q.id, q.tid, q.sock, new, bound, begin)
         except BaseException:
             new.close()
             raise

@@ -30,15 +30,17 @@ def replace(
     tid: int,
     old: socket.socket,
     new: socket.socket,
+    bound: bool,
     begin: Callable[[socket.socket], None] = lambda sock: None,
 ) -> None:
     """Swap `old` for `new` in the process of `tid`, which waits in notification `call`. Raises OSError.
 
-    `begin` is called on `new` before anybody can see it: a thread that waits in epoll_wait(2) must not find it hung up,
-    as a socket is that does not connect yet.
+    `bound`: the old one has a port of its own (options.is_bound). `begin` is called on `new` before anybody can see it:
+    a thread that waits in epoll_wait(2) must not find it hung up, as a socket is that does not connect yet.
     """
     options.copy(old, new)
-    _bind_like(old, new)
+    if bound:
+        _bind_like(old, new)
     begin(new)
     numbers = dict(_numbers(tid, old))
     for epfd, number, events, data in _registrations(handle, tid, old, numbers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -163,3 +164,18 @@ def test_signal_driven_io() -> None:
         assert fcntl.fcntl(new, options.F_GETSIG) == signal.SIGUSR1
         fcntl.fcntl(old, fcntl.F_SETFL, 0)
         fcntl.fcntl(new, fcntl.F_SETFL, 0)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_refused_attempt_leaves_a_port_in_the_name_but_not_bound(family):
+    host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    with socket.socket(family) as nobody, socket.socket(family) as sock:
+        nobody.bind((host, 0))
+        assert not options.is_bound(sock, socket.socket)
+        assert sock.connect_ex(nobody.getsockname()) == errno.ECONNREFUSED
+        assert sock.getsockname()[1] != 0
+        assert not options.is_bound(sock, socket.socket)
+        sock.bind((host, 0))
+        assert options.is_bound(sock, socket.socket)
+        sock.listen()
+        assert options.is_bound(sock, socket.socket)

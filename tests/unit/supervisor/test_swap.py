@@ -183,3 +183,15 @@ os.write(copy, b"mapped")
 said(server.accept()[0].recv(10).decode())
 """)
     assert said == ["mapped"]
+
+
+def test_a_refused_attempt_does_not_hold_the_socket_to_its_port() -> None:
+    script = """
+for first, then in (("127.0.0.1", ""), ("127.0.0.1", "127.0.0.1")):
+    sock = socket.socket()
+    said(error_of(sock.connect, (first, 9)))
+    said(error_of(sock.bind, (then, 0)))
+    said(error_of(sock.bind, (then, 0)))
+    said(error_of(sock.listen))
+"""
+    assert run(script) == ["ECONNREFUSED", "", "EINVAL", ""] * 2
