@@ -159,15 +159,18 @@ def _release_gone(sup: Supervisor, port: int) -> bool:
     """Free a host port whose listener the guest has closed: the kernel's word of that comes a moment late."""
     freed = False
     for key, outer in list(sup.reserved.items()):
-        if (
-            outer.fileno() < 0
-            or outer.getsockname()[1] != port
-            or not sup.ports.is_listening(outer)
-        ):
+        try:
+            local = Endpoint.from_python(outer.getsockname())
+            shared = outer.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            listening = sup.ports.is_listening(outer)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            freed = True  # the relay's thread has just closed it
             continue
-        local = Endpoint.from_python(outer.getsockname())
+        if local.port != port or not listening:
+            continue
         found = sup.guest_diag.listener(local.host, port)
-        shared = outer.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
         if found is None or (found != key and not shared):
             _drop(sup, key)
             freed = True

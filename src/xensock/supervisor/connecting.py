@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -16,6 +17,7 @@ from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from xensock.calls.record import Path
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
@@ -60,8 +62,9 @@ def connect(sup: Supervisor, q: Question) -> None:
         return
     end = dest.unmapped()
     try:
-        if not sup.parts.direct and _begun(sup, q):
-            sup.run_connect(q, Verdict(Decision(True, "begun before"), "relay", "allow"))
+        if _begun(sup, q):
+            path: Path = ("direct" if q.host else "guest") if sup.parts.direct else "relay"
+            sup.run_connect(q, Verdict(Decision(True, "begun before"), path, "allow"))
         elif is_own(end.host):
             _own(sup, q, end)
         elif end.port == DNS_PORT:
@@ -170,30 +173,24 @@ def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
 def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
     from xensock.supervisor.supervisor import Verdict
 
+    own = Endpoint.from_python(q.sock.getsockname()).unmapped()
+    if not q.host and own.host.is_loopback and not end.host.is_loopback:
+        # From loopback nothing leaves (ip(7)): on a host the kernel would say so.
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if sup.parts.direct:
+        # To the host's loopback each time anew: the guest's own listener may come to be there.
+        cache = decision.cacheable and not is_own(end.host)
         sup.move(q, host=True)
-        loopback = is_own(
-            end.host
-        )  # the guest's own listener may come to be there: decided anew each time
-        sup.run_connect(
-            q, Verdict(decision, "direct", "allow"), cache=decision.cacheable and not loopback
-        )
+        sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=cache)
         return
     verdict = Verdict(decision, "relay", "allow")
     blocking = q.blocking
     key = cookie(q.sock)
-    own = Endpoint.from_python(q.sock.getsockname()).unmapped()
-    if own.host.is_loopback and not end.host.is_loopback:
-        error = (
-            errno.EINVAL
-        )  # from loopback nothing leaves (ip(7)); on the host the kernel would say so
-    else:
-        dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
-        error = sup.parts.relay.connect(q.sock, dest, far=sup.reserved.pop(key, None))
+    dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
+    error = sup.parts.relay.connect(q.sock, dest, far=sup.reserved.pop(key, None))
     if error in (0, errno.EINPROGRESS) and not blocking:
-        sup.remember_relayed(
-            key
-        )  # a caller that waits is told the end by the core, which takes it off the socket
+        # A caller that waits is told the end by the core, which takes it off the socket.
+        sup.remember_relayed(key)
     if error == errno.EINPROGRESS and blocking:
         sup.await_connect(q, verdict)
         return
