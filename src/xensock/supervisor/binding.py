@@ -244,6 +244,8 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         outer.listen(backlog)
         if not again:
             sup.ports.listens(outer, end)
+            key = cookie(q.sock)
+            sup.parts.relay.watch(key, lambda: _drop(sup, key))
             sup.parts.relay.publish(outer, end.port, None, lambda: None)
         return Verdict(decision, "relay", "allow"), 0
     return _listen_inside(sup, q, end, backlog)

@@ -95,7 +95,8 @@ class Relay:
         """Call closed() once on the relay's thread when the guest's socket with this SO_COOKIE is gone.
 
         A listening one may have gone already; with `listening` False the socket is only bound so far, and the caller
-        holds it open meanwhile. Raises OSError where the kernel lacks sock_diag for TCP (CONFIG_INET_TCP_DIAG).
+        holds it open meanwhile; to be called again once it listens. Raises OSError where the kernel lacks sock_diag for
+        TCP (CONFIG_INET_TCP_DIAG).
         """
         self._server.watch(cookie, closed, listening)
 

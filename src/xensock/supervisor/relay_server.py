@@ -75,6 +75,7 @@ class Server:
         self._published: dict[socket.socket, _Publication] = {}
         self._dials: dict[socket.socket, socket.socket] = {}  # towards the guest: the client's
         self._watched: dict[int, Callable[[], None]] = {}
+        self._bound: set[int] = set()  # of the watched, those that do not listen yet
         self._destroyed: deque[int] = deque(maxlen=_REMEMBERED)
         self._diag: socket.socket | None = None
         self._closed = False
@@ -234,6 +235,7 @@ class Server:
                 known = cookie not in self._destroyed
             if known:
                 self._watched[cookie] = closed
+                (self._bound.discard if listening else self._bound.add)(cookie)
                 return
         self._loop.later(0, closed)
 
@@ -241,6 +243,7 @@ class Server:
         """See Relay.unwatch."""
         with self._lock:
             self._watched.pop(cookie, None)
+            self._bound.discard(cookie)
 
     def _open_diag(self) -> socket.socket:
         diag = self._make(
@@ -270,7 +273,8 @@ class Server:
                 except OSError as e:
                     if e.errno != errno.ENOBUFS:
                         raise
-                    gone = self._watched.keys() - self._listening()
+                    # Messages were lost. A socket that is only bound cannot be listed, so it counts as there.
+                    gone = self._watched.keys() - self._bound - self._listening()
                 else:
                     if len(message) < _COOKIE + 8:
                         continue
@@ -278,6 +282,7 @@ class Server:
                     self._destroyed.append(cookie)
                     gone = {cookie} & self._watched.keys()
                 calls += [self._watched.pop(cookie) for cookie in gone]
+                self._bound -= gone
         for call in calls:
             call()
 
