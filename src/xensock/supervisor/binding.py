@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
 PRIVILEGED = 1024
+PORT_TRIES = 64
 CAP_NET_BIND_SERVICE = 10
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 
@@ -130,13 +131,25 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
     """Relay: the host's port is reserved first, then the guest's own socket takes the same one in its network."""
     if 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port):
         return errno.EACCES
-    outer = socket.socket(q.sock.family, socket.SOCK_STREAM, 0)
+    tried: list[socket.socket] = []  # held meanwhile, so that the host gives another port
     try:
-        for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            outer.setsockopt(socket.SOL_SOCKET, name, q.sock.getsockopt(socket.SOL_SOCKET, name))
-        if q.sock.family == socket.AF_INET6:
-            only = q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        outer = _bind_pair(sup, q, local, tried)
+    finally:
+        for each in tried:
+            each.close()
+    key = cookie(q.sock)
+    sup.reserved[key] = outer
+    sup.parts.relay.watch(key, lambda: _drop(sup, key), listening=False)
+    return 0
+
+
+def _bind_pair(
+    sup: Supervisor, q: Question, local: Endpoint, tried: list[socket.socket]
+) -> socket.socket:
+    """The host's socket, bound; the guest's own is bound to the same port. Raises OSError."""
+    while True:
+        outer = _outer_like(q.sock)
+        tried.append(outer)
         try:
             sup.ports.bind(outer, local)
         except OSError as error:
@@ -145,14 +158,26 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
             sup.ports.bind(outer, local)
         port = outer.getsockname()[1]
         sup.parts.relay.release_port(port)
-        _bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
-    except BaseException:
-        outer.close()
-        raise
-    key = cookie(q.sock)
-    sup.reserved[key] = outer
-    sup.parts.relay.watch(key, lambda: _drop(sup, key), listening=False)
-    return 0
+        try:
+            _bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
+        except OSError as error:
+            # The port that the host found free may still be that of an ended connection in the guest's network.
+            if local.port or error.errno != errno.EADDRINUSE or len(tried) >= PORT_TRIES:
+                raise
+            continue
+        tried.remove(outer)
+        return outer
+
+
+def _outer_like(sock: socket.socket) -> socket.socket:
+    """A socket of the host with what matters to bind(2) as on the guest's."""
+    outer = socket.socket(sock.family, socket.SOCK_STREAM, 0)
+    for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        outer.setsockopt(socket.SOL_SOCKET, name, sock.getsockopt(socket.SOL_SOCKET, name))
+    if sock.family == socket.AF_INET6:
+        only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+    return outer
 
 
 def _release_gone(sup: Supervisor, port: int) -> bool:
