@@ -43,6 +43,8 @@ extern int xs_control;
 
 void say(char type, int a, int b, const int *fds, int nfds);
 _Noreturn void fail(enum stage stage, int error);
+/* Fails at this stage if the backend asked for it (XENSOCK_TEST_FAIL). */
+void forced(const struct config *c, enum stage stage);
 /* Closes every descriptor but the control socket and two more (-1: none). */
 void close_others(int a, int b);
 int read_config(int fd, struct config *c);

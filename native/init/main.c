@@ -91,7 +91,7 @@ void fail(enum stage stage, int error)
 }
 
 /* A failure that the backend asked for, so that every way out of a poor machine can be tested. */
-static void forced(const struct config *c, enum stage stage)
+void forced(const struct config *c, enum stage stage)
 {
 	if (c->head.force_stage == stage)
 		fail(stage, (int)c->head.force_errno);

@@ -21,12 +21,6 @@
 
 #define PLAIN (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
-static void forced(const struct config *c, enum stage stage)
-{
-	if (c->head.force_stage == stage)
-		fail(stage, (int)c->head.force_errno);
-}
-
 /* A fresh sysfs shows only the guest's network devices. Where the kernel forbids one, an empty directory shows none. */
 static void make_sys(const struct config *c)
 {

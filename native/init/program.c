@@ -16,12 +16,6 @@ static const int keep[] = {CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, 
 			   CAP_NET_BIND_SERVICE, CAP_IPC_LOCK, CAP_IPC_OWNER, CAP_SYS_CHROOT, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_LEASE,
 			   CAP_AUDIT_WRITE, CAP_SETFCAP};
 
-static void forced(const struct config *c, enum stage stage)
-{
-	if (c->head.force_stage == stage)
-		fail(stage, (int)c->head.force_errno);
-}
-
 static int kept(int cap)
 {
 	for (size_t i = 0; i < sizeof keep / sizeof *keep; i++)

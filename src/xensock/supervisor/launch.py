@@ -106,7 +106,6 @@ class Guest:
         self.helper = helper
         self.listener = -1  # seccomp notification descriptor, the supervisor's to take over
         self.pidfd = -1  # of the program
-        self.early: list[tuple[str, int]] = []
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
