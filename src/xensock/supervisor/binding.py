@@ -89,7 +89,7 @@ def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
     only = q.sock.family == socket.AF_INET6 and bool(
         q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
-    return sup.parts.policy.listen(Protocol.TCP, end.host, end.port, v6only=only)
+    return sup.point.listen(Protocol.TCP, end, v6only=only)
 
 
 def _mapped(sup: Supervisor, end: Endpoint) -> Publication | None:

@@ -36,16 +36,6 @@ def describe(addr: bytes) -> str:
         return f"[{len(addr)} bytes]"
 
 
-def known_name(names_of: NamesOf, target: str) -> str | None:
-    """The name by which the guest learnt the address of `target`, if any."""
-    host = target.rpartition(":")[0].strip("[]").partition("%")[0]
-    try:
-        address: IPAddress = IPv6Address(host) if ":" in host else IPv4Address(host)
-    except ValueError:
-        return None
-    return next(iter(names_of(address)), None)
-
-
 def is_own(host: IPAddress) -> bool:
     """Whether an address means the guest itself: loopback, "any" (which connect takes as loopback), its own card."""
     return host.is_loopback or host.is_unspecified or host in (GUEST4, GUEST6)
@@ -162,8 +152,7 @@ def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
     if not sup.parts.direct and sup.ports.owner(end) and _guest_listens(sup, end):
         _itself(sup, q, end)
         return
-    names = sup.parts.names_of(end.host)
-    decision = sup.parts.policy.connect(Protocol.TCP, end.host, end.port, names)
+    decision = sup.point.connect(Protocol.TCP, end)
     if decision.allowed:
         _allowed(sup, q, end, decision)
     else:

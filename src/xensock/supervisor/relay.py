@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xensock import _core
+from xensock.loop import IN, Loop
 from xensock.supervisor.relay_client import Client
-from xensock.supervisor.relay_loop import IN, Loop
 from xensock.supervisor.relay_server import Server
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from enum import Enum, auto
 
 from xensock import _core
 from xensock.calls.address import Endpoint
+from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
-from xensock.supervisor.relay_loop import IN, OUT, Loop
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
     SO_MARK,

@@ -21,6 +21,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xensock.loop import IN, OUT, Loop
 from xensock.supervisor.relay_client import (
     IP_FREEBIND,
     IPV6_FREEBIND,
@@ -32,7 +33,6 @@ from xensock.supervisor.relay_client import (
     name_of,
     reset,
 )
-from xensock.supervisor.relay_loop import IN, OUT, Loop
 from xensock.supervisor.relay_wire import MakeSocket, attach_filter
 
 if TYPE_CHECKING:

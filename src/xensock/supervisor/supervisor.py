@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.calls.record import Outcome, Path, Record
+from xensock.policy.point import Point
 from xensock.supervisor import binding, connecting, options, queries, swap
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.ports import Ports
@@ -71,6 +72,7 @@ class Supervisor:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self.point = Point(parts.name, parts.policy, parts.names_of, parts.record)
         self.guest_diag = parts.guest.diag()
         self.ports = Ports(parts.host_diag)
         self.reserved: dict[
@@ -81,7 +83,6 @@ class Supervisor:
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
         self.handle: _core.Handle = None
-        self._epoch = time.time() - time.monotonic()
         self._handlers: dict[int, Handler] = {
             _core.SYS["connect"]: connecting.connect,
             _core.SYS["bind"]: binding.bind,
@@ -238,27 +239,18 @@ class Supervisor:
         took: int,
         value: int,
     ) -> None:
-        write = self.parts.record
-        if write is None:
-            return
-        decision = verdict.decision
-        write(
-            Record(
-                time=self._epoch + start / 1e9,
-                guest=self.parts.name,
-                pid=tid,
-                program=program,
-                verb=verb,
-                target=target,
-                name=decision.name or connecting.known_name(self.parts.names_of, target),
-                decision=verdict.outcome,
-                rule=decision.rule,
-                hint=decision.hint,
-                datapath=verdict.datapath,
-                result=-1 if error else value,
-                error=error,
-                duration=took / 1e9,
-            )
+        self.point.write(
+            verb,
+            target,
+            verdict.decision,
+            verdict.outcome,
+            verdict.datapath,
+            error,
+            pid=tid,
+            program=program,
+            start=start,
+            took=took,
+            value=value,
         )
 
 

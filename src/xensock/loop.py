@@ -1,4 +1,4 @@
-"""The relay's one thread: descriptors, timers, and calls from other threads."""
+"""One thread that serves descriptors, timers and calls from other threads: the relay's, the own sockets'."""
 
 from __future__ import annotations
 
@@ -94,4 +94,4 @@ class Loop:
         try:
             call()
         except Exception:
-            _log.exception("a handler of the relay failed")
+            _log.exception("a handler failed")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from xensock.supervisor.relay_loop import IN, Loop
+from xensock.loop import IN, Loop
 
 
 @pytest.fixture
