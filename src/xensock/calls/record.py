@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outcome = Literal["allow", "deny", "guest", ""]
-Path = Literal["direct", "relay", "guest", "dns", ""]
+Path = Literal["direct", "relay", "ring", "guest", "dns", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Record:
     decision   "allow", "deny", "guest" (it stays inside the guest; nothing to decide), or ""
     rule       text of the rule or default that decided
     hint       for a refused call: the rule that would allow it
-    datapath   what carries the bytes: "direct", "relay", "guest", "dns", or ""
+    datapath   what carries the bytes: "direct", "relay", "ring", "guest", "dns", or ""
     result     what the call returned (-1 on failure); for resolve: how many addresses
     error      errno of a failed call, else 0
     duration   seconds from arrival to answer

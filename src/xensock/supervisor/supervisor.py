@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.call import Decision, Verb
-from xensock.calls.record import Outcome, Path, Record
 from xensock.policy.point import Point
 from xensock.supervisor import binding, connecting, options, queries, swap
 from xensock.supervisor.diag import cookie
@@ -28,6 +27,7 @@ from xensock.supervisor.ports import Ports
 from xensock.supervisor.question import DONE, Question
 
 if TYPE_CHECKING:
+    from xensock.calls.record import Outcome, Path, Record
     from xensock.policy.policy import Policy
     from xensock.supervisor.diag import Diag
     from xensock.supervisor.dns import DnsServer

@@ -47,15 +47,6 @@ def test_addresses_that_mean_the_guest(host: str, own: bool) -> None:
 def test_what_an_address_is_called() -> None:
     assert connecting.describe(Endpoint.from_python(("192.0.2.1", 80)).sockaddr()) == "192.0.2.1:80"
     assert connecting.describe(b"\1\0/tmp/x") == "[8 bytes]"
-    learnt = {ip_address("192.0.2.1"): ("web.test", "alias.test"), ip_address("fe80::1"): ("six",)}
-
-    def names_of(address: object) -> tuple[str, ...]:
-        return learnt.get(address, ())  # type: ignore[call-overload,no-any-return]
-
-    assert connecting.known_name(names_of, "192.0.2.1:80") == "web.test"
-    assert connecting.known_name(names_of, "[fe80::1%2]:80") == "six"
-    assert connecting.known_name(names_of, "192.0.2.2:80") is None
-    assert connecting.known_name(names_of, "[8 bytes]") is None
 
 
 def test_privileged_ports() -> None:

@@ -1,0 +1,104 @@
+"""The policy point of one guest: what its calls may do, and the record of what became of them.
+
+Calls arrive by several ways (a supervisor's notifications, PV Calls commands); all of them are
+decided and recorded here, so that no way knows more, or says less, than another.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from xensock.calls.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.calls.address import Endpoint, IPAddress
+    from xensock.calls.call import Decision, Protocol, Verb
+    from xensock.calls.record import Outcome, Path
+    from xensock.policy.policy import Policy
+
+    NamesOf = Callable[[IPAddress], tuple[str, ...]]
+
+
+class Point:
+    """Decides by `policy` and writes to `record`, for the guest of that name.
+
+    names_of   the names by which the guest knows an address
+    record     takes each record; None: nobody keeps any
+    """
+
+    def __init__(
+        self,
+        guest: str,
+        policy: Policy,
+        names_of: NamesOf,
+        record: Callable[[Record], None] | None,
+    ) -> None:
+        self.guest = guest
+        self.policy = policy
+        self.names_of = names_of
+        self.record = record
+        self._epoch = time.time() - time.monotonic()
+
+    @property
+    def recording(self) -> bool:
+        """Whether anybody keeps records; what only a record needs need not be found out otherwise."""
+        return self.record is not None
+
+    def connect(self, protocol: Protocol, end: Endpoint) -> Decision:
+        """May the guest reach this (unmapped) destination, by the names it knows it by?"""
+        return self.policy.connect(protocol, end.host, end.port, self.names_of(end.host))
+
+    def listen(self, protocol: Protocol, end: Endpoint, v6only: bool = False) -> Decision:
+        """May the guest listen at this (unmapped) local address?"""
+        return self.policy.listen(protocol, end.host, end.port, v6only=v6only)
+
+    def write(
+        self,
+        verb: Verb,
+        target: str,
+        decision: Decision,
+        outcome: Outcome,
+        datapath: Path,
+        error: int,
+        *,
+        pid: int,
+        program: str,
+        start: int,
+        took: int,
+        value: int = 0,
+    ) -> None:
+        """Record one call. `start` is of CLOCK_MONOTONIC; it and `took` are in nanoseconds."""
+        if self.record is None:
+            return
+        self.record(
+            Record(
+                time=self._epoch + start / 1e9,
+                guest=self.guest,
+                pid=pid,
+                program=program,
+                verb=verb,
+                target=target,
+                name=decision.name or known_name(self.names_of, target),
+                decision=outcome,
+                rule=decision.rule,
+                hint=decision.hint,
+                datapath=datapath,
+                result=-1 if error else value,
+                error=error,
+                duration=took / 1e9,
+            )
+        )
+
+
+def known_name(names_of: NamesOf, target: str) -> str | None:
+    """The name by which the guest learnt the address of `target`, if any."""
+    host = target.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address: IPAddress = IPv6Address(host) if ":" in host else IPv4Address(host)
+    except ValueError:
+        return None
+    return next(iter(names_of(address)), None)

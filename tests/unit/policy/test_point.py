@@ -1,0 +1,85 @@
+"""The policy point of a guest: decisions by the names it knows, and what a record says of them."""
+
+from __future__ import annotations
+
+import errno
+import time
+from ipaddress import ip_address
+
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.calls.record import Record
+from xensock.policy.names import Names
+from xensock.policy.point import Point, known_name
+from xensock.policy.policy import Policy
+
+
+def made(*allow: str, deny: tuple[str, ...] = ()) -> tuple[Point, Names, list[Record]]:
+    names, kept = Names(), list[Record]()
+    return Point("guest", Policy.parse(allow, deny), names.of, kept.append), names, kept
+
+
+def at(host: str, port: int) -> Endpoint:
+    return Endpoint(ip_address(host), port)
+
+
+def test_a_connection_is_decided_by_the_names_that_the_guest_learnt() -> None:
+    point, names, _ = made("web.test:80")
+    assert point.connect(Protocol.TCP, at("192.0.2.1", 80)).error == errno.EACCES
+    names.learn("web.test", [ip_address("192.0.2.1")], 60)
+    decision = point.connect(Protocol.TCP, at("192.0.2.1", 80))
+    assert (decision.allowed, decision.name) == (True, "web.test")
+
+
+def test_listening_is_decided_by_port_and_address() -> None:
+    point, _, _ = made()
+    assert point.listen(Protocol.TCP, at("0.0.0.0", 8080)).allowed
+    assert point.listen(Protocol.TCP, at("0.0.0.0", 80)).error == errno.EACCES
+    four, _, _ = made("listen:0.0.0.0:80")
+    assert not four.listen(Protocol.TCP, at("::", 80)).allowed
+    six, _, _ = made("listen:[2001:db8::1]:80")
+    assert six.listen(Protocol.TCP, at("2001:db8::1", 80), v6only=True).allowed
+
+
+def test_a_record_says_when_who_what_and_why() -> None:
+    point, names, kept = made()
+    names.learn("web.test", [ip_address("192.0.2.1")], 60)
+    decision = Decision(False, "deny web.test", errno.EACCES, hint="remove it")
+    start = time.monotonic_ns()
+    point.write(
+        Verb.CONNECT,
+        "192.0.2.1:80",
+        decision,
+        "deny",
+        "",
+        errno.EACCES,
+        pid=7,
+        program="curl",
+        start=start,
+        took=2_000_000,
+    )
+    (record,) = kept
+    assert abs(record.time - time.time()) < 5
+    assert (record.guest, record.pid, record.program) == ("guest", 7, "curl")
+    assert (record.name, record.rule, record.hint) == ("web.test", "deny web.test", "remove it")
+    assert (record.result, record.error, record.duration) == (-1, errno.EACCES, 0.002)
+
+
+def test_nothing_is_kept_where_nobody_records() -> None:
+    point = Point("guest", Policy.parse(), lambda address: (), None)
+    assert not point.recording
+    point.write(
+        Verb.BIND, "-", Decision(True, ""), "allow", "", 0, pid=1, program="", start=0, took=0
+    )
+
+
+def test_the_name_of_a_target() -> None:
+    learnt = {ip_address("192.0.2.1"): ("web.test", "alias.test"), ip_address("fe80::1"): ("six",)}
+
+    def names_of(address: object) -> tuple[str, ...]:
+        return learnt.get(address, ())  # type: ignore[call-overload,no-any-return]
+
+    assert known_name(names_of, "192.0.2.1:80") == "web.test"
+    assert known_name(names_of, "[fe80::1%2]:80") == "six"
+    assert known_name(names_of, "192.0.2.2:80") is None
+    assert known_name(names_of, "[8 bytes]") is None
