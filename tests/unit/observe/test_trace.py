@@ -208,7 +208,7 @@ def test_readers_ignore_what_they_do_not_know() -> None:
         ({"pid": True}, "'pid'"),
         ({"name": 3}, "'name'"),
         ({"decision": "maybe"}, "'decision'"),
-        ({"datapath": "ring"}, "'datapath'"),
+        ({"datapath": "tunnel"}, "'datapath'"),
     ],
 )
 def test_wrong_lines_are_refused(change: dict[str, object], message: str) -> None:
