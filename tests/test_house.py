@@ -18,6 +18,8 @@ PACKAGE = ROOT / "src" / "xensock"
 ARROWS: dict[str, set[str]] = {
     "calls": set(),
     "doctor": set(),
+    "wire": {"calls"},
+    "ring": {"wire"},
     "policy": {"calls"},
     "stack": {"calls"},
     "observe": {"calls"},

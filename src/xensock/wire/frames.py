@@ -1,0 +1,94 @@
+"""Datagrams in a data ring (extension datagrams): each is a frame, and indices move by whole frames.
+
+`len` u32 @0, `flags` u32 @4, `addr_len` u32 @8, the address 28 bytes @12, the payload @40, zeros up
+to a multiple of 8. A frame may wrap at the ring's end as any bytes do.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntFlag
+
+from .errors import WireError
+from .requests import ADDRESS
+
+_HEAD = struct.Struct("<III28s")
+_ERROR = struct.Struct("<i")
+HEADER = _HEAD.size
+ALIGN = 8
+
+
+class FrameFlag(IntFlag):
+    """Bits of `flags`; others are ignored."""
+
+    TRUNCATED = 1
+    """The payload is the beginning of a longer datagram."""
+    ERROR = 2
+    """The payload is an i32: a negated Linux error number, as ICMP reports one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A datagram and its address: where it goes (`out`) or comes from (`in`); empty: the peer.
+
+    With `error`, a negated Linux number, it reports a failure instead and has no payload.
+    """
+
+    payload: bytes
+    address: bytes = b""
+    truncated: bool = False
+    error: int = 0
+
+    def encode(self) -> bytes:
+        """The frame's bytes. Raises WireError for an address longer than 28 bytes."""
+        if len(self.address) > ADDRESS:
+            raise WireError(f"address of {len(self.address)} bytes in a frame")
+        flags = FrameFlag.TRUNCATED if self.truncated else FrameFlag(0)
+        payload = self.payload
+        if self.error:
+            if payload:
+                raise WireError("a frame that reports an error has no payload")
+            flags |= FrameFlag.ERROR
+            try:
+                payload = _ERROR.pack(self.error)
+            except struct.error as why:
+                raise WireError(f"error {self.error} in a frame") from why
+        head = _HEAD.pack(len(payload), flags, len(self.address), self.address)
+        return (head + payload).ljust(frame_size(len(payload)), b"\0")
+
+
+def frame_size(length: int) -> int:
+    """Bytes in the ring of a frame with a payload of `length` bytes."""
+    return HEADER + length + (-length) % ALIGN
+
+
+def largest_payload(size: int) -> int:
+    """The longest payload that a ring with `size` bytes in a direction carries."""
+    return size - HEADER
+
+
+def next_frame(head: bytes) -> int:
+    """The size of the frame that begins with these 40 bytes. Raises WireError for fewer."""
+    if len(head) < HEADER:
+        raise WireError(f"a frame has a header of {HEADER} bytes, here are {len(head)}")
+    return frame_size(_HEAD.unpack_from(head)[0])
+
+
+def decode_frame(raw: bytes) -> tuple[Frame, int]:
+    """The frame at the start of `raw`, and its size. Raises WireError when it is not whole."""
+    size = next_frame(raw)
+    length, flags, addr_len, addr = _HEAD.unpack_from(raw)
+    if size > len(raw):
+        raise WireError(f"a frame of {size} bytes in {len(raw)}")
+    if addr_len > ADDRESS:
+        raise WireError(f"address of {addr_len} bytes in a frame")
+    address, truncated = addr[:addr_len], bool(flags & FrameFlag.TRUNCATED)
+    if not flags & FrameFlag.ERROR:
+        return Frame(bytes(raw[HEADER : HEADER + length]), address, truncated), size
+    if length != _ERROR.size:
+        raise WireError(f"an error of {length} bytes in a frame")
+    error: int = _ERROR.unpack_from(raw, HEADER)[0]
+    if error >= 0:
+        raise WireError(f"error {error} in a frame is not negative")
+    return Frame(b"", address, truncated, error), size
