@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -10,29 +12,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static char *pool_take(struct xs_pool *pool)
-{
-	return pool->count ? pool->free[--pool->count] : malloc(XS_FLOW_BUFFER);
-}
-
-static void pool_give(struct xs_pool *pool, char *data)
-{
-	if (pool->count < XS_POOL_KEEP)
-		pool->free[pool->count++] = data;
-	else
-		free(data);
-}
-
-void xs_pool_empty(struct xs_pool *pool)
-{
-	while (pool->count)
-		free(pool->free[--pool->count]);
-}
-
 static void drop(struct xs_stream *st, struct xs_pool *pool)
 {
-	if (st->size == XS_FLOW_BUFFER)
-		pool_give(pool, st->data);
+	if (st->size == XS_TASK_BUFFER)
+		xs_pool_give(pool, st->data);
 	else
 		free(st->data);
 	*st = (struct xs_stream){.urgent = -1};
@@ -49,33 +32,22 @@ static void shrink(struct xs_stream *st, struct xs_pool *pool)
 	size_t rest = st->end - st->start;
 	char *copy;
 
-	if (st->size != XS_FLOW_BUFFER || rest > XS_FLOW_BUFFER / 8)
+	if (st->size != XS_TASK_BUFFER || rest > XS_TASK_BUFFER / 8)
 		return;
 	copy = malloc(rest ? rest : 1);
 	if (!copy)
 		return;
 	memcpy(copy, st->data + st->start, rest);
-	pool_give(pool, st->data);
+	xs_pool_give(pool, st->data);
 	st->data = copy;
 	st->start = 0;
 	st->end = st->size = rest;
 }
 
-void xs_flow_init(struct xs_flow *f, int a, int b, int epfd)
+static void event(struct xs_source *source, uint32_t events)
 {
-	memset(f, 0, sizeof *f);
-	f->epfd = epfd;
-	f->error_side = -1;
-	for (int i = 0; i < 2; i++) {
-		f->side[i].flow = f;
-		f->side[i].fd = i ? b : a;
-		f->side[i].writable = true;
-		f->stream[i].urgent = -1;
-	}
-}
+	struct xs_side *s = (struct xs_side *)source;
 
-void xs_flow_event(struct xs_side *s, uint32_t events)
-{
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		s->hup = true;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI))
@@ -91,14 +63,14 @@ static void close_side(struct xs_flow *f, int i, bool reset)
 	struct xs_side *s = &f->side[i];
 	struct linger hard = {1, 0};
 
-	if (s->fd < 0)
+	if (s->source.fd < 0)
 		return;
 	if (reset)
-		setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+		setsockopt(s->source.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
 	/* Should anybody hold a copy of the file, its events must not reach a freed flow. */
-	epoll_ctl(f->epfd, EPOLL_CTL_DEL, s->fd, NULL);
-	close(s->fd);
-	s->fd = -1;
+	epoll_ctl(f->epfd, EPOLL_CTL_DEL, s->source.fd, NULL);
+	close(s->source.fd);
+	s->source.fd = -1;
 }
 
 static void end(struct xs_flow *f, struct xs_pool *pool, bool reset)
@@ -117,10 +89,10 @@ static void fail(struct xs_flow *f, int i, int error, struct xs_pool *pool, uint
 		end(f, pool, true);
 		return;
 	}
-	f->error = error;
-	f->error_side = i;
+	f->task.error = error;
+	f->task.error_side = i;
 	f->state = FLOW_DRAINING;
-	f->deadline = now_ms + XS_FLOW_DRAIN_MS;
+	f->deadline = now_ms + XS_TASK_DRAIN_MS;
 	close_side(f, i, true);
 	drop(&f->stream[!i], pool);
 }
@@ -139,9 +111,9 @@ static bool flush(struct xs_flow *f, int i, struct xs_pool *pool)
 		if (!dst->writable || dst->error)
 			return false;
 		if (rest)
-			n = send(dst->fd, st->data + st->start, rest, MSG_DONTWAIT | MSG_NOSIGNAL);
+			n = send(dst->source.fd, st->data + st->start, rest, MSG_DONTWAIT | MSG_NOSIGNAL);
 		else
-			n = send(dst->fd, &oob, 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL);
+			n = send(dst->source.fd, &oob, 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno != EAGAIN) {
@@ -153,7 +125,7 @@ static bool flush(struct xs_flow *f, int i, struct xs_pool *pool)
 			dst->writable = false;
 		if (n <= 0)
 			continue;
-		atomic_fetch_add_explicit(&f->bytes[i], (uint64_t)n, memory_order_relaxed);
+		atomic_fetch_add_explicit(&f->task.bytes[i], (uint64_t)n, memory_order_relaxed);
 		if (rest)
 			st->start += (size_t)n;
 		else
@@ -173,22 +145,22 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 	char oob;
 	ssize_t n;
 
-	if (src->urgent && ioctl(src->fd, SIOCATMARK, &mark) == 0 && mark) {
+	if (src->urgent && ioctl(src->source.fd, SIOCATMARK, &mark) == 0 && mark) {
 		/* A normal read stops at the mark and would then skip the urgent byte. */
 		src->urgent = false;
-		if (recv(src->fd, &oob, 1, MSG_OOB | MSG_DONTWAIT) == 1) {
+		if (recv(src->source.fd, &oob, 1, MSG_OOB | MSG_DONTWAIT) == 1) {
 			st->urgent = (unsigned char)oob;
 			return 1;
 		}
 	}
-	st->data = pool_take(pool);
+	st->data = xs_pool_take(pool);
 	if (!st->data) {
 		fail(f, i, ENOMEM, pool, now_ms);
 		return -1;
 	}
-	st->size = XS_FLOW_BUFFER;
+	st->size = XS_TASK_BUFFER;
 	do
-		n = recv(src->fd, st->data, st->size, MSG_DONTWAIT);
+		n = recv(src->source.fd, st->data, st->size, MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	if (n > 0) {
 		st->end = (size_t)n;
@@ -214,7 +186,7 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 static bool pump(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 {
 	struct xs_side *src = &f->side[i], *dst = &f->side[!i];
-	uint64_t before = f->bytes[i];
+	uint64_t before = f->task.bytes[i];
 
 	while (f->state == FLOW_OPEN) {
 		if (!flush(f, i, pool)) {
@@ -223,13 +195,13 @@ static bool pump(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms
 		}
 		if (src->eof) {
 			if (!dst->shut)
-				shutdown(dst->fd, SHUT_WR);
+				shutdown(dst->source.fd, SHUT_WR);
 			dst->shut = true;
 			return false;
 		}
 		if (!src->readable || dst->error)
 			return false;
-		if (f->bytes[i] - before >= XS_FLOW_BUDGET)
+		if (f->task.bytes[i] - before >= XS_TASK_BUDGET)
 			return true;
 		if (fill(f, i, pool, now_ms) <= 0)
 			return false;
@@ -237,22 +209,24 @@ static bool pump(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms
 	return false;
 }
 
-static enum xs_flow_next drain(struct xs_flow *f, struct xs_pool *pool, uint64_t now_ms)
+static enum xs_next drain(struct xs_flow *f, struct xs_pool *pool, uint64_t now_ms)
 {
-	int from = f->error_side, left = 0;
+	int from = f->task.error_side, left = 0;
 	struct xs_side *dst = &f->side[!from];
 
 	if (!flush(f, from, pool) && !dst->error && now_ms < f->deadline)
-		return FLOW_TICK;
+		return XS_NEXT_TICK;
 	/* A reset overtakes what is still in the send queue, so that is waited for. */
-	if (!dst->error && now_ms < f->deadline && ioctl(dst->fd, SIOCOUTQ, &left) == 0 && left > 0)
-		return FLOW_TICK;
+	if (!dst->error && now_ms < f->deadline && ioctl(dst->source.fd, SIOCOUTQ, &left) == 0 && left > 0)
+		return XS_NEXT_TICK;
 	end(f, pool, true);
-	return FLOW_GONE;
+	return XS_NEXT_GONE;
 }
 
-enum xs_flow_next xs_flow_run(struct xs_flow *f, struct xs_pool *pool, uint64_t now_ms)
+static enum xs_next run(struct xs_task *t, struct xs_thread *w, uint64_t now_ms)
 {
+	struct xs_flow *f = (struct xs_flow *)t;
+	struct xs_pool *pool = &w->pool;
 	bool more = false;
 
 	for (int i = 0; i < 2 && f->state == FLOW_OPEN; i++)
@@ -263,7 +237,7 @@ enum xs_flow_next xs_flow_run(struct xs_flow *f, struct xs_pool *pool, uint64_t 
 		socklen_t len = sizeof s->error;
 
 		if (s->eof && s->hup && !s->error)
-			getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &len);
+			getsockopt(s->source.fd, SOL_SOCKET, SO_ERROR, &s->error, &len);
 		if (s->eof && s->error)
 			fail(f, i, s->error, pool, now_ms);
 	}
@@ -271,16 +245,66 @@ enum xs_flow_next xs_flow_run(struct xs_flow *f, struct xs_pool *pool, uint64_t 
 		end(f, pool, false);
 	if (f->state == FLOW_DRAINING)
 		return drain(f, pool, now_ms);
-	return f->state == FLOW_ENDED ? FLOW_GONE : more ? FLOW_AGAIN : FLOW_WAIT;
+	return f->state == FLOW_ENDED ? XS_NEXT_GONE : more ? XS_NEXT_AGAIN : XS_NEXT_WAIT;
 }
 
-bool xs_flow_sent(const struct xs_flow *f)
+static bool sent(const struct xs_task *t)
 {
+	const struct xs_flow *f = (const struct xs_flow *)t;
+
 	return f->state == FLOW_ENDED || (f->state == FLOW_OPEN && f->side[1].shut);
 }
 
-void xs_flow_cut(struct xs_flow *f, struct xs_pool *pool)
+static void cut(struct xs_task *t, struct xs_thread *w)
 {
+	struct xs_flow *f = (struct xs_flow *)t;
+
 	if (f->state != FLOW_ENDED)
-		end(f, pool, !xs_flow_sent(f));
+		end(f, &w->pool, !sent(t));
+}
+
+static int start(struct xs_task *t, struct xs_thread *w)
+{
+	struct xs_flow *f = (struct xs_flow *)t;
+
+	f->epfd = w->epfd;
+	for (int i = 0; i < 2; i++) {
+		struct epoll_event ev = {EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET, {.ptr = &f->side[i]}};
+
+		if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, f->side[i].source.fd, &ev)) {
+			t->error_side = i;
+			return errno;
+		}
+	}
+	return 0;
+}
+
+static void destroy(struct xs_task *t)
+{
+	struct xs_flow *f = (struct xs_flow *)t;
+
+	for (int i = 0; i < 2; i++)
+		if (f->side[i].source.fd >= 0)
+			close(f->side[i].source.fd);
+	xs_task_free(t);
+}
+
+static const struct xs_kind kind = {start, event, run, sent, cut, destroy};
+
+struct xs_task *xs_flow_new(int a, int b, bool report)
+{
+	struct xs_flow *f = calloc(1, sizeof *f);
+	int one = 1;
+
+	if (!f)
+		return NULL;
+	xs_task_init(&f->task, &kind, report);
+	for (int i = 0; i < 2; i++) {
+		f->side[i].source = (struct xs_source){&f->task, i ? b : a};
+		f->side[i].writable = true;
+		f->stream[i].urgent = -1;
+		/* What comes in small pieces goes out in small pieces at once; other kinds of socket refuse. */
+		setsockopt(f->side[i].source.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	}
+	return &f->task;
 }

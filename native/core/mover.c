@@ -1,22 +1,21 @@
-/* Threads that run flows (flow.h), and the table by which others may ask about them.
+/* Threads that run tasks (task.h), and the table by which others may reach them.
  *
- * Each connection belongs to one thread for life. Other threads reach it only through the thread's
- * inbox and, for the counters, through the table under its lock. Nothing here blocks but epoll_wait().
+ * Each connection belongs to one thread for life. Other threads reach it only through the thread's inbox, through
+ * the table (counters) and with the task locked (xs_mover_call). Nothing here blocks but epoll_wait().
+ * Locks are taken in the order task, mover, thread.
  */
 #include "mover.h"
 
+#include "fetch.h"
 #include "flow.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,21 +23,20 @@
 #define BATCH 64
 
 struct worker {
-	struct xs_mover *mover;
-	pthread_t thread;
-	int epfd, wake;
-	pthread_mutex_t lock; /* of inbox and stopping */
-	struct xs_flow *inbox;
+	struct xs_thread thread; /* what its tasks may use */
+	pthread_t id;
+	int wake;
+	pthread_mutex_t lock; /* of inbox, poked and stopping */
+	struct xs_task *inbox, *poked;
 	bool stopping;
 	uint64_t stop_at; /* ms of CLOCK_MONOTONIC */
 	_Atomic size_t live;
 	/* The thread's own. */
-	struct xs_pool pool;
-	struct xs_flow *flows, *queue, **queue_tail, *ticking;
+	struct xs_task *tasks, *queue, **queue_tail, *ticking;
 };
 
 struct slot {
-	struct xs_flow *flow;
+	struct xs_task *task;
 	uint32_t generation, next_free;
 };
 
@@ -49,8 +47,7 @@ struct xs_mover {
 	bool closed;
 	struct slot *slots; /* [0] is never used, so that no token is 0 */
 	uint32_t slot_count, slot_size, free_slot;
-	struct xs_ended *ended;
-	size_t ended_first, ended_count, ended_size;
+	struct xs_fetch ended, notices;
 	struct worker workers[];
 };
 
@@ -72,26 +69,21 @@ static void wake(int fd)
 
 /* ---- the table; m->lock is held ---- */
 
-static bool reserve_ended(struct xs_mover *m)
+static size_t fetch_take(struct xs_mover *m, struct xs_fetch *q, void *out, size_t max)
 {
-	struct xs_ended *bigger;
-	size_t size = m->ended_size ? m->ended_size * 2 : 64;
+	uint64_t drained;
+	size_t n;
 
-	if (m->ended_first) {
-		memmove(m->ended, m->ended + m->ended_first, m->ended_count * sizeof *m->ended);
-		m->ended_first = 0;
-	}
-	if (m->ended_count < m->ended_size)
-		return true;
-	bigger = realloc(m->ended, size * sizeof *bigger);
-	if (!bigger)
-		return false;
-	m->ended = bigger;
-	m->ended_size = size;
-	return true;
+	pthread_mutex_lock(&m->lock);
+	n = xs_fetch_take(q, out, max);
+	/* Under the lock, so that what comes now makes the eventfd readable again. */
+	if (!m->ended.count && !m->notices.count && read(m->endfd, &drained, sizeof drained) < 0)
+		drained = 0;
+	pthread_mutex_unlock(&m->lock);
+	return n;
 }
 
-static uint64_t slot_take(struct xs_mover *m, struct xs_flow *f)
+static uint64_t slot_take(struct xs_mover *m, struct xs_task *t)
 {
 	uint32_t i = m->free_slot;
 
@@ -112,7 +104,7 @@ static uint64_t slot_take(struct xs_mover *m, struct xs_flow *f)
 		i = m->slot_count++;
 		m->slots[i] = (struct slot){0};
 	}
-	m->slots[i].flow = f;
+	m->slots[i].task = t;
 	return (uint64_t)m->slots[i].generation << 32 | i;
 }
 
@@ -120,7 +112,7 @@ static struct slot *slot_of(struct xs_mover *m, uint64_t token)
 {
 	uint32_t i = (uint32_t)token;
 
-	if (!i || i >= m->slot_count || !m->slots[i].flow || m->slots[i].generation != token >> 32)
+	if (!i || i >= m->slot_count || !m->slots[i].task || m->slots[i].generation != token >> 32)
 		return NULL;
 	return &m->slots[i];
 }
@@ -131,7 +123,7 @@ static void slot_free(struct xs_mover *m, uint64_t token)
 
 	if (!s)
 		return;
-	s->flow = NULL;
+	s->task = NULL;
 	s->generation++;
 	s->next_free = m->free_slot;
 	m->free_slot = (uint32_t)token;
@@ -139,148 +131,165 @@ static void slot_free(struct xs_mover *m, uint64_t token)
 
 /* ---- one thread ---- */
 
-static void enqueue(struct worker *w, struct xs_flow *f)
+static void enqueue(struct worker *w, struct xs_task *t)
 {
-	if (f->queued)
+	if (t->queued)
 		return;
-	f->queued = true;
-	f->next_queued = NULL;
-	*w->queue_tail = f;
-	w->queue_tail = &f->next_queued;
+	t->queued = true;
+	t->next_queued = NULL;
+	*w->queue_tail = t;
+	w->queue_tail = &t->next_queued;
 }
 
-/* Tells of the end of a flow that is in no list any more, and frees it. */
-static void finish(struct worker *w, struct xs_flow *f)
+/* Tells of the end of a task that is in no list of the thread any more, and frees it unless somebody looks at it. */
+static void finish(struct worker *w, struct xs_task *t)
 {
-	struct xs_mover *m = w->mover;
-	bool told = false;
+	struct xs_mover *m = w->thread.mover;
+	struct xs_ended e = {t->token, {t->bytes[0], t->bytes[1]}, t->error, t->error_side};
+	bool told, pinned;
 
 	pthread_mutex_lock(&m->lock);
-	slot_free(m, f->token);
-	if (f->report && reserve_ended(m)) {
-		m->ended[m->ended_first + m->ended_count++] = (struct xs_ended){
-			.token = f->token, .bytes = {f->bytes[0], f->bytes[1]}, .error = f->error, .side = f->error_side};
-		told = true;
-	}
+	slot_free(m, t->token);
+	t->finished = true; /* nobody pokes it from now on */
+	pinned = t->pins > 0;
+	told = t->report && xs_fetch_put(&m->ended, &e);
+	pthread_mutex_lock(&w->lock);
+	if (t->poked)
+		for (struct xs_task **p = &w->poked; *p; p = &(*p)->next_poked)
+			if (*p == t) {
+				*p = t->next_poked;
+				break;
+			}
+	pthread_mutex_unlock(&w->lock);
 	pthread_mutex_unlock(&m->lock);
 	atomic_fetch_sub(&w->live, 1);
-	free(f);
+	if (!pinned)
+		t->kind->destroy(t);
 	if (told)
 		wake(m->endfd);
 }
 
-static void unlink_flow(struct worker *w, struct xs_flow *f)
+static void unlink_task(struct worker *w, struct xs_task *t)
 {
-	if (f->ticking)
-		for (struct xs_flow **p = &w->ticking; *p; p = &(*p)->next_tick)
-			if (*p == f) {
-				*p = f->next_tick;
+	if (t->ticking)
+		for (struct xs_task **p = &w->ticking; *p; p = &(*p)->next_tick)
+			if (*p == t) {
+				*p = t->next_tick;
 				break;
 			}
-	if (f->prev)
-		f->prev->next = f->next;
+	if (t->prev)
+		t->prev->next = t->next;
 	else
-		w->flows = f->next;
-	if (f->next)
-		f->next->prev = f->prev;
+		w->tasks = t->next;
+	if (t->next)
+		t->next->prev = t->prev;
 }
 
-static void adopt(struct worker *w, struct xs_flow *f)
+static void adopt(struct worker *w, struct xs_task *t)
 {
-	f->prev = NULL;
-	f->next = w->flows;
-	if (f->next)
-		f->next->prev = f;
-	w->flows = f;
-	for (int i = 0; i < 2; i++) {
-		struct epoll_event ev = {EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET, {.ptr = &f->side[i]}};
-
-		if (epoll_ctl(w->epfd, EPOLL_CTL_ADD, f->side[i].fd, &ev)) {
-			f->error = errno;
-			f->error_side = i;
-			xs_flow_cut(f, &w->pool);
-			enqueue(w, f);
-			return;
-		}
-	}
+	t->prev = NULL;
+	t->next = w->tasks;
+	if (t->next)
+		t->next->prev = t;
+	w->tasks = t;
+	pthread_mutex_lock(&t->lock);
+	t->error = t->kind->start(t, &w->thread);
+	if (t->error)
+		t->kind->cut(t, &w->thread);
+	pthread_mutex_unlock(&t->lock);
+	enqueue(w, t);
 }
 
 /* Takes what others left; returns whether the thread shall stop, and by when. */
 static bool check_inbox(struct worker *w, uint64_t *stop_at)
 {
-	struct xs_flow *f, *next, *first = NULL;
+	struct xs_task *t, *next, *first = NULL;
 	uint64_t drained;
 	bool stopping;
 
 	if (read(w->wake, &drained, sizeof drained) < 0 && errno != EAGAIN && errno != EINTR)
 		abort(); /* an eventfd has no other error: our own descriptor was closed */
 	pthread_mutex_lock(&w->lock);
-	f = w->inbox;
+	t = w->inbox;
 	w->inbox = NULL;
+	for (; w->poked; w->poked = w->poked->next_poked) {
+		w->poked->poked = false;
+		enqueue(w, w->poked);
+	}
 	stopping = w->stopping;
 	*stop_at = w->stop_at;
 	pthread_mutex_unlock(&w->lock);
-	for (; f; f = next) { /* the inbox is a stack */
-		next = f->next;
-		f->next = first;
-		first = f;
+	for (; t; t = next) { /* the inbox is a stack */
+		next = t->next;
+		t->next = first;
+		first = t;
 	}
-	for (f = first; f; f = next) {
-		next = f->next;
-		adopt(w, f);
+	for (t = first; t; t = next) {
+		next = t->next;
+		adopt(w, t);
 	}
 	return stopping;
 }
 
 static void run_queue(struct worker *w)
 {
-	struct xs_flow *f = w->queue;
-	uint64_t now = f ? now_ms() : 0;
+	struct xs_task *t = w->queue;
+	uint64_t now = t ? now_ms() : 0;
 
 	w->queue = NULL;
 	w->queue_tail = &w->queue;
-	while (f) {
-		struct xs_flow *next = f->next_queued;
+	while (t) {
+		struct xs_task *next = t->next_queued;
+		enum xs_next then;
 
-		f->queued = false;
-		switch (xs_flow_run(f, &w->pool, now)) {
-		case FLOW_WAIT:
+		t->queued = false;
+		pthread_mutex_lock(&t->lock);
+		then = t->kind->run(t, &w->thread, now);
+		pthread_mutex_unlock(&t->lock);
+		switch (then) {
+		case XS_NEXT_WAIT:
 			break;
-		case FLOW_AGAIN:
-			enqueue(w, f);
+		case XS_NEXT_AGAIN:
+			enqueue(w, t);
 			break;
-		case FLOW_TICK:
-			if (!f->ticking) {
-				f->ticking = true;
-				f->next_tick = w->ticking;
-				w->ticking = f;
+		case XS_NEXT_TICK:
+			if (!t->ticking) {
+				t->ticking = true;
+				t->next_tick = w->ticking;
+				w->ticking = t;
 			}
 			break;
-		case FLOW_GONE:
-			unlink_flow(w, f);
-			finish(w, f);
+		case XS_NEXT_GONE:
+			unlink_task(w, t);
+			finish(w, t);
 			break;
 		}
-		f = next;
+		t = next;
 	}
 }
 
 static void queue_ticking(struct worker *w)
 {
-	struct xs_flow *f = w->ticking;
+	struct xs_task *t = w->ticking;
 
 	w->ticking = NULL;
-	for (; f; f = f->next_tick) {
-		f->ticking = false;
-		enqueue(w, f);
+	for (; t; t = t->next_tick) {
+		t->ticking = false;
+		enqueue(w, t);
 	}
 }
 
 static bool all_sent(const struct worker *w)
 {
-	for (const struct xs_flow *f = w->flows; f; f = f->next)
-		if (!xs_flow_sent(f))
+	for (struct xs_task *t = w->tasks; t; t = t->next) {
+		bool sent;
+
+		pthread_mutex_lock(&t->lock);
+		sent = t->kind->sent(t);
+		pthread_mutex_unlock(&t->lock);
+		if (!sent)
 			return false;
+	}
 	return true;
 }
 
@@ -293,17 +302,19 @@ static void *work(void *arg)
 
 	while (!stopping || (now_ms() < stop_at && !all_sent(w))) {
 		int timeout = w->queue ? 0 : w->ticking || stopping ? TICK_MS : -1;
-		int n = epoll_wait(w->epfd, ev, BATCH, timeout);
+		int n = epoll_wait(w->thread.epfd, ev, BATCH, timeout);
 
 		for (int i = 0; i < n; i++) {
-			struct xs_side *s = ev[i].data.ptr;
+			struct xs_source *s = ev[i].data.ptr;
 
 			if (!s) {
 				stopping = check_inbox(w, &stop_at);
 				continue;
 			}
-			xs_flow_event(s, ev[i].events);
-			enqueue(w, s->flow);
+			pthread_mutex_lock(&s->task->lock);
+			s->task->kind->event(s, ev[i].events);
+			pthread_mutex_unlock(&s->task->lock);
+			enqueue(w, s->task);
 		}
 		if (w->ticking && (n <= 0 || now_ms() >= ticked + TICK_MS)) {
 			ticked = now_ms();
@@ -311,14 +322,16 @@ static void *work(void *arg)
 		}
 		run_queue(w);
 	}
-	while (w->flows) {
-		struct xs_flow *f = w->flows;
+	while (w->tasks) {
+		struct xs_task *t = w->tasks;
 
-		xs_flow_cut(f, &w->pool);
-		unlink_flow(w, f);
-		finish(w, f);
+		pthread_mutex_lock(&t->lock);
+		t->kind->cut(t, &w->thread);
+		pthread_mutex_unlock(&t->lock);
+		unlink_task(w, t);
+		finish(w, t);
 	}
-	xs_pool_empty(&w->pool);
+	xs_pool_empty(&w->thread.pool);
 	return NULL;
 }
 
@@ -329,22 +342,22 @@ static int worker_start(struct worker *w, struct xs_mover *m)
 	struct epoll_event ev = {EPOLLIN, {.ptr = NULL}};
 	int error;
 
-	w->mover = m;
+	w->thread.mover = m;
 	w->queue_tail = &w->queue;
 	pthread_mutex_init(&w->lock, NULL);
-	w->epfd = epoll_create1(EPOLL_CLOEXEC);
+	w->thread.epfd = epoll_create1(EPOLL_CLOEXEC);
 	w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (w->epfd >= 0 && w->wake >= 0 && epoll_ctl(w->epfd, EPOLL_CTL_ADD, w->wake, &ev) == 0) {
-		error = pthread_create(&w->thread, NULL, work, w);
+	if (w->thread.epfd >= 0 && w->wake >= 0 && epoll_ctl(w->thread.epfd, EPOLL_CTL_ADD, w->wake, &ev) == 0) {
+		error = pthread_create(&w->id, NULL, work, w);
 		if (!error) {
-			pthread_setname_np(w->thread, "xs-mover");
+			pthread_setname_np(w->id, "xs-mover");
 			return 0;
 		}
 	} else {
 		error = errno;
 	}
-	if (w->epfd >= 0)
-		close(w->epfd);
+	if (w->thread.epfd >= 0)
+		close(w->thread.epfd);
 	if (w->wake >= 0)
 		close(w->wake);
 	pthread_mutex_destroy(&w->lock);
@@ -363,6 +376,8 @@ struct xs_mover *xs_mover_new(unsigned threads)
 	if (!m)
 		return NULL;
 	pthread_mutex_init(&m->lock, NULL);
+	m->ended = (struct xs_fetch){.item = sizeof(struct xs_ended)};
+	m->notices = (struct xs_fetch){.item = sizeof(struct xs_notice)};
 	m->endfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->endfd < 0)
 		error = errno;
@@ -383,48 +398,105 @@ struct xs_mover *xs_mover_new(unsigned threads)
 	return m;
 }
 
-uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report)
+uint64_t xs_mover_start(struct xs_mover *m, struct xs_task *t)
 {
-	struct worker *w = &m->workers[0];
-	struct xs_flow *f = NULL;
+	unsigned least = 0;
+	struct worker *w;
 	uint64_t token = 0;
-	int one = 1, error = a < 0 || b < 0 ? EINVAL : 0;
+	int error = 0;
 
-	if (!error) {
-		f = malloc(sizeof *f);
-		error = f ? 0 : ENOMEM;
+	for (unsigned i = 1; i < m->count; i++)
+		if (m->workers[i].live < m->workers[least].live)
+			least = i;
+	w = &m->workers[least];
+	t->worker = least;
+	/* The inbox is filled under m->lock too, so that nothing arrives after closing. */
+	pthread_mutex_lock(&m->lock);
+	if (m->closed)
+		error = ESHUTDOWN;
+	else
+		t->token = token = slot_take(m, t);
+	if (token) {
+		atomic_fetch_add(&w->live, 1);
+		pthread_mutex_lock(&w->lock);
+		t->next = w->inbox;
+		w->inbox = t;
+		pthread_mutex_unlock(&w->lock);
+	} else if (!error) {
+		error = ENOMEM;
 	}
-	if (!error) {
-		for (unsigned i = 1; i < m->count; i++)
-			if (m->workers[i].live < w->live)
-				w = &m->workers[i];
-		xs_flow_init(f, a, b, w->epfd);
-		f->report = report;
-		/* What comes in small pieces goes out in small pieces at once; other kinds of socket refuse. */
-		setsockopt(a, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-		setsockopt(b, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-		/* The inbox is filled under m->lock too, so that nothing arrives after closing. */
-		pthread_mutex_lock(&m->lock);
-		if (m->closed)
-			error = ESHUTDOWN;
-		else
-			f->token = token = slot_take(m, f);
-		if (token) {
-			atomic_fetch_add(&w->live, 1);
-			pthread_mutex_lock(&w->lock);
-			f->next = w->inbox;
-			w->inbox = f;
-			pthread_mutex_unlock(&w->lock);
-		} else if (!error) {
-			error = ENOMEM;
-		}
-		pthread_mutex_unlock(&m->lock);
-	}
+	pthread_mutex_unlock(&m->lock);
 	if (!error) {
 		wake(w->wake);
 		return token;
 	}
-	free(f);
+	t->kind->destroy(t);
+	errno = error;
+	return 0;
+}
+
+int xs_mover_call(struct xs_mover *m, uint64_t token, const struct xs_kind *kind,
+		  int (*fn)(struct xs_task *t, void *arg), void *arg)
+{
+	bool poke = false, destroy;
+	struct xs_task *t = NULL;
+	struct worker *w;
+	struct slot *s;
+	int result;
+
+	pthread_mutex_lock(&m->lock);
+	s = slot_of(m, token);
+	if (s && s->task->kind == kind) {
+		t = s->task;
+		t->pins++;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (!t)
+		return ENOENT;
+	w = &m->workers[t->worker];
+	pthread_mutex_lock(&t->lock);
+	result = fn(t, arg);
+	pthread_mutex_unlock(&t->lock);
+	pthread_mutex_lock(&m->lock);
+	t->pins--;
+	destroy = t->finished && !t->pins;
+	if (!t->finished) {
+		pthread_mutex_lock(&w->lock);
+		poke = !t->poked;
+		if (poke) {
+			t->poked = true;
+			t->next_poked = w->poked;
+			w->poked = t;
+		}
+		pthread_mutex_unlock(&w->lock);
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (destroy)
+		t->kind->destroy(t);
+	if (poke)
+		wake(w->wake);
+	return result;
+}
+
+void xs_mover_tell(struct xs_mover *m, const struct xs_task *t, int kind, int error, int side)
+{
+	struct xs_notice n = {t->token, kind, error, side};
+	bool told;
+
+	pthread_mutex_lock(&m->lock);
+	told = xs_fetch_put(&m->notices, &n);
+	pthread_mutex_unlock(&m->lock);
+	if (told)
+		wake(m->endfd);
+}
+
+uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report)
+{
+	struct xs_task *t = a < 0 || b < 0 ? NULL : xs_flow_new(a, b, report);
+	int error = a < 0 || b < 0 ? EINVAL : ENOMEM;
+
+	if (t)
+		return xs_mover_start(m, t);
 	if (a >= 0)
 		close(a);
 	if (b >= 0)
@@ -440,20 +512,12 @@ int xs_mover_fd(const struct xs_mover *m)
 
 size_t xs_mover_ended(struct xs_mover *m, struct xs_ended *out, size_t max)
 {
-	uint64_t drained;
-	size_t n;
+	return fetch_take(m, &m->ended, out, max);
+}
 
-	pthread_mutex_lock(&m->lock);
-	n = m->ended_count < max ? m->ended_count : max;
-	if (n)
-		memcpy(out, m->ended + m->ended_first, n * sizeof *out);
-	m->ended_first += n;
-	m->ended_count -= n;
-	/* Under the lock, so that an end that comes now makes the eventfd readable again. */
-	if (!m->ended_count && read(m->endfd, &drained, sizeof drained) < 0)
-		drained = 0;
-	pthread_mutex_unlock(&m->lock);
-	return n;
+size_t xs_mover_notices(struct xs_mover *m, struct xs_notice *out, size_t max)
+{
+	return fetch_take(m, &m->notices, out, max);
 }
 
 bool xs_mover_bytes(struct xs_mover *m, uint64_t token, uint64_t bytes[2])
@@ -463,8 +527,8 @@ bool xs_mover_bytes(struct xs_mover *m, uint64_t token, uint64_t bytes[2])
 	pthread_mutex_lock(&m->lock);
 	s = slot_of(m, token);
 	if (s) {
-		bytes[0] = s->flow->bytes[0];
-		bytes[1] = s->flow->bytes[1];
+		bytes[0] = s->task->bytes[0];
+		bytes[1] = s->task->bytes[1];
 	}
 	pthread_mutex_unlock(&m->lock);
 	return s != NULL;
@@ -498,8 +562,8 @@ void xs_mover_free(struct xs_mover *m, unsigned linger_ms)
 	for (unsigned i = 0; i < m->count; i++) {
 		struct worker *w = &m->workers[i];
 
-		pthread_join(w->thread, NULL);
-		close(w->epfd);
+		pthread_join(w->id, NULL);
+		close(w->thread.epfd);
 		close(w->wake);
 		pthread_mutex_destroy(&w->lock);
 	}
@@ -507,6 +571,7 @@ void xs_mover_free(struct xs_mover *m, unsigned linger_ms)
 	if (m->endfd >= 0)
 		close(m->endfd);
 	free(m->slots);
-	free(m->ended);
+	xs_fetch_free(&m->ended);
+	xs_fetch_free(&m->notices);
 	free(m);
 }

@@ -1,7 +1,7 @@
-/* Moves bytes both ways between pairs of TCP sockets, without Python.
+/* Moves bytes both ways between two ends, without Python: two sockets, a data ring and a socket, or two data rings.
  *
- * Side A is the guest's end, side B the far end. What a socket's peer may notice is carried over:
- * data in order, the end of a stream (half-close), resets, urgent data and back-pressure.
+ * What an end's peer may notice is carried over: data in order, the end of a stream (half-close), resets,
+ * back-pressure and, between sockets, urgent data. Between two sockets side A is the guest's end, side B the far end.
  */
 #ifndef XS_MOVER_H
 #define XS_MOVER_H
@@ -19,6 +19,18 @@ struct xs_ended {
 	int side;          /* which side reported the error: 0 is A, 1 is B; -1 without error */
 };
 
+/* What a connection between a ring and a socket has to say while it lives. */
+enum xs_notice_kind {
+	XS_NOTICE_EOF = 1,   /* the socket's stream has ended; everything before it is in the ring */
+	XS_NOTICE_RESET = 2, /* the socket was reset; `error` says how */
+	XS_NOTICE_ERROR = 3, /* anything else: the other end of the ring broke the rules (EPROTO), no memory, ... */
+};
+struct xs_notice {
+	uint64_t token;
+	int kind, error;
+	int side; /* which side it is about: 0 but for the B of two rings */
+};
+
 /* Starts `threads` mover threads (at least one). NULL and errno when the kernel refuses. */
 struct xs_mover *xs_mover_new(unsigned threads);
 
@@ -27,11 +39,14 @@ struct xs_mover *xs_mover_new(unsigned threads);
  * (ENOMEM, EINVAL, ESHUTDOWN) when the connection cannot be taken: both descriptors are closed then. */
 uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report);
 
-/* An eventfd that is readable while ended connections wait to be fetched. It stays the mover's. */
+/* An eventfd that is readable while ended connections or notices wait to be fetched. It stays the mover's. */
 int xs_mover_fd(const struct xs_mover *m);
 
 /* Fetches up to `max` ended connections, oldest first; returns how many. */
 size_t xs_mover_ended(struct xs_mover *m, struct xs_ended *out, size_t max);
+
+/* Fetches up to `max` notices, oldest first; returns how many. */
+size_t xs_mover_notices(struct xs_mover *m, struct xs_notice *out, size_t max);
 
 /* Bytes moved so far by a live connection. Returns false when it has ended. */
 bool xs_mover_bytes(struct xs_mover *m, uint64_t token, uint64_t bytes[2]);

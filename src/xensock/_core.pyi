@@ -72,4 +72,47 @@ def mover_fd(mover: Mover, /) -> int: ...
 def mover_ended(mover: Mover, /) -> list[tuple[int, int, int, int, int]]: ...
 def mover_bytes(mover: Mover, token: int, /) -> tuple[int, int] | None: ...
 def mover_live(mover: Mover, /) -> int: ...
+
+# One end of a connection that lives in shared memory: (indexes page, data: both halves, notify_fd, event_fd,
+# events). The mover writes notify_fd to wake the other domain and waits for event_fd; both are duplicated, the
+# caller's stay the caller's. `events`: the extension data-events is in use. The buffers are held until the end was
+# fetched by mover_ended(), or until mover_release() returns.
+RingEnd: TypeAlias = tuple[Buffer, Buffer, int, int, bool]
+
+# Takes fd, also when it fails: a stream (TCP, AF_UNIX) or, with the extension datagrams, SOCK_DGRAM (role "back")
+# or SOCK_SEQPACKET (role "front": one frame per packet). In mover_ended() and mover_bytes() the first count is from
+# the ring to the socket, the second from the socket to the ring; side 0 is the ring, 1 the socket.
+# Role "back": lives until mover_release(). Role "front": ends by itself when both directions have ended and `out` is
+# empty, or when the socket failed and `out` is empty; then it is the owner's turn to send CLOSE or RELEASE.
+def mover_add_ring(
+    mover: Mover,
+    fd: int,
+    indexes: Buffer,
+    data: Buffer,
+    role: str,
+    notify_fd: int,
+    event_fd: int,
+    events: bool,
+    report: bool,
+    /,
+) -> int: ...
+
+# Two rings of role "back", joined in memory; side 0 is a, side 1 is b. With b None the connection waits for
+# mover_join_other() (as in an accept queue): a may write, shut down and be released meanwhile.
+def mover_join(mover: Mover, a: RingEnd, b: RingEnd | None, report: bool, /) -> int: ...
+def mover_join_other(mover: Mover, token: int, b: RingEnd, /) -> None: ...
+
+# The command SHUTDOWN (how: 0 RD, 1 WR, 2 RDWR), for a ring of role "back". WR takes effect after everything
+# that is in `out` now. ProcessLookupError: it has ended.
+def mover_shutdown(mover: Mover, token: int, how: int, side: int, /) -> None: ...
+
+# CLOSE and RELEASE: when it returns the ring's memory and events are not touched any more. What was left in the ring
+# is delivered in the background, then the far side is closed, with reset=True by a reset. Nothing happens
+# when it has ended.
+def mover_release(mover: Mover, token: int, reset: bool, side: int, /) -> None: ...
+
+# (token, "eof" | "reset" | "error", errno, side). "eof" and "reset": what the socket did (role "front": the owner
+# sends SHUTDOWN, or CLOSE with reset). "error": the other domain broke the rules of the ring (EPROTO). mover_fd() is
+# readable for notices too.
+def mover_notices(mover: Mover, /) -> list[tuple[int, str, int, int]]: ...
 def mover_close(mover: Mover, linger_ms: int, /) -> None: ...
