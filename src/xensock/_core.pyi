@@ -116,3 +116,101 @@ def mover_release(mover: Mover, token: int, reset: bool, side: int, /) -> None: 
 # readable for notices too.
 def mover_notices(mover: Mover, /) -> list[tuple[int, str, int, int]]: ...
 def mover_close(mover: Mover, linger_ms: int, /) -> None: ...
+
+# Rings in shared memory (native/ext/ring.c); xensock.ring.twin has the same classes in Python, as their oracle.
+#
+# Buffers are writable, 4-byte aligned, and exported until close() or the object's end; afterwards every method raises
+# ValueError. One thread at a time uses an object (the GIL sees to it). Words of the other side are read once and
+# judged; own indices are kept in private memory, starting from what the buffer holds when the object is made. A result
+# `notify` that is True says: now send the other side an event. Before waiting for an event: clear it, call arm() (which
+# asks for the event), and wait only when that returns False.
+
+class RingError(ValueError):
+    """The other side broke the rules of the ring. The twin raises this very class."""
+
+class FrontRing:
+    """The frontend's end of a command ring of 1 to 16 contiguous pages; ValueError for other lengths.
+
+    initialise=True clears the pages first (indices 0, events 1)."""
+
+    def __init__(self, page: Buffer, initialise: bool = False) -> None: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def free(self) -> int:
+        """Requests that can be pushed before a response is popped."""
+    def push(self, slot: Buffer, /) -> bool:
+        """Put and show one request of 64 bytes (else ValueError); notify. BlockingIOError when free is 0."""
+    def pop(self) -> bytes | None:
+        """A copy of the next response, 64 bytes. RingError when the back claims more than was asked."""
+    def arm(self) -> bool: ...
+    def close(self) -> None: ...
+
+class BackRing:
+    """The backend's end. It starts where rsp_prod is: what nobody answered is taken (again)."""
+
+    def __init__(self, page: Buffer) -> None: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def owed(self) -> int:
+        """Requests taken and not answered."""
+    def take(self, limit: int = ...) -> list[bytes]:
+        """Copies of up to `limit` (default: all) requests. RingError when req_prod is impossible."""
+    def answer(self, slot: Buffer, /) -> bool:
+        """Put and show one response of at most 64 bytes, padded with zeroes; notify. ValueError when none is owed."""
+    def arm(self) -> bool: ...
+    def close(self) -> None: ...
+
+class DataRing:
+    """Both halves of a data ring of 2^1 to 2^13 pages, as the "front" or the "back" sees them; else ValueError.
+
+    `events`: data-events was negotiated; without it every move is notified (v1). initialise=True (front): index
+    words 0, event words 1, first."""
+
+    def __init__(
+        self,
+        indexes: Buffer,
+        data: Buffer,
+        role: str,
+        events: bool = False,
+        initialise: bool = False,
+    ) -> None: ...
+    @property
+    def size(self) -> int:
+        """S: bytes of one half."""
+    @property
+    def readable(self) -> int: ...
+    @property
+    def room(self) -> int: ...
+    def peek(self, max: int, /) -> bytes:
+        """A copy of the first up to `max` readable bytes, which stay."""
+    def read(self, max: int, /) -> tuple[bytes, bool]:
+        """(up to `max` bytes, notify); nothing there is (b"", False), then see read_error."""
+    def write(self, data: Buffer, /) -> tuple[int, bool]:
+        """(bytes written, notify); no room, or out_error at the front: (0, False)."""
+    def arm_read(self) -> bool:
+        """Ask for an event at the next byte. True: there are bytes or an error, do not wait."""
+    def arm_write(self, wanted: int = 1) -> bool:
+        """Ask for an event once `wanted` bytes (1 to size, else ValueError) are free. True: do not wait."""
+    @property
+    def read_error(self) -> int:
+        """Front: in_error once everything sent before it has been read, else 0. Back: 0.
+
+        Unlike in_error after an empty read(), it cannot hide bytes that came in between."""
+    @property
+    def in_error(self) -> int:
+        """0 or a negated errno. Front: the word as it is. Back: what it set; setting it is the back's
+        (AttributeError at the front), must be negative or 0 (ValueError), and calls for a notification."""
+    @in_error.setter
+    def in_error(self, value: int, /) -> None: ...
+    @property
+    def out_error(self) -> int: ...
+    @out_error.setter
+    def out_error(self, value: int, /) -> None: ...
+    @property
+    def status(self) -> int:
+        """The word of async-connect: 1 once connected. Set by the back, read by both."""
+    @status.setter
+    def status(self, value: int, /) -> None: ...
+    def close(self) -> None: ...
