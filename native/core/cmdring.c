@@ -1,7 +1,5 @@
 #include "cmdring.h"
 
-#include "dataring.h"
-
 #include <errno.h>
 
 uint32_t xs_cmd_slots(size_t pages)
@@ -58,11 +56,14 @@ int xs_cmdback_init(struct xs_cmdback *b, void *pages, size_t length)
 	return 0;
 }
 
-void xs_cmdring_clear(void *pages, size_t length)
+int xs_cmdring_clear(void *pages, size_t length)
 {
 	struct xs_cmdpage *p = pages;
 
+	if (!slots_of(pages, length))
+		return EINVAL;
 	memset(pages, 0, length);
 	xs_store_relaxed(&p->req_event, 1);
 	xs_store_relaxed(&p->rsp_event, 1);
+	return 0;
 }

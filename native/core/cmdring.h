@@ -46,8 +46,8 @@ uint32_t xs_cmd_slots(size_t pages);
 /* Both go on from where the ring stands; requests that nobody answered are taken again by a new back. 0, or EINVAL. */
 int xs_cmdfront_init(struct xs_cmdfront *f, void *pages, size_t length);
 int xs_cmdback_init(struct xs_cmdback *b, void *pages, size_t length);
-/* Front, before it grants the pages: indices 0, event indices 1, everything else 0. */
-void xs_cmdring_clear(void *pages, size_t length);
+/* Front, before it grants the pages: indices 0, event indices 1, everything else 0. 0, or EINVAL. */
+int xs_cmdring_clear(void *pages, size_t length);
 
 /* The rings by their parts, for any power of two of slots. */
 void xs_cmdfront_attach(struct xs_cmdfront *f, void *pages, uint32_t slots);

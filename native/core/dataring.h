@@ -19,7 +19,6 @@
 #include <stdbool.h>
 #include <sys/uio.h>
 
-#define XS_PAGE 4096u
 #define XS_ORDER_MIN 1u
 #define XS_ORDER_V1 9u	 /* what ref[] of one page can name */
 #define XS_ORDER_MAX 13u /* `large-rings` */

@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define XS_PAGE 4096u
+
 /* A word in memory shared with another domain. Its type keeps plain reads and writes out. */
 typedef _Atomic uint32_t xs_word;
 

@@ -7,5 +7,6 @@
 
 int xs_ext_add_super(PyObject *module);
 int xs_ext_add_mover(PyObject *module);
+int xs_ext_add_ring(PyObject *module);
 
 #endif
