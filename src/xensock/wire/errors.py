@@ -97,7 +97,6 @@ BEYOND_TABLE: dict[str, int] = {
     "ESTALE": -116,
     "EDQUOT": -122,
     "ECANCELED": -125,
-    "EHWPOISON": -133,
 }
 
 ENOTSUP = TABLE["ENOTSUP"]
