@@ -152,7 +152,7 @@ static PyObject *data_write(PyObject *self, PyObject *object)
 
 	if (!r || PyObject_GetBuffer(object, &view, PyBUF_SIMPLE))
 		return NULL;
-	n = r->out_error || xs_error(&r->tx) ? 0 : xs_room(&r->tx);
+	n = xs_error(&r->tx) ? 0 : xs_room(&r->tx); /* at the backend `in` goes on when `out` has ended */
 	if (n > (size_t)view.len)
 		n = (uint32_t)view.len;
 	xs_copy_in(&r->tx, 0, view.buf, n);
