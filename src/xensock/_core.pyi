@@ -214,3 +214,17 @@ class DataRing:
     @status.setter
     def status(self, value: int, /) -> None: ...
     def close(self) -> None: ...
+
+# A guest's memory (native/ext/pagemap.c), for transports.
+
+class PageMap:
+    """Contiguous mapped pages, a writable buffer; they are unmapped when the last view of it is gone. The memory is
+    shared with whoever granted it."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def map_pages(runs: list[tuple[int, int, int]], /) -> PageMap:
+    """Map runs (fd, first page, pages) side by side. Raises OSError as mmap(2) does."""
+
+def region_fault(fd: int, pages: int, /) -> str:
+    """Why a descriptor is no memfd of this many pages that stays what it is (sealed); "" when it is one."""
