@@ -26,6 +26,7 @@ from xensock.calls.call import Decision, Protocol
 from xensock.policy.groups import GROUPS, AddressSet, destination_forms, protected_group, unmapped
 from xensock.policy.names import normal_name
 from xensock.policy.rules import Rule, RuleError, parse_rule
+from xensock.policy.unix import UnixRules, is_unix, parse_unix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,9 +48,12 @@ class Policy:
     """An immutable set of rules. `generation` differs between any two policies of a process:
     an answer that was cached under another generation is void."""
 
-    def __init__(self, allow: Iterable[Rule], deny: Iterable[Rule]) -> None:
+    def __init__(
+        self, allow: Iterable[Rule], deny: Iterable[Rule], unix: UnixRules | None = None
+    ) -> None:
         allow, deny = tuple(allow), tuple(deny)
         self.generation = next(_generations)
+        self._unix = unix or UnixRules()
         self._allow = _Side(rule for rule in allow if rule.direction == "connect")
         self._deny = _Side(rule for rule in deny if rule.direction == "connect")
         self._listen_allow = tuple(rule for rule in allow if rule.direction == "listen")
@@ -63,7 +67,9 @@ class Policy:
     @classmethod
     def parse(cls, allow: Sequence[str] = (), deny: Sequence[str] = ()) -> Policy:
         """Read the rules as given on the command line. Raises RuleError for the first bad one."""
-        return cls(map(parse_rule, allow), map(parse_rule, deny))
+        unix = UnixRules(*(map(parse_unix, filter(is_unix, texts)) for texts in (allow, deny)))
+        sides = [[parse_rule(t) for t in texts if not is_unix(t)] for texts in (allow, deny)]
+        return cls(sides[0], sides[1], unix)
 
     def connect(
         self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str] = ()
@@ -150,6 +156,10 @@ class Policy:
         where = "any" if versions else _literal(host)
         hint = f"--allow listen:{where}:{port}{_suffix(protocol)}"
         return Decision(False, reason, errno.EACCES, hint=hint)
+
+    def unix(self, path: str) -> Decision:
+        """May the guest reach this socket of the host's file system? Refused with EACCES."""
+        return self._unix.connect(path)
 
     def resolve(self, name: str) -> Decision:
         """May the guest resolve this name? Refused with NXDOMAIN (`error` is 0).
