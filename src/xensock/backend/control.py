@@ -1,0 +1,250 @@
+"""The control API of a backend: requests and answers as lines of JSON on a unix socket.
+
+    {"id": 1, "command": "guests"}
+    {"id": 1, "schema": 1, "ok": true, "guests": [...]}
+
+The format is docs/reference/control.md. Whoever may open the socket may use it: its file is the user's own
+(0600), and the peer's user id must be the backend's, root's, or one that was admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import stat
+import struct
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xensock import __version__
+from xensock.calls.address import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.backend.daemon import Daemon
+    from xensock.pvcalls.serving.held import Held
+    from xensock.pvcalls.serving.session import Session
+
+SCHEMA = 1
+LONGEST = 64 * 1024  # bytes of a request
+CLIENTS = 16
+log = logging.getLogger("xensock.backend")
+_UCRED = struct.Struct("=iii")
+
+
+class RequestError(Exception):
+    """A request that cannot be carried out: an error's code and what a person reads."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Control:
+    """Serves the control socket of a daemon."""
+
+    def __init__(self, daemon: Daemon, users: tuple[int, ...] = ()) -> None:
+        self._daemon = daemon
+        self._users = {os.geteuid(), 0, *users}
+        self._server: asyncio.Server | None = None
+        self._path = ""
+        self._clients: set[asyncio.Task[None]] = set()
+        self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "version": self._version,
+            "guests": self._guests,
+            "sockets": self._sockets,
+            "counters": self._counters,
+            "disconnect": self._disconnect,
+            "stop": self._stop,
+        }
+
+    async def listen(self, path: str) -> None:
+        """Listen at a path; a socket that a dead backend left there is replaced.
+
+        Raises OSError (EADDRINUSE: somebody listens there).
+        """
+        sock = listening_socket(path)
+        self._path = path
+        self._server = await asyncio.start_unix_server(self._client, sock=sock, limit=LONGEST)
+
+    async def close(self) -> None:
+        """Stop listening, end every client and remove the socket's file."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in self._clients:
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        await self._server.wait_closed()
+        _remove(self._path)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            peer = writer.get_extra_info("socket")
+            raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            if _UCRED.unpack(raw)[1] in self._users and len(self._clients) <= CLIENTS:
+                await self._requests(reader, writer)
+        except (OSError, asyncio.CancelledError) as error:
+            log.debug("a control client ended: %s", error)
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                line = await reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError:
+                return
+            except asyncio.LimitOverrunError:
+                answer = _failed(None, "too-long", f"a request has at most {LONGEST} bytes")
+                writer.write(answer)
+                await writer.drain()
+                return
+            writer.write(self.answer(line))
+            await writer.drain()
+
+    def answer(self, line: bytes) -> bytes:
+        """The answer to one request, as a line."""
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            return _failed(None, "not-json", "a request is a JSON object on one line")
+        if not isinstance(request, dict):
+            return _failed(None, "not-json", "a request is a JSON object on one line")
+        number = request.get("id")
+        name = request.get("command")
+        command = self._commands.get(name) if isinstance(name, str) else None
+        if command is None:
+            known = ", ".join(self._commands)
+            return _failed(number, "unknown-command", f"commands are {known}")
+        try:
+            return _line({"id": number, "schema": SCHEMA, "ok": True, **command(request)})
+        except RequestError as error:
+            return _failed(number, error.code, str(error))
+
+    # --- commands
+
+    def _version(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"xensock": __version__, "protocol": "pvcalls 1", "pid": os.getpid()}
+
+    def _guests(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"guests": [_guest(one) for one in self._daemon.backend.sessions.values()]}
+
+    def _sockets(self, request: dict[str, Any]) -> dict[str, Any]:
+        sessions = self._daemon.backend.sessions.values()
+        if "guest" in request:
+            sessions = [self._named(request)]  # type: ignore[assignment]
+        return {
+            "sockets": [
+                {"guest": session.number, **_socket(held)}
+                for session in sessions
+                if session.guest is not None
+                for held in session.guest.sockets.values()
+            ]
+        }
+
+    def _counters(self, request: dict[str, Any]) -> dict[str, Any]:
+        backend = self._daemon.backend
+        if "guest" not in request:
+            return {"counters": asdict(backend.counters())}
+        guest = self._named(request).guest
+        return {"counters": asdict(backend.counters(guest)) if guest is not None else {}}
+
+    def _disconnect(self, request: dict[str, Any]) -> dict[str, Any]:
+        session = self._named(request)
+        session.expel("the administrator disconnected it")
+        return {}
+
+    def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._daemon.stop("the administrator stopped the backend")
+        return {}
+
+    def _named(self, request: dict[str, Any]) -> Session:
+        """The session that `guest`, a number, means."""
+        number = request.get("guest")
+        session = self._daemon.backend.sessions.get(number) if isinstance(number, int) else None
+        if session is None:
+            raise RequestError("no-such-guest", f"no guest has the number {number!r}")
+        return session
+
+
+def listening_socket(path: str) -> socket.socket:
+    """A unix socket that listens at a path, its file for its user alone. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                if stat.S_ISSOCK(Path(path).stat().st_mode):
+                    _remove(path)  # a backend that died left it
+            except FileNotFoundError:
+                pass
+        # Between bind and chmod nobody may connect yet: it does not listen.
+        sock.bind(path)
+        Path(path).chmod(0o600)
+        sock.listen(CLIENTS)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        error.filename = path
+        raise
+    return sock
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
+def _guest(session: Session) -> dict[str, Any]:
+    guest, transport = session.guest, session.transport
+    return {
+        "guest": session.number,
+        "name": session.name,
+        "pid": transport.pid,
+        "uid": transport.uid,
+        "since": session.since,
+        "state": session.state.name.lower(),
+        "extensions": sorted(guest.extensions) if guest is not None else [],
+        "sockets": len(guest.sockets) if guest is not None else 0,
+        "pages": guest.pages if guest is not None else 0,
+    }
+
+
+def _socket(held: Held) -> dict[str, Any]:
+    return {
+        "id": held.id,
+        "family": held.family,
+        "type": held.kind,
+        "protocol": held.protocol,
+        "state": held.phase.name.lower(),
+        "local": _name(held, "getsockname"),
+        "peer": _name(held, "getpeername"),
+    }
+
+
+def _name(held: Held, which: str) -> str | None:
+    if held.sock is None or held.family == socket.AF_UNIX:
+        return None
+    try:
+        return str(Endpoint.from_python(getattr(held.sock, which)()))
+    except OSError:
+        return None
+
+
+def _failed(number: Any, code: str, message: str) -> bytes:
+    error = {"code": code, "message": message}
+    return _line({"id": number, "schema": SCHEMA, "ok": False, "error": error})
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"

@@ -1,0 +1,141 @@
+"""`xensock backend`: a process that carries out the socket calls of guests that connect to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xensock.backend.control import Control
+from xensock.backend.names import GuestNames
+from xensock.pvcalls.backend import Backend
+from xensock.pvcalls.serving.limits import Limits
+from xensock.stack.resolver import Resolver
+from xensock.transport import url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xensock.calls.record import Record
+    from xensock.policy.policy import Policy
+    from xensock.transport.base import Listener
+
+log = logging.getLogger("xensock.backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a daemon serves and to whom.
+
+    listen    URLs where frontends come to, as local:PATH
+    control   path of the control socket, if there is to be one
+    users     user ids whose processes may be frontends, beside the daemon's own and root
+    ready     is called once everything listens
+    """
+
+    listen: Sequence[str]
+    policy: Policy
+    record: Callable[[Record], None] | None = None
+    control: str | None = None
+    users: tuple[int, ...] = ()
+    ready: Callable[[], None] = lambda: None
+
+
+class Daemon:
+    """A backend with its listeners and its control socket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._reason = ""
+        self._resolver = Resolver()
+        self.backend = Backend(
+            settings.policy,
+            lambda guest: GuestNames(guest, self._resolver, settings.policy, settings.record),
+            settings.record,
+            limits=Limits.for_descriptors(raise_descriptors()),
+            threads=os.cpu_count() or 1,
+        )
+        self._listeners: list[Listener] = []
+        self._paused: set[int] = set()
+
+    async def run(self) -> None:
+        """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, f"the backend got {number.name}")
+        control: Control | None = None
+        try:
+            for each in self._settings.listen:
+                listener = url.listen(each, uids=self._settings.users)
+                self._listeners.append(listener)
+                loop.add_reader(listener.fileno(), self._accept, listener)
+            if self._settings.control is not None:
+                control = Control(self, self._settings.users)
+                await control.listen(self._settings.control)
+            self._settings.ready()
+            await self._stopping.wait()
+        finally:
+            for listener in self._listeners:
+                if listener.fileno() not in self._paused:
+                    loop.remove_reader(listener.fileno())
+                listener.close()
+            await self.backend.stop(self._reason or "the backend stopped")
+            if control is not None:
+                await control.close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self, reason: str) -> None:
+        """End the daemon in order."""
+        self._reason = self._reason or reason
+        self._stopping.set()
+
+    def _accept(self, listener: Listener) -> None:
+        try:
+            transport = listener.accept()
+        except PermissionError as error:
+            log.warning("%s", error)
+            return
+        except OSError as error:
+            # Out of descriptors or memory: leave newcomers waiting for a moment, the others go on.
+            log.warning("cannot take a frontend: %s", error.strerror or error)
+            self._pause(listener)
+            return
+        if transport is not None:
+            self.backend.serve(transport)
+
+    def _pause(self, listener: Listener) -> None:
+        loop = asyncio.get_running_loop()
+        fd = listener.fileno()
+        loop.remove_reader(fd)
+        self._paused.add(fd)
+
+        def again() -> None:
+            self._paused.discard(fd)
+            if listener.fileno() == fd:
+                loop.add_reader(fd, self._accept, listener)
+
+        loop.call_later(0.5, again)
+
+
+def raise_descriptors() -> int:
+    """Allow this process as many descriptors as it may have; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
+
+
+def serve(settings: Settings) -> None:
+    """Run a daemon until it is stopped. Raises UrlError, OSError."""
+
+    async def run() -> None:
+        await Daemon(settings).run()
+
+    asyncio.run(run())

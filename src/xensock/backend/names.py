@@ -1,0 +1,52 @@
+"""Names for the guests of a backend: this host's resolver, what each guest learnt, each guest's rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xensock.policy.names import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.calls.address import IPAddress
+    from xensock.calls.record import Record
+    from xensock.policy.policy import Policy
+    from xensock.stack.resolver import Resolver
+    from xensock.supervisor.questions import Questions
+
+LIMIT = 512  # questions of one guest under way at once
+
+
+class GuestNames:
+    """The name service of one guest, on the backend's event loop."""
+
+    def __init__(
+        self,
+        guest: str,
+        resolver: Resolver,
+        policy: Policy,
+        record: Callable[[Record], None] | None,
+        limit: int = LIMIT,
+    ) -> None:
+        self.guest = guest
+        self.resolver = resolver
+        self.policy = policy
+        self.names = Names()
+        self.record = record or (lambda one: None)
+        self.limit = limit
+        self._questions: Questions | None = None
+
+    def names_of(self, address: IPAddress) -> tuple[str, ...]:
+        """The names by which the guest knows an address: what it asked for, and the hosts file."""
+        return (*self.names.of(address), *self.resolver.hosts_names(address))
+
+    async def answer(
+        self, message: bytes, server: IPAddress | None, *, datagram: bool
+    ) -> bytes | None:
+        """The answer to a DNS message; None when it deserves none."""
+        if self._questions is None:
+            from xensock.supervisor.questions import Questions
+
+            self._questions = Questions(self)
+        return await self._questions.answer(message, server, datagram=datagram)

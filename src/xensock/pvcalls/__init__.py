@@ -1,0 +1,1 @@
+"""PV Calls: the frontend issues socket calls over rings, the backend serves them."""

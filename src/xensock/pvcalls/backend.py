@@ -1,0 +1,171 @@
+"""The backend: serves the PV Calls of its guests on this host's network.
+
+Theory of operation: one asyncio loop carries out commands (pvcalls.serving), the mover's threads move
+bytes. Each guest has its session, its policy point and its own limits; what they share is
+here: the mover, the ports that are taken, the policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from xensock import _core
+from xensock.policy.point import Point
+from xensock.pvcalls.serving.guest import Counters, Guest
+from xensock.pvcalls.serving.limits import Limits
+from xensock.pvcalls.serving.ports import Ports
+from xensock.pvcalls.serving.session import Session, program_of
+from xensock.wire.extensions import ALL, Extension
+from xensock.wire.indexes import MAX_ORDER
+from xensock.wire.store import Offer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.calls.address import IPAddress
+    from xensock.calls.record import Record
+    from xensock.policy.policy import Policy
+    from xensock.transport.base import BackSession
+
+log = logging.getLogger("xensock.backend")
+
+# What this backend carries out.
+OFFERED = ALL - {Extension.SHARED_RINGS}
+
+
+class NameService(Protocol):
+    """Names for one guest, decided and recorded (backend.daemon has the one of this host)."""
+
+    def names_of(self, address: IPAddress) -> tuple[str, ...]:
+        """The names by which the guest knows an address."""
+        ...
+
+    async def answer(
+        self, message: bytes, server: IPAddress | None, *, datagram: bool
+    ) -> bytes | None:
+        """The answer to a DNS message that was sent to `server`; None when it deserves none."""
+        ...
+
+
+class Backend:
+    """Serves sessions until `stop`. Everything here belongs to the loop's thread.
+
+    record         takes a record of each call that was decided; None: nobody keeps any
+    name_service   makes the name service of a guest of that name
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        name_service: Callable[[str], NameService],
+        record: Callable[[Record], None] | None = None,
+        *,
+        limits: Limits | None = None,
+        extensions: frozenset[Extension] = OFFERED,
+        threads: int = 1,
+    ) -> None:
+        self.policy = policy
+        self.record = record
+        self.limits = limits or Limits()
+        self.loop = asyncio.get_running_loop()
+        self.mover = _core.mover_open(threads)
+        self.ports = Ports()
+        self.sessions: dict[int, Session] = {}
+        self.tokens: dict[int, tuple[Counters, int]] = {}
+        self.past = Counters()
+        self._name_service = name_service
+        large = Extension.LARGE_RINGS in extensions
+        self.offer = Offer(
+            min(self.limits.order, MAX_ORDER),
+            max_ring_page_order=self.limits.ring_order,
+            max_large_page_order=self.limits.large_order if large else 0,
+            extensions=extensions,
+        )
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.loop.add_reader(_core.mover_fd(self.mover), self._moved)
+
+    def serve(self, transport: BackSession) -> Session:
+        """Serve a frontend from its first message to its last."""
+        session = Session(self, transport)
+        self.sessions[session.number] = session
+        self._empty.clear()
+        if len(self.sessions) > self.limits.guests:
+            session.expel(f"{self.limits.guests} guests are connected, which is the limit")
+        else:
+            session.start()
+        return session
+
+    def make_guest(self, session: Session, extensions: frozenset[Extension]) -> Guest:
+        """A guest with its own policy point."""
+        names = self._name_service(session.name)
+        point = Point(session.name, self.policy, names.names_of, self.record)
+        program = program_of(session.transport.pid) if point.recording else ""
+        return Guest(self, session.transport, point, names, extensions, program)
+
+    def retire(self, guest: Guest) -> None:
+        """Remember what a guest that is gone did; what its connections still deliver counts too."""
+        self.past.add(guest.counters)
+        for token, (counters, side) in self.tokens.items():
+            if counters is guest.counters:
+                self.tokens[token] = (self.past, side)
+
+    def forget(self, session: Session) -> None:
+        """A session is over."""
+        self.sessions.pop(session.number, None)
+        if not self.sessions:
+            self._empty.set()
+
+    async def stop(self, reason: str, *, patience: float = 2.0, linger: float = 10.0) -> None:
+        """End every session in order, then let connections deliver what their guests sent.
+
+        patience   seconds for frontends to answer before they are disconnected
+        linger     seconds for bytes on their way
+        """
+        for session in list(self.sessions.values()):
+            session.stop(reason)
+        try:
+            async with asyncio.timeout(patience):
+                await self._empty.wait()
+        except TimeoutError:
+            for session in list(self.sessions.values()):
+                session.expel(reason)
+        self.loop.remove_reader(_core.mover_fd(self.mover))
+        await asyncio.to_thread(_core.mover_close, self.mover, int(linger * 1000))
+
+    def counters(self, guest: Guest | None = None) -> Counters:
+        """What a guest did, connections that live included; without one, all guests there were."""
+        total = Counters()
+        wanted = [guest] if guest else [s.guest for s in self.sessions.values() if s.guest]
+        for each in wanted:
+            total.add(each.counters)
+        ours = {id(each.counters) for each in wanted}
+        for token, (counters, side) in self.tokens.items():
+            if guest is None or id(counters) in ours:
+                moved = _core.mover_bytes(self.mover, token)
+                if moved is not None:
+                    total.sent += moved[side]
+                    total.received += moved[1 - side]
+        if guest is None:
+            total.add(self.past)
+        return total
+
+    def _moved(self) -> None:
+        """Connections ended, or a guest broke the rules of a data ring."""
+        for token, a, b, _, _ in _core.mover_ended(self.mover):
+            found = self.tokens.pop(token, None)
+            if found is not None:
+                counters, side = found
+                counters.sent += (a, b)[side]
+                counters.received += (b, a)[side]
+        for token, kind, _, side in _core.mover_notices(self.mover):
+            if kind == "error":
+                self._breach(token, side)
+
+    def _breach(self, token: int, side: int) -> None:
+        for session in list(self.sessions.values()):
+            guest = session.guest
+            if guest is not None and guest.has_token(token, side):
+                session.expel("it broke the rules of a data ring")

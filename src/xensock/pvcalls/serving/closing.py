@@ -1,0 +1,84 @@
+"""RELEASE, CLOSE and SHUTDOWN: nothing that the guest sent is lost, nothing of its memory is kept."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.pvcalls.serving import listening, moving
+from xensock.pvcalls.serving.held import Phase
+from xensock.pvcalls.serving.limits import bad_id, refuse
+from xensock.wire.requests import CloseFlag, How
+
+if TYPE_CHECKING:
+    from xensock.pvcalls.serving.call import Call
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.pvcalls.serving.held import Held
+    from xensock.wire.requests import Close, Release, Shutdown
+
+_LINGER_NOW = struct.pack("ii", 1, 0)
+
+
+def release(guest: Guest, call: Call, request: Release) -> None:
+    """Close; answered when the guest's pages are unmapped. `reuse` is a hint that nobody needs."""
+    held = guest.sockets.get(request.id)
+    if held is None:
+        raise bad_id()
+    drop(guest, held)
+    call.answer()
+
+
+def close(guest: Guest, call: Call, request: Close) -> None:
+    """As RELEASE, or with a reset."""
+    held = guest.sockets.get(request.id)
+    if held is None:
+        raise bad_id()
+    drop(guest, held, reset=bool(request.flags & CloseFlag.RESET))
+    call.answer()
+
+
+def drop(guest: Guest, held: Held, *, reset: bool = False) -> None:
+    """Close a socket whatever it is doing. Calls parked at it are answered first: EBADF."""
+    reset = reset or held.linger == 0
+    if held.phase == Phase.LISTENING:
+        listening.unpark(held, errno.EBADF)
+    if held.cancel is not None:
+        held.cancel(errno.EBADF)
+    if held.sock is not None and reset and held.kind == socket.SOCK_STREAM:
+        held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
+    moving.let_go(held, reset=reset)
+    forget(guest, held)
+
+
+def forget(guest: Guest, held: Held) -> None:
+    """Close our part of a socket that the mover has let go of."""
+    if guest.sockets.get(held.id) is held:
+        del guest.sockets[held.id]
+    guest.backend.ports.forget(held)
+    if held.close is not None:
+        held.close()
+        held.close = None
+    if held.ring is not None:
+        held.ring.release()
+        held.ring = None
+    if held.sock is not None:
+        held.sock.close()
+        held.sock = None
+
+
+def shutdown(guest: Guest, call: Call, request: Shutdown) -> None:
+    """End one direction or both, after what is in `out` now."""
+    held = guest.held(request.id)
+    if request.how not in set(How):
+        raise refuse(errno.EINVAL)
+    if held.phase != Phase.CONNECTED:
+        raise refuse(errno.ENOTCONN)
+    if held.token:
+        try:
+            _core.mover_shutdown(guest.backend.mover, held.token, request.how, held.side)
+        except ProcessLookupError:
+            raise refuse(errno.ENOTCONN) from None
+    call.answer()

@@ -1,0 +1,251 @@
+"""UDP and ICMP echo: one ring per socket, each datagram decided by its destination.
+
+A destination is decided once per socket and for some seconds, as its answer may depend on names that
+come and go; what was decided is recorded then.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.calls.address import Endpoint, family_of
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.pvcalls.serving import resolving
+from xensock.pvcalls.serving.connecting import OWN, endpoint, name_of
+from xensock.pvcalls.serving.framing import TURN, Frames
+from xensock.pvcalls.serving.limits import refuse
+from xensock.pvcalls.serving.rings import map_ring
+from xensock.wire.errors import to_wire
+from xensock.wire.extensions import Extension
+from xensock.wire.frames import Frame
+
+if TYPE_CHECKING:
+    from xensock.calls.record import Outcome
+    from xensock.pvcalls.serving.call import Call
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.pvcalls.serving.held import Held
+    from xensock.wire.requests import Attach, Connect
+
+ICMP, ICMPV6 = 1, 58
+NAME_SERVICE = 53
+REMEMBERED = 1024  # destinations of one socket
+HOLDS = 5.0  # seconds that a decision about a destination holds
+LONGEST = 65535
+UNSPECIFIED = bytes(16)  # struct sockaddr, AF_UNSPEC
+
+
+def echo_protocol(family: int) -> int:
+    """The protocol of "ping sockets" (icmp(7), IPPROTO_ICMP with SOCK_DGRAM)."""
+    return ICMPV6 if family == socket.AF_INET6 else ICMP
+
+
+def attach(guest: Guest, call: Call, request: Attach) -> None:
+    """Map the ring of a datagram socket."""
+    held = guest.held(request.id)
+    if held.kind != socket.SOCK_DGRAM:
+        raise refuse(errno.EOPNOTSUPP)
+    if held.ring is not None:
+        raise refuse(errno.EISCONN)
+    held.ring = map_ring(guest, request.ref, request.port)
+    if held.sock is None:
+        resolving.attached(guest, held)
+    else:
+        held.datagrams = Datagrams(guest, held)
+    call.answer()
+
+
+def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
+    """Set the peer of a datagram socket; AF_UNSPEC removes it (connect(2))."""
+    if held.sock is None:
+        raise refuse(errno.EOPNOTSUPP)
+    if held.datagrams is None:
+        raise refuse(errno.ENOTCONN)
+    if len(request.address) >= 2 and family_of(request.address) == socket.AF_UNSPEC:
+        held.datagrams.disconnect()
+        call.answer()
+        return
+    end = endpoint(held, request.address)
+    decision, own = decide(guest, held, end)
+    error = decision.error if not decision.allowed else held.datagrams.connect(end)
+    outcome: Outcome | None = "guest" if own else None
+    guest.record(call, Verb.CONNECT, f"{end}/udp", decision, error, outcome=outcome)
+    response = call.response(to_wire(error))
+    if not error and Extension.NAMES in guest.extensions:
+        response = response.with_address(name_of(held.host.getsockname()))
+    call.send(response)
+
+
+def decide(guest: Guest, held: Held, end: Endpoint) -> tuple[Decision, bool]:
+    """The policy's decision about a destination, and whether it is a socket of the guest itself."""
+    inner = end.unmapped()
+    if held.protocol in (ICMP, ICMPV6):
+        # An echo has no port; a rule that names ports is not about it.
+        return guest.point.connect(Protocol.UDP, Endpoint(inner.host, 0, inner.scope)), False
+    if guest.backend.ports.is_own(guest, inner, socket.SOCK_DGRAM):
+        return OWN, True
+    return guest.point.connect(Protocol.UDP, inner), False
+
+
+class Datagrams:
+    """Moves the datagrams of one socket, on the loop's thread."""
+
+    def __init__(self, guest: Guest, held: Held) -> None:
+        ring = held.ring
+        assert ring is not None
+        self._guest = guest
+        self._held = held
+        self._sock = held.host
+        self._fd = self._sock.fileno()
+        self._loop = guest.backend.loop
+        self._decided: dict[bytes, tuple[float, Endpoint, int]] = {}
+        self._peer: Endpoint | None = None
+        self._asks = False  # the peer is a name server, whom we stand in for
+        self._waiting: Frame | None = None
+        self._reading = False
+        self._writing = False
+        self._frames = Frames(guest, ring, self._send, self._receive)
+        held.close = self.close
+        self._watch(True)
+
+    def close(self) -> None:
+        """Let go of ring and socket."""
+        self._watch(False)
+        self._unblock()
+        self._frames.close()
+
+    def connect(self, end: Endpoint) -> int:
+        """Set the peer; the errno of connect(2)."""
+        if self._is_name_service(end):
+            self._peer, self._asks = end, True
+            return 0
+        try:
+            self._sock.connect(end.as_python())
+        except OSError as error:
+            return error.errno or errno.EIO
+        self._peer, self._asks = end, False
+        self._guest.backend.ports.note(self._held)
+        return 0
+
+    def disconnect(self) -> None:
+        """Forget the peer."""
+        if self._peer is not None and not self._asks:
+            _core.connect_start(self._fd, UNSPECIFIED, 0)
+        self._peer, self._asks = None, False
+
+    # --- from the guest
+
+    def _send(self, frame: Frame) -> bool:
+        """Send one datagram; False: the socket's buffer is full, the frame waits."""
+        try:
+            end = endpoint(self._held, frame.address) if frame.address else None
+        except OSError as error:
+            self._frames.fail(error.errno or errno.EINVAL, frame.address)
+            return True
+        to = end or self._peer
+        if to is None:
+            self._frames.fail(errno.EDESTADDRREQ)
+            return True
+        if self._is_name_service(to):
+            resolving.ask(self._guest, frame.payload, to, self._frames)
+            return True
+        error_number = 0 if end is None else self._allowed(end)
+        if not error_number:
+            error_number = self._transmit(frame.payload, end)
+        if error_number == errno.EAGAIN:
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._fd, self._writable)
+            return False
+        if error_number:
+            self._frames.fail(error_number, frame.address)
+        return True
+
+    def _transmit(self, payload: bytes, end: Endpoint | None) -> int:
+        number = 0
+        for _ in range(2):
+            try:
+                if end is None:
+                    self._sock.send(payload)
+                else:
+                    self._sock.sendto(payload, end.as_python())
+            except OSError as error:
+                # An earlier datagram's failure may be told by this call (udp(7)): tell it, and try again.
+                if number and error.errno == number:
+                    return number
+                number = error.errno or errno.EIO
+                if number != errno.ECONNREFUSED:
+                    return number
+                self._frames.fail(number)
+                continue
+            self._guest.counters.sent += len(payload)
+            self._guest.backend.ports.note(self._held)
+            return 0
+        return number
+
+    def _allowed(self, end: Endpoint) -> int:
+        """0, or the errno of the refusal."""
+        now = time.monotonic()
+        key = end.sockaddr()
+        known = self._decided.get(key)
+        if known is not None and known[0] > now:
+            return known[2]
+        decision, own = decide(self._guest, self._held, end)
+        if len(self._decided) >= REMEMBERED:
+            del self._decided[next(iter(self._decided))]
+        self._decided.pop(key, None)
+        self._decided[key] = (now + HOLDS, end, decision.error)
+        if known is None or known[2] != decision.error:
+            self._guest.record_datagram(Verb.SEND, f"{end}/udp", decision, own)
+        return decision.error
+
+    def _is_name_service(self, end: Endpoint) -> bool:
+        return end.port == NAME_SERVICE and self._held.protocol in (0, socket.IPPROTO_UDP)
+
+    def _writable(self) -> None:
+        self._unblock()
+        self._frames.resume()
+
+    def _unblock(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    # --- to the guest
+
+    def _receive(self) -> None:
+        """Give the guest what has arrived, as long as there is room in its ring."""
+        for _ in range(TURN):
+            if self._waiting is None:
+                self._waiting = self._arrived()
+                if self._waiting is None:
+                    self._watch(True)
+                    return
+            if not self._frames.put(self._waiting):
+                self._watch(False)
+                return
+            self._guest.counters.received += len(self._waiting.payload)
+            self._waiting = None
+        self._watch(True)
+
+    def _arrived(self) -> Frame | None:
+        room = min(LONGEST, self._frames.longest)
+        try:
+            payload, _, flags, source = self._sock.recvmsg(room)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return Frame(b"", error=to_wire(error.errno or errno.EIO))
+        return Frame(payload, name_of(source), truncated=bool(flags & socket.MSG_TRUNC))
+
+    def _watch(self, wanted: bool) -> None:
+        if wanted == self._reading:
+            return
+        self._reading = wanted
+        if wanted:
+            self._loop.add_reader(self._fd, self._receive)
+        else:
+            self._loop.remove_reader(self._fd)

@@ -1,0 +1,218 @@
+"""BIND, LISTEN, ACCEPT and POLL.
+
+An ACCEPT maps its ring at once and is then parked until a connection comes; several may wait, the
+oldest gets the first. POLL is answered when a connection waits that no ACCEPT takes.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.pvcalls.serving import closing, moving
+from xensock.pvcalls.serving.connecting import endpoint, name_of
+from xensock.pvcalls.serving.held import Held, Phase
+from xensock.pvcalls.serving.limits import refuse
+from xensock.pvcalls.serving.rings import map_ring
+from xensock.wire.extensions import Extension
+
+if TYPE_CHECKING:
+    from xensock.pvcalls.serving.call import Call
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.wire.requests import Accept, Bind, Listen, Poll
+
+LONGEST_BACKLOG = 0x7FFFFFFF  # listen(2) takes an int; the kernel cuts it to net.core.somaxconn
+ACCEPTED = Decision(True, "the guest's own listener")
+
+
+def bind(guest: Guest, call: Call, request: Bind) -> None:
+    """Bind; answered with the address that the socket has now, where names are agreed."""
+    held = guest.held(request.id)
+    if held.family not in (socket.AF_INET, socket.AF_INET6):
+        raise refuse(errno.EOPNOTSUPP)
+    local = endpoint(held, request.address)
+    decision, error = _bind(guest, held, local)
+    guest.record(call, Verb.BIND, str(local), decision, error)
+    if error:
+        call.fail(error)
+    elif Extension.NAMES in guest.extensions:
+        call.send(call.response().with_address(name_of(held.host.getsockname())))
+    else:
+        call.answer()
+
+
+def _bind(guest: Guest, held: Held, local: Endpoint) -> tuple[Decision, int]:
+    decision = listen_decision(guest, held, local) if local.port else Decision(True, "")
+    if not decision.allowed:
+        return decision, decision.error
+    try:
+        guest.backend.ports.bind(held, local)
+    except OSError as error:
+        return decision, error.errno or errno.EIO
+    return decision, 0
+
+
+def listen_decision(guest: Guest, held: Held, local: Endpoint) -> Decision:
+    """Whether the guest may have this local address, to listen or to receive datagrams."""
+    only = held.family == socket.AF_INET6 and bool(
+        held.host.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    )
+    protocol = Protocol.TCP if held.kind == socket.SOCK_STREAM else Protocol.UDP
+    return guest.point.listen(protocol, local.unmapped(), v6only=only)
+
+
+def listen(guest: Guest, call: Call, request: Listen) -> None:
+    """Listen; a socket without an address gets a port of the host's choice (listen(2))."""
+    held = guest.stream(request.id)
+    if held.phase not in (Phase.FRESH, Phase.LISTENING) or held.family == socket.AF_UNIX:
+        raise refuse(errno.EINVAL)
+    if not held.is_bound:
+        anywhere = IPv4Address(0) if held.family == socket.AF_INET else IPv6Address(0)
+        guest.backend.ports.bind(held, Endpoint(anywhere, 0))
+    local = Endpoint.from_python(held.host.getsockname())
+    decision = listen_decision(guest, held, local)
+    error = decision.error
+    if decision.allowed:
+        try:
+            held.host.listen(min(request.backlog, LONGEST_BACKLOG))
+            held.phase = Phase.LISTENING
+            guest.backend.ports.listens(held, local)
+        except OSError as failure:
+            error = failure.errno or errno.EIO
+    guest.record(call, Verb.LISTEN, str(local), decision, error)
+    call.fail(error)
+
+
+def _listener(guest: Guest, id: int) -> Held:
+    held = guest.stream(id)
+    if held.phase != Phase.LISTENING:
+        raise refuse(errno.EINVAL)
+    return held
+
+
+def accept(guest: Guest, call: Call, request: Accept) -> None:
+    """Park until there is a connection, which becomes socket `new_id`."""
+    listener = _listener(guest, request.id)
+    guest.check_room(request.new_id)
+    ring = map_ring(guest, request.ref, request.port)
+    promised = Held(
+        guest,
+        request.new_id,
+        listener.family,
+        listener.kind,
+        listener.protocol,
+        None,
+        Phase.ACCEPTING,
+        ring=ring,
+        call=call,
+    )
+
+    def cancel(error: int) -> None:
+        listener.accepts.remove(promised)
+        _failed(guest, promised, error)
+        _watch(listener)
+
+    promised.cancel = cancel
+    guest.add(promised)
+    listener.accepts.append(promised)
+    pump(listener)
+
+
+def poll(guest: Guest, call: Call, request: Poll) -> None:
+    """Park until a connection waits."""
+    listener = _listener(guest, request.id)
+    listener.polls.append(call)
+    pump(listener)
+
+
+def pump(listener: Held) -> None:
+    """Serve what is parked at a listener as far as there are connections."""
+    while listener.accepts and _take(listener):
+        pass
+    if listener.polls and not listener.accepts and _waits(listener):
+        polls, listener.polls = listener.polls, []
+        for call in polls:
+            call.answer()
+    _watch(listener)
+
+
+def _take(listener: Held) -> bool:
+    """Give one connection to the oldest ACCEPT; whether there was any, or an error to give it."""
+    try:
+        sock, peer = listener.host.accept()
+    except BlockingIOError:
+        return False
+    except ConnectionAbortedError:
+        return True  # it was gone before we took it
+    except OSError as error:
+        promised = listener.accepts.popleft()
+        _failed(listener.guest, promised, error.errno or errno.EIO)
+        return True
+    sock.setblocking(False)
+    listener.accepts[0].linger = listener.linger
+    _accepted(listener.accepts.popleft(), sock, name_of(peer))
+    return True
+
+
+def _accepted(held: Held, sock: socket.socket, peer: bytes) -> None:
+    guest, call = held.guest, held.call
+    assert call is not None
+    arrived = time.monotonic_ns()
+    held.sock, held.cancel, held.call = sock, None, None
+    try:
+        moving.move(held)
+    except OSError as error:
+        _failed(guest, held, error.errno or errno.EIO, call)
+        return
+    guest.counters.accepted += 1
+    target = str(Endpoint.from_sockaddr(peer))
+    guest.record(call, Verb.ACCEPT, target, ACCEPTED, 0, outcome="guest", start=arrived)
+    response = call.response()
+    if Extension.NAMES in guest.extensions:
+        response = response.with_address(peer)
+    call.send(response)
+
+
+def _failed(guest: Guest, promised: Held, error: int, call: Call | None = None) -> None:
+    call = call or promised.call
+    promised.cancel = None
+    closing.forget(guest, promised)
+    assert call is not None
+    call.fail(error)
+
+
+def _waits(listener: Held) -> bool:
+    """Whether a connection is in the queue."""
+    waiting = select.poll()
+    waiting.register(listener.host.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _watch(listener: Held) -> None:
+    """Have the loop tell of connections exactly while somebody waits for them."""
+    wanted = bool(listener.accepts or listener.polls)
+    if wanted == listener.watched:
+        return
+    listener.watched = wanted
+    loop = listener.guest.backend.loop
+    if wanted:
+        loop.add_reader(listener.host.fileno(), pump, listener)
+    else:
+        loop.remove_reader(listener.host.fileno())
+
+
+def unpark(listener: Held, error: int) -> None:
+    """Answer everything that is parked at a listener: it is being released."""
+    for promised in list(listener.accepts):
+        if promised.cancel is not None:
+            promised.cancel(error)
+    polls, listener.polls = listener.polls, []
+    for call in polls:
+        call.fail(error)
+    _watch(listener)

@@ -1,0 +1,116 @@
+"""GETNAME, SETOPT and GETOPT: the addresses of a socket, and the options that a guest may touch.
+
+Options that only concern the guest's side (timeouts, low-water marks of its own reads) are the
+frontend's business and not here. What the lists do not have is ENOPROTOOPT, as for the kernel an option
+that it does not know.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from xensock.pvcalls.serving.connecting import own_name, peer_name
+from xensock.pvcalls.serving.held import Phase
+from xensock.pvcalls.serving.limits import refuse
+from xensock.transport.base import GrantError
+from xensock.wire.requests import OPTION, Which
+
+if TYPE_CHECKING:
+    from xensock.pvcalls.serving.call import Call
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.pvcalls.serving.held import Held
+    from xensock.wire.requests import GetName, GetOption, SetOption
+
+_SOCKET, _TCP, _IP, _IPV6 = (
+    socket.SOL_SOCKET,
+    socket.IPPROTO_TCP,
+    socket.IPPROTO_IP,
+    socket.IPPROTO_IPV6,
+)
+# socket(7): reuseaddr broadcast sndbuf rcvbuf keepalive oobinline priority reuseport max_pacing_rate
+# tcp(7): nodelay maxseg cork keepidle keepintvl keepcnt syncnt linger2 defer_accept window_clamp
+#         quickack congestion user_timeout notsent_lowat
+# ip(7): tos ttl mtu_discover recverr bind_address_no_port multicast_ttl multicast_loop
+# ipv6(7): unicast_hops multicast_hops multicast_loop mtu_discover recverr v6only tclass
+SETTABLE = frozenset(
+    (level, name)
+    for level, names in {
+        _SOCKET: (2, 6, 7, 8, 9, 10, 12, 15, 47),
+        _TCP: (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 18, 25),
+        _IP: (1, 2, 10, 11, 24, 33, 34),
+        _IPV6: (16, 18, 19, 23, 25, 26, 67),
+    }.items()
+    for name in names
+)
+# And to read: type acceptconn protocol domain; tcp_info; the paths' MTUs.
+READABLE = SETTABLE | {
+    *((_SOCKET, name) for name in (3, 30, 38, 39)),
+    (_TCP, 11),
+    (_IP, 14),
+    (_IPV6, 24),
+}
+LINGER = (_SOCKET, socket.SO_LINGER)
+ERROR = (_SOCKET, socket.SO_ERROR)
+LONGEST = 1024  # bytes of an option's value
+_LINGER = struct.Struct("=ii")
+
+
+def get_name(guest: Guest, call: Call, request: GetName) -> None:
+    """The own address, or the peer's."""
+    held = guest.held(request.id)
+    if request.which == Which.OWN:
+        name = own_name(held)
+    elif request.which == Which.PEER:
+        if held.phase not in (Phase.CONNECTED, Phase.DATAGRAMS):
+            raise refuse(errno.ENOTCONN)
+        name = peer_name(held)
+    else:
+        raise refuse(errno.EINVAL)
+    call.send(call.response().with_address(name))
+
+
+def set_option(guest: Guest, call: Call, request: SetOption) -> None:
+    """setsockopt(2)."""
+    held = guest.held(request.id)
+    option = (request.level, request.name)
+    if option == LINGER:
+        if len(request.value) < _LINGER.size:
+            raise refuse(errno.EINVAL)
+        on, seconds = _LINGER.unpack_from(request.value)
+        held.linger = seconds if on else None
+    elif option in SETTABLE:
+        held.host.setsockopt(request.level, request.name, request.value)
+    else:
+        raise refuse(errno.ENOPROTOOPT)
+    call.answer()
+
+
+def get_option(guest: Guest, call: Call, request: GetOption) -> None:
+    """getsockopt(2), into the response or, as far as it is longer, into a page of the guest."""
+    held = guest.held(request.id)
+    room = min(request.length, LONGEST if request.ref else OPTION)
+    value = _value(held, (request.level, request.name), room)[:room]
+    if not request.ref:
+        call.send(call.response().with_value(value))
+        return
+    try:
+        with guest.transport.map((request.ref,)) as page:
+            page[: len(value)] = value
+    except GrantError as error:
+        raise refuse(error.errno) from error
+    call.send(call.response().with_length(len(value)))
+
+
+def _value(held: Held, option: tuple[int, int], room: int) -> bytes:
+    if option == LINGER:
+        return _LINGER.pack(held.linger is not None, held.linger or 0)
+    if option == ERROR:
+        # The mover reads the connection's errors, and the ring tells them; here is what came before.
+        error, held.error = held.error, 0
+        return struct.pack("=i", error)
+    if option not in READABLE:
+        raise refuse(errno.ENOPROTOOPT)
+    return held.host.getsockopt(*option, room) if room else b""

@@ -1,0 +1,230 @@
+"""A guest's connection to the backend: from the first node to the last page, by the state table.
+
+The steps are `wire.states.back`'s; here is what its actions do. Whatever ends a session is logged in one
+line, and everything that belonged to it goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.transport.base import GrantError, ProtocolError
+from xensock.wire import states, store
+from xensock.wire.errors import WireError
+from xensock.wire.states import Action, Event, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.pvcalls.backend import Backend
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.transport import base
+
+_numbers = itertools.count(1)
+log = logging.getLogger("xensock.backend")
+
+
+class Session:
+    """One frontend, from `start` until `gone` is true.
+
+    number   names it among all sessions of this process
+    guest    its sockets, once it is connected
+    """
+
+    def __init__(self, backend: Backend, transport: base.BackSession) -> None:
+        self.number = next(_numbers)
+        self.since = time.time()
+        self.state = State.INITIALISING
+        self.guest: Guest | None = None
+        self.gone = False
+        self._backend = backend
+        self._transport = transport
+        self._ring: _core.BackRing | None = None
+        self._page: memoryview | None = None
+        self._event: base.Event | None = None
+        self._seen: State | None = None
+        self._reason = ""
+        self._again = False
+        self._fd = transport.fileno()
+        self._actions: dict[Action, Callable[[], None]] = {
+            Action.PUBLISH: self._publish,
+            Action.MAP: self._map,
+            Action.UNMAP: self._unmap,
+            Action.EXPEL: self._expel,
+            Action.FREE: self._free,
+        }
+
+    @property
+    def name(self) -> str:
+        """What the guest calls itself, and its number among the sessions."""
+        return self._transport.guest or f"guest-{self.number}"
+
+    @property
+    def transport(self) -> base.BackSession:
+        """Whose credentials say who the guest is."""
+        return self._transport
+
+    def start(self) -> None:
+        """Announce what there is and wait for the frontend."""
+        self._backend.loop.add_reader(self._fd, self._readable)
+        self._step(Event.START)
+
+    def stop(self, reason: str) -> None:
+        """End it in order: the frontend closes next."""
+        self._reason = self._reason or reason
+        self._step(Event.STOP)
+
+    def expel(self, reason: str) -> None:
+        """End it now."""
+        self._reason = self._reason or reason
+        self._step(Event.FAULT)
+
+    # --- the state table
+
+    def _readable(self) -> None:
+        try:
+            alive = self._transport.receive()
+        except ProtocolError as error:
+            self.expel(str(error))
+            return
+        self._look()
+        if not alive and not self.gone:
+            self._reason = self._reason or "it vanished"
+            self._step(Event.LOST)
+
+    def _look(self) -> None:
+        """Follow the frontend's state; nodes that it has not written yet are no state."""
+        text = self._transport.nodes.get(store.STATE)
+        if text is None or self.gone:
+            return
+        seen = states.seen(text)
+        if seen != self._seen:
+            self._seen = seen
+            self._step(seen)
+
+    def _step(self, what: State | Event) -> None:
+        if self.gone:
+            return
+        step = states.back(self.state, what)
+        if step.breach:
+            word = what.name if isinstance(what, State) else what.value
+            self._reason = self._reason or f"state {word} after {self.state.name}"
+        try:
+            for action in step.actions:
+                self._actions[action]()
+        except (WireError, GrantError, ProtocolError, OSError) as error:
+            self._reason = self._reason or str(error)
+            self._step(Event.FAULT)
+            return
+        if self.gone:
+            return
+        if step.state != self.state:
+            self.state = step.state
+            try:
+                self._transport.write({store.STATE: str(int(step.state))})
+            except ProtocolError as error:
+                self._reason = self._reason or str(error)
+                self._expel()
+
+    def _publish(self) -> None:
+        self._transport.write(self._backend.offer.nodes())
+
+    def _map(self) -> None:
+        """Map the command ring and serve. Raises WireError, GrantError."""
+        choice = store.parse_frontend(self._transport.nodes)
+        features = store.agree(self._backend.offer, choice)
+        self._page = self._transport.map(choice.ring_refs)
+        self._event = self._transport.bind(choice.port)
+        self._ring = _core.BackRing(self._page)
+        transport, backend = self._transport, self._backend
+        self.guest = backend.make_guest(self, features.extensions)
+        self.guest.respond = self._respond
+        self.guest.breach = self.expel
+        backend.loop.add_reader(self._event.wait_fd, self._serve)
+        # Requests may have come before we could hear of them.
+        backend.loop.call_soon(self._serve)
+        log.info("%s (pid %d, uid %d) connected", self.name, transport.pid, transport.uid)
+
+    def _unmap(self) -> None:
+        guest, self.guest = self.guest, None
+        if self._event is not None:
+            self._backend.loop.remove_reader(self._event.wait_fd)
+        if guest is not None:
+            guest.end()
+            self._backend.retire(guest)
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        if self._page is not None:
+            self._page.release()
+            self._page = None
+        if self._event is not None:
+            self._event.close()
+            self._event = None
+
+    def _expel(self) -> None:
+        self._free()
+
+    def _free(self) -> None:
+        """Let go of the transport; after that there is no session."""
+        if self.gone:
+            return
+        self.gone = True
+        self._unmap()
+        transport = self._transport
+        who = f"{self.name} (pid {transport.pid}, uid {transport.uid})"
+        self._backend.loop.remove_reader(self._fd)
+        transport.close(self._reason)
+        self.state = State.CLOSED
+        log.info("%s disconnected%s", who, f": {self._reason}" if self._reason else "")
+        self._backend.forget(self)
+
+    # --- the command ring
+
+    def _serve(self) -> None:
+        """Take some requests and carry them out; the rest after others had their turn."""
+        self._again = False
+        ring, event, guest = self._ring, self._event, self.guest
+        if ring is None or event is None or guest is None:
+            return
+        event.clear()
+        try:
+            requests = ring.take(self._backend.limits.turn)
+        except _core.RingError as error:
+            self.expel(str(error))
+            return
+        for request in requests:
+            guest.serve(request)
+            if self.gone or self._ring is None:
+                return
+        if requests or ring.arm():
+            self._soon()
+
+    def _soon(self) -> None:
+        if not self._again:
+            self._again = True
+            self._backend.loop.call_soon(self._serve)
+
+    def _respond(self, slot: bytes) -> None:
+        ring, event = self._ring, self._event
+        if ring is not None and event is not None and ring.answer(slot):
+            event.notify()
+
+
+def program_of(pid: int) -> str:
+    """The short name of a program (proc(5), comm); "?" where it does not show."""
+    try:
+        fd = os.open(f"/proc/{pid}/comm", os.O_RDONLY)
+    except OSError:
+        return "?"
+    try:
+        return os.read(fd, 64).decode(errors="replace").rstrip("\n")
+    except OSError:
+        return "?"
+    finally:
+        os.close(fd)
