@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.backend import hidden
 from xensock.policy.names import Names
+from xensock.policy.routes import Routes
+from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
+from xensock.stack.stacks import SplitResolver, Stacks
 from xensock.supervisor import filter as guest_filter
 from xensock.supervisor import launch, options
 from xensock.supervisor.diag import open_host
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Record
     from xensock.policy.policy import Policy
+    from xensock.policy.routes import Route
+    from xensock.stack.stacks import Stack
+    from xensock.supervisor.dns import MessageResolver
     from xensock.supervisor.publication import Publication
 
 # How long the end of the program waits for the end of the guest, which usually follows at once.
@@ -46,6 +52,10 @@ class Order:
     name: str
     datapath: str = "auto"
     publications: tuple[Publication, ...] = ()
+    backends: tuple[
+        tuple[str, str], ...
+    ] = ()  # (name, URL) of those that carry calls, the default first
+    routes: tuple[Route, ...] = ()
     group: int = 0  # the job's process group
     record: Callable[[Record], None] | None = None
     detach: Callable[[int], None] = lambda code: (
@@ -86,7 +96,7 @@ class Embedded:
         """
         order = self._order
         forced = forced_failure()
-        direct, landlock = choose_path(order.datapath, forced)
+        direct, landlock = choose_path("relay" if order.backends else order.datapath, forced)
         spec = Launch(
             argv=order.argv,
             filter=guest_filter.build(direct),
@@ -112,7 +122,9 @@ class Embedded:
         names = Names()
         record = order.record
         resolver = Resolver()
-        dns = DnsServer(order.name, resolver, order.policy, names, record or (lambda r: None))
+        stacks, answering = self._stacks(resolver)
+        stack.callback(stacks.close)
+        dns = DnsServer(order.name, answering, order.policy, names, record or (lambda r: None))
         dns.start(_name_sockets(guest))
         stack.callback(dns.close)
         relay = Relay(guest.socket)
@@ -134,6 +146,7 @@ class Embedded:
                 dns,
                 host_diag,
                 direct,
+                stacks,
                 order.publications,
                 record,
                 self._complain,
@@ -142,6 +155,24 @@ class Embedded:
         supervisor.start()
         stack.callback(supervisor.stop)
         return relay
+
+    def _stacks(self, resolver: Resolver) -> tuple[Stacks, MessageResolver]:
+        """Who carries calls, and who answers questions for names. Raises OSError, UrlError, LookupError."""
+        order = self._order
+        made: list[Stack] = [Kernel()]
+        if not order.backends:
+            return Stacks(Routes((), "host"), made), resolver
+        # Loaded for those guests only.
+        from xensock.stack.resolver_wire import read_question
+        from xensock.stack.upstream import Upstream, guest_name
+
+        resolvers: dict[str, MessageResolver] = {"host": resolver}
+        for name, url in order.backends:
+            upstream = Upstream(name, url, guest_name(order.name))
+            made.append(upstream)
+            resolvers[name] = upstream
+        stacks = Stacks(Routes(order.routes, order.backends[0][0]), made)
+        return stacks, SplitResolver(stacks, resolvers, lambda message: read_question(message).name)
 
     def _wait(self, guest: Guest, front: socket.socket) -> int:
         code = 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import socket
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
@@ -18,6 +18,7 @@ from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
+    from xensock.calls.record import Path
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
@@ -72,11 +73,21 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
         decision = listen_decision(sup, q, end) if end.port else Decision(True, "")
         if not decision.allowed:
             return Verdict(decision, "", "deny"), decision.error
-        verdict = Verdict(decision, "direct" if sup.parts.direct else "relay", "allow")
+        verdict = Verdict(decision, _path(sup), "allow")
         error = _bind_host(sup, q, local, end) if sup.parts.direct else _bind_both(sup, q, local)
     except OSError as failure:
         error = failure.errno or errno.EIO
     return verdict, error
+
+
+def _path(sup: Supervisor) -> Path:
+    """How connections to a published listener of this guest travel."""
+    return "direct" if sup.parts.direct else _inward(sup)
+
+
+def _inward(sup: Supervisor) -> Path:
+    """How connections to a listener of the guest's own network travel."""
+    return "relay" if sup.parts.stacks.default.local else "ring"
 
 
 def _is_bound(sup: Supervisor, q: Question) -> bool:
@@ -148,7 +159,7 @@ def _bind_pair(
 ) -> socket.socket:
     """The host's socket, bound; the guest's own is bound to the same port. Raises OSError."""
     while True:
-        outer = _outer_like(q.sock)
+        outer = _outer_like(sup, q.sock)
         tried.append(outer)
         try:
             sup.ports.bind(outer, local)
@@ -169,9 +180,9 @@ def _bind_pair(
         return outer
 
 
-def _outer_like(sock: socket.socket) -> socket.socket:
+def _outer_like(sup: Supervisor, sock: socket.socket) -> socket.socket:
     """A socket of the host with what matters to bind(2) as on the guest's."""
-    outer = socket.socket(sock.family, socket.SOCK_STREAM, 0)
+    outer = sup.parts.stacks.default.make(sock.family, socket.SOCK_STREAM, 0)
     for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         outer.setsockopt(socket.SOL_SOCKET, name, sock.getsockopt(socket.SOL_SOCKET, name))
     if sock.family == socket.AF_INET6:
@@ -272,7 +283,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
             key = cookie(q.sock)
             sup.parts.relay.watch(key, lambda: _drop(sup, key))
             sup.parts.relay.publish(outer, end.port, None, lambda: None)
-        return Verdict(decision, "relay", "allow"), 0
+        return Verdict(decision, _path(sup), "allow"), 0
     return _listen_inside(sup, q, end, backlog)
 
 
@@ -284,10 +295,10 @@ def _listen_inside(
     outers = []
     if cookie(q.sock) in sup.reserved:  # published before
         q.sock.listen(backlog)
-        return Verdict(Decision(True, f"--publish {end.port}"), "relay", "allow"), 0
+        return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     try:
         for p in (p for p in sup.parts.publications if p.guest_port == end.port):
-            outers.append(_publish(p))  # noqa: PERF401 - what was made before a failure must be closed
+            outers.append(_publish(sup, p))  # noqa: PERF401 - what was made before a failure must be closed
         q.sock.listen(backlog)
     except OSError:
         for outer in outers:
@@ -299,7 +310,7 @@ def _listen_inside(
         sup.reserved[key] = outer
         sup.parts.relay.watch(key, lambda: _drop(sup, key))
     if outers:
-        return Verdict(Decision(True, f"--publish {end.port}"), "relay", "allow"), 0
+        return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     return Verdict(OWN, "guest", "guest"), 0
 
 
@@ -307,22 +318,21 @@ def _only_loopback(end: Endpoint) -> IPAddress | None:
     return end.host if end.host.is_loopback else None
 
 
-def _publish(p: Publication) -> socket.socket:
+def _publish(sup: Supervisor, p: Publication) -> socket.socket:
     """The host's listener of a publication: every address of both families, or the one that was named."""
+    stack = sup.parts.stacks.default
     if p.host is None and socket.has_dualstack_ipv6():
-        return socket.create_server(
-            ("::", p.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
-        )
+        return stack.create_server("::", p.port, socket.AF_INET6, True)
     host = p.host or ANY4
     family = socket.AF_INET if host.version == 4 else socket.AF_INET6
-    return socket.create_server((str(host), p.port), family=family, backlog=128)
+    return stack.create_server(str(host), p.port, family, False)
 
 
 def may_bind(tid: int, port: int) -> bool:
     """Whether the caller natively could bind this port: not a privileged one, or with CAP_NET_BIND_SERVICE (ip(7))."""
     try:
-        first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-        text = Path(f"/proc/{tid}/status").read_text()
+        first = int(pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+        text = pathlib.Path(f"/proc/{tid}/status").read_text()
     except OSError:
         return False
     effective = next(

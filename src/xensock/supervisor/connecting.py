@@ -172,11 +172,20 @@ def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
         sup.move(q, host=True)
         sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=cache)
         return
-    verdict = Verdict(decision, "relay", "allow")
+    stacks = sup.parts.stacks
+    stack = stacks.of(Protocol.TCP, end.host, end.port, sup.parts.names_of(end.host))
+    path: Path = "relay" if stack.local else "ring"
+    verdict = Verdict(decision, path, "allow")
     blocking = q.blocking
     key = cookie(q.sock)
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
-    error = sup.parts.relay.connect(q.sock, dest, far=sup.reserved.pop(key, None))
+    far = sup.reserved.pop(key, None)
+    if far is not None and stack is not stacks.default:
+        far.close()  # bound where the guest's ports are; this goes elsewhere
+        far = None
+    error = sup.parts.relay.connect(q.sock, dest, far=far, far_socket=stack.make)
+    if error == errno.EACCES and not stack.local:
+        verdict = Verdict(Decision(False, f"refused by {stack.name}", error), "", "deny")
     if error in (0, errno.EINPROGRESS) and not blocking:
         # A caller that waits is told the end by the core, which takes it off the socket.
         sup.remember_relayed(key)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 import tempfile
+import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +86,41 @@ class Ports:
         for key, local in list(self._listening.items()):
             if self._host.listener(local.host, local.port) != key:
                 del self._listening[key]
+
+
+class ForeignPorts(Ports):
+    """Ports at another backend, which keeps guests apart by itself."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[weakref.ref[socket.socket], Endpoint]] = {}
+
+    def listens(self, sock: socket.socket, local: Endpoint) -> None:
+        """See Ports."""
+        self._open = {key: held for key, held in self._open.items() if _is_open(held[0])}
+        self._open[id(sock)] = (weakref.ref(sock), local)
+
+    def is_listening(self, sock: socket.socket) -> bool:
+        """See Ports."""
+        held = self._open.get(id(sock))
+        return held is not None and held[0]() is sock
+
+    def owner(self, at: Endpoint) -> bool:
+        """Whether a listener of this guest has this address, or every address, and the port."""
+        return any(
+            _is_open(sock)
+            and local.port == at.port
+            and (local.host.is_unspecified or local.host == at.host)
+            for sock, local in self._open.values()
+        )
+
+    def bind(self, sock: socket.socket, local: Endpoint) -> None:
+        """See Ports."""
+        sock.bind(local.as_python())
+
+
+def _is_open(held: weakref.ref[socket.socket]) -> bool:
+    sock = held()
+    return sock is not None and sock.fileno() >= 0
 
 
 def runtime_directory() -> Path:

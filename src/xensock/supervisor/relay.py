@@ -50,15 +50,17 @@ class Relay:
         dial: Endpoint | None = None,
         ended: Ended | None = None,
         far: socket.socket | None = None,
+        far_socket: MakeSocket | None = None,
     ) -> int:
         """Carry out connect(2) of the guest's own socket, of which `guest` is a duplicate the caller closes afterwards.
 
         Returns 0, or an errno as connect(2). EINPROGRESS: under way; the guest's own file tells the outcome as
         natively (writable, SO_ERROR), whether it is blocking or not. A non-blocking file gets EINPROGRESS even when
         the far side answered at once, as natively. `dial` is where to connect instead of `dest`; the guest sees
-        `dest` all the same. `far`: the socket to dial with, taken over (one that was bound for the guest).
+        `dest` all the same. `far`: the socket to dial with, taken over (one that was bound for the guest);
+        `far_socket`: who makes it otherwise.
         """
-        return self._client.connect(guest, dest, dial, ended, far)
+        return self._client.connect(guest, dest, dial, ended, far, far_socket)
 
     def release_port(self, port: int) -> None:
         """Close listeners of ours that stand for destinations with this port and are not in use, because the guest

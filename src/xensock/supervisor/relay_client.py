@@ -162,6 +162,7 @@ class Client:
         dial: Endpoint | None,
         ended: Ended | None,
         far: socket.socket | None = None,
+        far_socket: MakeSocket | None = None,
     ) -> int:
         """See Relay.connect."""
         target = dest.unmapped()
@@ -177,7 +178,9 @@ class Client:
         real = dial.unmapped() if dial is not None else target
         try:
             if far is None:
-                far = self._far(real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+                far = (far_socket or self._far)(
+                    real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0
+                )
             far.setblocking(False)
             self._carry_options(guest, far)
             if far.family == socket.AF_INET6 and real.family == socket.AF_INET:

@@ -23,12 +23,13 @@ from xensock.calls.call import Decision, Verb
 from xensock.policy.point import Point
 from xensock.supervisor import binding, connecting, options, queries, swap
 from xensock.supervisor.diag import cookie
-from xensock.supervisor.ports import Ports
+from xensock.supervisor.ports import ForeignPorts, Ports
 from xensock.supervisor.question import DONE, Question
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome, Path, Record
     from xensock.policy.policy import Policy
+    from xensock.stack.stacks import Stacks
     from xensock.supervisor.diag import Diag
     from xensock.supervisor.dns import DnsServer
     from xensock.supervisor.launch import Guest
@@ -62,6 +63,7 @@ class Parts:
     dns: DnsServer
     host_diag: Diag
     direct: bool
+    stacks: Stacks
     publications: tuple[Publication, ...] = ()
     record: Callable[[Record], None] | None = None
     complain: Callable[[str], None] = field(default=lambda text: None)
@@ -74,7 +76,7 @@ class Supervisor:
         self.parts = parts
         self.point = Point(parts.name, parts.policy, parts.names_of, parts.record)
         self.guest_diag = parts.guest.diag()
-        self.ports = Ports(parts.host_diag)
+        self.ports: Ports = Ports(parts.host_diag) if parts.stacks.default.local else ForeignPorts()
         self.reserved: dict[
             int, socket.socket
         ] = {}  # relay: host sockets of the guest's bound ones, by cookie

@@ -1,0 +1,104 @@
+"""The stacks of one guest, and the table that says which carries what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from xensock.calls.address import IPAddress
+    from xensock.calls.call import Protocol as Transport
+
+
+class Stack(Protocol):
+    """Who carries calls out. `local`: this host's kernel, whose ports can be looked up here."""
+
+    name: str
+    local: bool
+
+    def make(self, family: int, type: int, protocol: int, /) -> socket.socket:
+        """A socket of its network. Raises OSError."""
+        ...
+
+    def create_server(self, host: str, port: int, family: int, dual: bool, /) -> socket.socket:
+        """A listener; `dual`: for both families. Raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Table(Protocol):
+    """What is needed of `policy.routes.Routes`."""
+
+    @property
+    def default(self) -> str:
+        """The name of the stack for everything that no route is about."""
+        ...
+
+    def of(
+        self, protocol: Transport, host: IPAddress, port: int, names: Sequence[str] = (), /
+    ) -> str:
+        """The name of the stack that carries a destination."""
+        ...
+
+    def of_name(self, name: str, /) -> str:
+        """The name of the stack that resolves a name."""
+        ...
+
+
+class Stacks:
+    """Stacks by name. Guests listen on the default one."""
+
+    def __init__(self, table: Table, made: Sequence[Stack]) -> None:
+        self._table = table
+        self._by_name = {stack.name: stack for stack in made}
+
+    @property
+    def default(self) -> Stack:
+        """Where guests listen, and what no route is about goes."""
+        return self._by_name[self._table.default]
+
+    def of(
+        self, protocol: Transport, host: IPAddress, port: int, names: Sequence[str] = ()
+    ) -> Stack:
+        """The stack that carries a destination."""
+        return self._by_name[self._table.of(protocol, host, port, names)]
+
+    def of_name(self, name: str) -> Stack:
+        """The stack that resolves a name."""
+        return self._by_name[self._table.of_name(name)]
+
+    def close(self) -> None:
+        """Let go of all."""
+        for stack in self._by_name.values():
+            stack.close()
+
+
+class SplitResolver:
+    """Asks each question of the stack that its name is routed to."""
+
+    def __init__(self, stacks: Stacks, resolvers: dict[str, Query], name_of: NameOf) -> None:
+        self._stacks = stacks
+        self._resolvers = resolvers
+        self._name_of = name_of
+
+    async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
+        """The answer to a DNS message. Raises OSError where the stack is gone."""
+        resolver = self._resolvers[self._stacks.of_name(self._name_of(message)).name]
+        return await resolver.query(message, server)
+
+
+class Query(Protocol):
+    """Who answers DNS messages."""
+
+    async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
+        """The answer; `server` is the one that the guest asked."""
+        ...
+
+
+if TYPE_CHECKING:
+    NameOf = Callable[[bytes], str]
