@@ -1,6 +1,8 @@
 /* One connection of the mover; the rules are in flow.h. */
 #include "flow.h"
 
+#include "mover.h"
+
 #include <errno.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
@@ -289,9 +291,9 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, destroy};
+static const struct xs_kind kind = {start, event, run, sent, cut, NULL, destroy};
 
-struct xs_task *xs_flow_new(int a, int b, bool report)
+static struct xs_task *flow_new(int a, int b, bool report)
 {
 	struct xs_flow *f = calloc(1, sizeof *f);
 	int one = 1;
@@ -307,4 +309,19 @@ struct xs_task *xs_flow_new(int a, int b, bool report)
 		setsockopt(f->side[i].source.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	}
 	return &f->task;
+}
+
+uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report)
+{
+	struct xs_task *t = a < 0 || b < 0 ? NULL : flow_new(a, b, report);
+	int error = a < 0 || b < 0 ? EINVAL : ENOMEM;
+
+	if (t)
+		return xs_mover_start(m, t);
+	if (a >= 0)
+		close(a);
+	if (b >= 0)
+		close(b);
+	errno = error;
+	return 0;
 }

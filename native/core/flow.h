@@ -1,4 +1,4 @@
-/* One connection of the mover: two sockets, a stream each way. A kind of task; used by mover.c alone.
+/* One connection of the mover: two sockets, a stream each way. A kind of task; xs_mover_add() starts it.
  *
  * Rules
  * - A stream has bytes in hand (a buffer) only while its destination is full; otherwise none.
@@ -41,7 +41,4 @@ struct xs_flow {
 	uint64_t deadline; /* of FLOW_DRAINING, in ms of CLOCK_MONOTONIC */
 	int epfd;
 };
-
-/* NULL without memory; the descriptors are not closed then. */
-struct xs_task *xs_flow_new(int a, int b, bool report);
 #endif

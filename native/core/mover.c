@@ -1,13 +1,13 @@
 /* Threads that run tasks (task.h), and the table by which others may reach them.
  *
  * Each connection belongs to one thread for life. Other threads reach it only through the thread's inbox, through
- * the table (counters) and with the task locked (xs_mover_call). Nothing here blocks but epoll_wait().
+ * the table (counters) and with the task locked (xs_mover_command). Nothing here blocks but epoll_wait().
  * Locks are taken in the order task, mover, thread.
  */
 #include "mover.h"
 
 #include "fetch.h"
-#include "flow.h"
+#include "task.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -187,15 +187,19 @@ static void unlink_task(struct worker *w, struct xs_task *t)
 
 static void adopt(struct worker *w, struct xs_task *t)
 {
+	int error;
+
 	t->prev = NULL;
 	t->next = w->tasks;
 	if (t->next)
 		t->next->prev = t;
 	w->tasks = t;
 	pthread_mutex_lock(&t->lock);
-	t->error = t->kind->start(t, &w->thread);
-	if (t->error)
+	error = t->kind->start(t, &w->thread);
+	if (error) {
+		t->error = error;
 		t->kind->cut(t, &w->thread);
+	}
 	pthread_mutex_unlock(&t->lock);
 	enqueue(w, t);
 }
@@ -435,8 +439,7 @@ uint64_t xs_mover_start(struct xs_mover *m, struct xs_task *t)
 	return 0;
 }
 
-int xs_mover_call(struct xs_mover *m, uint64_t token, const struct xs_kind *kind,
-		  int (*fn)(struct xs_task *t, void *arg), void *arg)
+int xs_mover_command(struct xs_mover *m, uint64_t token, const struct xs_command *c)
 {
 	bool poke = false, destroy;
 	struct xs_task *t = NULL;
@@ -446,16 +449,16 @@ int xs_mover_call(struct xs_mover *m, uint64_t token, const struct xs_kind *kind
 
 	pthread_mutex_lock(&m->lock);
 	s = slot_of(m, token);
-	if (s && s->task->kind == kind) {
+	if (s) {
 		t = s->task;
 		t->pins++;
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (!t)
-		return ENOENT;
+		return ESRCH;
 	w = &m->workers[t->worker];
 	pthread_mutex_lock(&t->lock);
-	result = fn(t, arg);
+	result = t->kind->command ? t->kind->command(t, c) : EOPNOTSUPP;
 	pthread_mutex_unlock(&t->lock);
 	pthread_mutex_lock(&m->lock);
 	t->pins--;
@@ -488,21 +491,6 @@ void xs_mover_tell(struct xs_mover *m, const struct xs_task *t, int kind, int er
 	pthread_mutex_unlock(&m->lock);
 	if (told)
 		wake(m->endfd);
-}
-
-uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report)
-{
-	struct xs_task *t = a < 0 || b < 0 ? NULL : xs_flow_new(a, b, report);
-	int error = a < 0 || b < 0 ? EINVAL : ENOMEM;
-
-	if (t)
-		return xs_mover_start(m, t);
-	if (a >= 0)
-		close(a);
-	if (b >= 0)
-		close(b);
-	errno = error;
-	return 0;
 }
 
 int xs_mover_fd(const struct xs_mover *m)

@@ -5,6 +5,8 @@
  */
 #ifndef XS_MOVER_H
 #define XS_MOVER_H
+#include "dataring.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,6 +40,28 @@ struct xs_mover *xs_mover_new(unsigned threads);
  * ended. With `report`, xs_mover_ended() tells about its end. Returns a token, never 0; 0 and errno
  * (ENOMEM, EINVAL, ESHUTDOWN) when the connection cannot be taken: both descriptors are closed then. */
 uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report);
+
+/* One end that is a data ring. Memory and descriptors stay the caller's; the descriptors are duplicated, the memory
+ * must stay until the connection has ended or xs_mover_release() returned. */
+struct xs_ring_end {
+	void *indexes, *data;
+	size_t length;		 /* of data: both halves */
+	int notify_fd, event_fd; /* written to wake the other domain; waited for */
+	bool events;		 /* the extension `data-events` is in use */
+};
+
+/* Joins a ring and a socket, which is taken also when it fails. Side A is the ring. The ends of the socket are told by
+ * notices where `role` is XS_FRONT. XS_BACK: lives until xs_mover_release(). XS_FRONT: ends when both streams have and
+ * `out` is empty, or when the socket failed. 0 and errno as xs_mover_add(), EINVAL, EPROTOTYPE for kinds of sockets. */
+uint64_t xs_mover_add_ring(struct xs_mover *m, int fd, const struct xs_ring_end *e, enum xs_role role, bool report);
+
+/* The command SHUTDOWN, for role XS_BACK: SHUT_WR takes effect after everything that is in `out` now. 0; ESRCH: it has
+ * ended; EINVAL. */
+int xs_mover_shutdown(struct xs_mover *m, uint64_t token, int how, int side);
+
+/* CLOSE and RELEASE: when it returns the ring's memory is not touched any more. What is left for the far side is
+ * delivered in the background, then that is closed, or reset. 0; ESRCH: it has ended; EINVAL. */
+int xs_mover_release(struct xs_mover *m, uint64_t token, bool reset, int side);
 
 /* An eventfd that is readable while ended connections or notices wait to be fetched. It stays the mover's. */
 int xs_mover_fd(const struct xs_mover *m);

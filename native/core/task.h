@@ -1,7 +1,7 @@
 /* What the mover's threads run: tasks, each of one kind (flow.h, ringflow.h, ringjoin.h).
  *
  * A task belongs to one thread for life. The thread calls its functions with the task's lock held; another
- * thread may act on it through xs_mover_call() alone, which takes the same lock.
+ * thread may act on it through xs_mover_command() alone, which takes the same lock.
  */
 #ifndef XS_TASK_H
 #define XS_TASK_H
@@ -50,6 +50,16 @@ struct xs_source {
 	int fd; /* -1 once closed */
 };
 
+/* What another thread may ask of a task that has rings. */
+enum xs_verb { XS_SHUTDOWN, XS_RELEASE, XS_OTHER };
+struct xs_command {
+	enum xs_verb verb;
+	int side;
+	int how;    /* XS_SHUTDOWN: as shutdown(2) */
+	bool reset; /* XS_RELEASE */
+	void *arg;  /* XS_OTHER: the kind's own */
+};
+
 struct xs_kind {
 	/* Registers the descriptors. Returns 0 or an errno; then error_side is set and cut() follows. */
 	int (*start)(struct xs_task *t, struct xs_thread *w);
@@ -60,6 +70,8 @@ struct xs_kind {
 	bool (*sent)(const struct xs_task *t);
 	/* Ends it now: in order when sent(), else with resets. */
 	void (*cut)(struct xs_task *t, struct xs_thread *w);
+	/* Obeys, in the thread of whoever asks; run() follows. 0 or an errno. NULL: it has no rings. */
+	int (*command)(struct xs_task *t, const struct xs_command *c);
 	/* Closes what is still open and frees it. */
 	void (*destroy)(struct xs_task *t);
 };
@@ -87,10 +99,8 @@ void xs_task_free(struct xs_task *t);
 
 /* For the kinds: takes the task whatever comes of it. A token, or 0 and errno; it is destroyed then. */
 uint64_t xs_mover_start(struct xs_mover *m, struct xs_task *t);
-/* Calls fn with the task locked, then has its thread run it. Returns fn's result; ENOENT when the task has ended
- * or is of another kind. */
-int xs_mover_call(struct xs_mover *m, uint64_t token, const struct xs_kind *kind,
-		  int (*fn)(struct xs_task *t, void *arg), void *arg);
+/* Has the task obey, then its thread run it. ESRCH when it has ended, EOPNOTSUPP when it has no rings. */
+int xs_mover_command(struct xs_mover *m, uint64_t token, const struct xs_command *c);
 /* Queues a notice (mover.h) about the task. */
 void xs_mover_tell(struct xs_mover *m, const struct xs_task *t, int kind, int error, int side);
 #endif
