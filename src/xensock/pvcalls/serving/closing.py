@@ -50,23 +50,7 @@ def drop(guest: Guest, held: Held, *, reset: bool = False) -> None:
     if held.sock is not None and reset and held.kind == socket.SOCK_STREAM:
         held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
     moving.let_go(held, reset=reset)
-    forget(guest, held)
-
-
-def forget(guest: Guest, held: Held) -> None:
-    """Close our part of a socket that the mover has let go of."""
-    if guest.sockets.get(held.id) is held:
-        del guest.sockets[held.id]
-    guest.backend.ports.forget(held)
-    if held.close is not None:
-        held.close()
-        held.close = None
-    if held.ring is not None:
-        held.ring.release()
-        held.ring = None
-    if held.sock is not None:
-        held.sock.close()
-        held.sock = None
+    moving.forget(guest, held)
 
 
 def shutdown(guest: Guest, call: Call, request: Shutdown) -> None:

@@ -15,7 +15,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint, family_of
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.pvcalls.serving import resolving
-from xensock.pvcalls.serving.connecting import OWN, endpoint, name_of
+from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
 from xensock.pvcalls.serving.framing import TURN, Frames
 from xensock.pvcalls.serving.limits import refuse
 from xensock.pvcalls.serving.rings import map_ring

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import closing, moving
-from xensock.pvcalls.serving.connecting import endpoint, name_of
+from xensock.pvcalls.serving import moving
+from xensock.pvcalls.serving.addresses import endpoint, name_of
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.pvcalls.serving.limits import refuse
 from xensock.pvcalls.serving.rings import map_ring
@@ -182,7 +182,7 @@ def _accepted(held: Held, sock: socket.socket, peer: bytes) -> None:
 def _failed(guest: Guest, promised: Held, error: int, call: Call | None = None) -> None:
     call = call or promised.call
     promised.cancel = None
-    closing.forget(guest, promised)
+    moving.forget(guest, promised)
     assert call is not None
     call.fail(error)
 

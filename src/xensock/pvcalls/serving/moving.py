@@ -10,6 +10,7 @@ from xensock.pvcalls.serving.held import Phase
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
+    from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
 
 
@@ -39,3 +40,19 @@ def let_go(held: Held, *, reset: bool = False) -> None:
     if held.token:
         _core.mover_release(held.guest.backend.mover, held.token, reset, held.side)
         held.token = 0
+
+
+def forget(guest: Guest, held: Held) -> None:
+    """Close our part of a socket that the mover has let go of."""
+    if guest.sockets.get(held.id) is held:
+        del guest.sockets[held.id]
+    guest.backend.ports.forget(held)
+    if held.close is not None:
+        held.close()
+        held.close = None
+    if held.ring is not None:
+        held.ring.release()
+        held.ring = None
+    if held.sock is not None:
+        held.sock.close()
+        held.sock = None

@@ -12,7 +12,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from xensock.pvcalls.serving.connecting import own_name, peer_name
+from xensock.pvcalls.serving.addresses import own_name, peer_name
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import refuse
 from xensock.transport.base import GrantError

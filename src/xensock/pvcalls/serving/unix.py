@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import Verb
-from xensock.pvcalls.serving import connecting
+from xensock.pvcalls.serving import attempt
 from xensock.pvcalls.serving.limits import refuse
 from xensock.transport.base import GrantError
 
@@ -41,7 +41,7 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
             return error.errno or errno.EIO
         return 0
 
-    connecting.begin(guest, call, held, request, start, done)
+    attempt.begin(guest, call, held, request, start, done)
 
 
 def path_of(guest: Guest, request: Connect) -> str:

@@ -1,0 +1,117 @@
+"""`xensock backend`: carries out the socket calls of guests that connect to it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from xensock.cli.errors import UserError
+from xensock.cli.run import recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EPILOG = """\b
+Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp], unix:PATH
+Without rules, guests may connect to public and private addresses, not to the
+host's loopback, link-local and metadata addresses, and listen on ports from
+1024 on. Any --allow refuses everything else.
+
+\b
+Examples:
+  xensock backend --listen local:/run/user/1000/xensock
+  xensock run --backend local:/run/user/1000/xensock -- curl http://web.example/
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.option(
+    "--listen",
+    multiple=True,
+    required=True,
+    metavar="URL",
+    help="Where guests come to: local:PATH. Repeatable.",
+)
+@click.option(
+    "--allow", multiple=True, metavar="RULE", help="Allow this, refuse all else. Repeatable."
+)
+@click.option(
+    "--deny", multiple=True, metavar="RULE", help="Refuse this; wins over --allow. Repeatable."
+)
+@click.option(
+    "--trace",
+    is_flag=False,
+    flag_value="text",
+    type=click.Choice(["text", "json"]),
+    help="Show every mediated call on stderr (--trace=json: one object a line).",
+)
+@click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
+@click.option("--control", metavar="PATH", help="Serve the control API on a unix socket at PATH.")
+@click.option(
+    "--user",
+    multiple=True,
+    type=click.IntRange(0, 2**32 - 2),
+    metavar="UID",
+    help="Let processes of this user be guests, too. Repeatable.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.pass_context
+def backend(
+    ctx: click.Context,
+    listen: tuple[str, ...],
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    trace: str | None,
+    trace_file: str | None,
+    control: str | None,
+    user: tuple[int, ...],
+    debug: bool,
+) -> None:
+    """Carry out the socket calls of guests that connect to it, on this host's network."""
+    from xensock.backend import daemon
+    from xensock.policy.policy import Policy
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if debug else logging.INFO,
+        format="xensock backend: %(message)s",
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    settings = daemon.Settings(
+        listen=listen,
+        policy=Policy.parse(allow, deny),
+        record=recorder(trace, trace_file, ctx),
+        control=control,
+        users=user,
+        ready=lambda: _ready(listen),
+    )
+    try:
+        daemon.serve(settings)
+    except OSError as error:
+        raise _explained(error, (*listen, *([control] if control else []))) from error
+
+
+def _ready(listen: Sequence[str]) -> None:
+    logging.getLogger("xensock.backend").info("listening at %s", ", ".join(listen))
+
+
+def _explained(error: OSError, places: Sequence[str]) -> UserError:
+    """What a failure to listen means, with the remedy."""
+    named = error.filename if isinstance(error.filename, str) else ", ".join(places)
+    hints = {
+        errno.EADDRINUSE: "stop the backend that listens there, or use another path",
+        errno.EACCES: "use a path in a directory that you may write to",
+        errno.EPERM: "use a path in a directory that you may write to",
+        errno.ENOENT: "make the directory first, or use another path",
+        errno.ENOTDIR: "use a path whose directories exist",
+        errno.ENOTSOCK: "something else than a socket is there: use another path",
+    }
+    return UserError(
+        f"cannot listen at {named}",
+        error.strerror or str(error),
+        hints.get(error.errno or 0, "check the path, or use another one"),
+    )
