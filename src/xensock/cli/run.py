@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls.record import Record
+    from xensock.policy.routes import Route
     from xensock.supervisor.launch import ExecError, LaunchError
 
 EPILOG = """\b
@@ -63,6 +64,20 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="How TCP bytes travel.",
 )
 @click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="[NAME=]URL",
+    help="Have the calls carried out by the backend at local:PATH. Repeatable: the first is the default.",
+)
+@click.option(
+    "--route",
+    "routes",
+    multiple=True,
+    metavar="RULE=NAME",
+    help="Connections that RULE is about go to this backend, or to `host`. Repeatable: the first match wins.",
+)
+@click.option(
     "--trace",
     is_flag=False,
     flag_value="text",
@@ -83,6 +98,8 @@ def run(
     deny: tuple[str, ...],
     publish: tuple[str, ...],
     datapath: str,
+    backends: tuple[str, ...],
+    routes: tuple[str, ...],
     trace: str | None,
     trace_file: str | None,
     name: str,
@@ -96,8 +113,14 @@ def run(
     from xensock.supervisor.publication import Publication
 
     policy = Policy.parse(allow, deny)
+    table = _routes(routes)
+    carriers = _backends(backends, table, datapath)
+    if carriers and not allow and not deny:
+        from xensock.policy.deferred import Deferred
+
+        policy = Deferred("the backend")
     publications = tuple(Publication.parse(text) for text in publish)
-    record = _recorder(trace, trace_file, ctx)
+    record = recorder(trace, trace_file, ctx)
     debug = debug or bool(ctx.find_root().params.get("debug"))
 
     def backend(group: int, job: socket.socket) -> int:
@@ -110,6 +133,8 @@ def run(
                 name or os.path.basename(argv[0]),
                 datapath,
                 publications,
+                carriers,
+                table,
                 group,
                 record,
                 front.detacher(job, quiet=trace is None or trace_file is not None),
@@ -125,11 +150,56 @@ def run(
     ctx.exit(front.run(backend))
 
 
+def _backends(
+    texts: tuple[str, ...], table: tuple[Route, ...], datapath: str
+) -> tuple[tuple[str, str], ...]:
+    """(name, URL) of each --backend. Raises UserError, UrlError."""
+    from xensock.transport import url
+
+    carriers = []
+    for number, text in enumerate(texts, 1):
+        name, equals, where = text.partition("=")
+        if not equals or ":" in name:
+            name, where = f"backend{number}" if number > 1 else "backend", text
+        carriers.append((name, str(url.parse(where))))
+    names = [name for name, _ in carriers]
+    for name in {name for name in names if names.count(name) > 1 or name == "host"}:
+        raise UserError(
+            f"two backends are called {name!r}",
+            "names tell backends apart",
+            "use --backend OTHER=URL",
+        )
+    for route in table:
+        if route.stack not in (*names, "host"):
+            raise UserError(
+                f"no backend is called {route.stack!r}",
+                f"--route {route.rule}={route.stack} names it",
+                f"add --backend {route.stack}=local:PATH, or use one of: {', '.join((*names, 'host'))}",
+            )
+    if carriers and datapath == "direct":
+        raise UserError(
+            "--datapath direct and --backend exclude each other",
+            "sockets of another backend cannot be given to the program",
+            "leave --datapath out",
+        )
+    if table and not carriers:
+        raise UserError(
+            "--route without --backend", "everything goes to this host", "add --backend NAME=URL"
+        )
+    return tuple(carriers)
+
+
+def _routes(texts: tuple[str, ...]) -> tuple[Route, ...]:
+    from xensock.policy.routes import Route
+
+    return tuple(Route.parse(text) for text in texts)
+
+
 def _complain(text: str) -> None:
     sys.stderr.write(f"xensock: internal error, the call was refused: {text}")
 
 
-def _recorder(
+def recorder(
     style: str | None, path: str | None, ctx: click.Context
 ) -> Callable[[Record], None] | None:
     if style is None and path is None:

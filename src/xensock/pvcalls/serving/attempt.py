@@ -1,0 +1,102 @@
+"""A connection attempt: the ring mapped first, then connected without anybody waiting for it."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from xensock.pvcalls.serving import moving
+from xensock.pvcalls.serving.addresses import own_name
+from xensock.pvcalls.serving.held import Held, Phase
+from xensock.pvcalls.serving.rings import map_ring
+from xensock.wire.errors import to_wire
+from xensock.wire.extensions import Extension
+from xensock.wire.requests import ConnectFlag
+
+if TYPE_CHECKING:
+    import socket
+    from asyncio import TimerHandle
+    from collections.abc import Callable
+
+    from xensock.pvcalls.serving.call import Call
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.wire.requests import Connect
+
+RETRY = 0.01  # seconds between attempts at a unix socket's listener whose queue is full
+
+
+def begin(
+    guest: Guest,
+    call: Call,
+    held: Held,
+    request: Connect,
+    start: Callable[[socket.socket], int],
+    done: Callable[[int], None],
+) -> None:
+    """Map the ring and connect; `start` begins and may say EINPROGRESS, `done` is told the errno of
+    the attempt once it ended. Raises OSError for a ring that cannot be mapped."""
+    held.ring = map_ring(guest, request.ref, request.port)
+    asynchronous = bool(request.flags & ConnectFlag.ASYNC) and (
+        Extension.ASYNC_CONNECT in guest.extensions
+    )
+
+    def finish(error: int) -> None:
+        held.cancel = None
+        guest.backend.loop.remove_writer(held.host.fileno())
+        ring = held.ring
+        assert ring is not None
+        if not error:
+            try:
+                moving.move(held)
+            except OSError as failure:
+                error = failure.errno or errno.EIO
+        if error:
+            held.phase, held.ring = Phase.FRESH, None
+            if call.answered:
+                held.error = error
+                ring.fail(error)
+            ring.release()
+        else:
+            guest.counters.connections += 1
+            if call.answered:
+                ring.connected()
+        done(error)
+        if not call.answered:
+            answer(guest, call, held, error)
+
+    loop = guest.backend.loop
+
+    def give_up(timer: TimerHandle, error: int) -> None:
+        timer.cancel()
+        finish(error)
+
+    def ended() -> None:
+        # A second connect(2) tells the outcome, and unlike SO_ERROR leaves a socket that can try anew.
+        error = start(held.host)
+        if error not in (errno.EINPROGRESS, errno.EALREADY):
+            finish(0 if error == errno.EISCONN else error)
+
+    def again() -> None:
+        error = start(held.host)
+        if error == errno.EAGAIN:
+            # A unix socket whose listener's queue is full says so instead of waiting.
+            timer = loop.call_later(RETRY, again)
+            held.cancel = lambda error: give_up(timer, error)
+        elif error == errno.EINPROGRESS:
+            held.cancel = finish
+            loop.add_writer(held.host.fileno(), ended)
+        else:
+            finish(error)  # natively, too, a non-blocking connect may end at once
+
+    held.phase = Phase.CONNECTING
+    again()
+    if asynchronous and not call.answered and held.phase == Phase.CONNECTING:
+        call.answer(to_wire(errno.EINPROGRESS))
+
+
+def answer(guest: Guest, call: Call, held: Held, error: int) -> None:
+    """Answer a CONNECT; with names, the socket's own address comes along."""
+    response = call.response(to_wire(error))
+    if not error and Extension.NAMES in guest.extensions:
+        response = response.with_address(own_name(held))
+    call.send(response)
