@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from xensock.pvcalls.serving import names_options
 from xensock.wire import commands as c
 from xensock.wire import errors, extensions, indexes, local
 from xensock.wire.requests import EXTENDED
@@ -132,6 +134,33 @@ def test_every_extension_has_its_section() -> None:
     for command, extension in EXTENDED.items():
         part = MORE.split(f"\n## {extension}\n")[1].split("\n## ")[0]
         assert f"#### {command.name} ({command.value})" in part
+
+
+# Linux's numbers that Python's socket module does not have by name.
+NUMBERS = {
+    "SO_MAX_PACING_RATE": 47,
+    "IP_MTU_DISCOVER": 10,
+    "IP_RECVERR": 11,
+    "IP_MTU": 14,
+    "IP_BIND_ADDRESS_NO_PORT": 24,
+    "IPV6_MTU_DISCOVER": 23,
+    "IPV6_MTU": 24,
+    "IPV6_RECVERR": 25,
+}
+
+
+def test_options_are_those_of_the_backend() -> None:
+    settable, readable = set(), set()
+    for level, text in re.findall(r"^\| (SOL_SOCKET|IPPROTO_\w+) \| (.*) \|$", MORE, re.M):
+        both, _, only = text.partition("; to read also ")
+        for names, place in ((both, settable), (only, readable)):
+            for name in re.findall(r"\w+", names):
+                number = NUMBERS.get(name) or getattr(socket, name)
+                place.add((getattr(socket, level), number))
+    own = {names_options.LINGER, names_options.ERROR}  # answered by the backend itself
+    assert settable - own == names_options.SETTABLE
+    assert (settable | readable) - own == names_options.READABLE
+    assert own <= settable | readable
 
 
 def test_messages_of_the_local_transport() -> None:
