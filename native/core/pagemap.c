@@ -74,14 +74,6 @@ void *xs_pages_map(const struct xs_page_run *runs, size_t count, size_t total)
 			at += runs[i].pages * XS_GRANT_PAGE;
 		}
 	}
-	/* Whatever the backend starts has no business in a guest's memory. */
-	if (madvise(base, total * XS_GRANT_PAGE, MADV_DONTFORK)) {
-		int error = errno;
-
-		xs_pages_unmap(base, total);
-		errno = error;
-		return NULL;
-	}
 	return base;
 }
 

@@ -25,7 +25,7 @@ struct xs_page_run {
  */
 const char *xs_region_fault(int fd, uint64_t pages);
 
-/* Where the runs, `total` pages together, are mapped for reading and writing; NULL with errno. Not inherited by fork(2). */
+/* Where the runs, `total` pages together, are mapped for reading and writing; NULL with errno. */
 void *xs_pages_map(const struct xs_page_run *runs, size_t count, size_t total);
 void xs_pages_unmap(void *address, size_t total);
 
