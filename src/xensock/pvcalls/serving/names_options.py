@@ -58,9 +58,17 @@ LONGEST = 1024  # bytes of an option's value
 _LINGER = struct.Struct("=ii")
 
 
+def _with_socket(guest: Guest, id: int) -> Held:
+    """A socket that has one of the host behind it. Raises OSError: EBADF, EOPNOTSUPP."""
+    held = guest.held(id)
+    if held.sock is None:
+        raise refuse(errno.EOPNOTSUPP)
+    return held
+
+
 def get_name(guest: Guest, call: Call, request: GetName) -> None:
     """The own address, or the peer's."""
-    held = guest.held(request.id)
+    held = _with_socket(guest, request.id)
     if request.which == Which.OWN:
         name = own_name(held)
     elif request.which == Which.PEER:
@@ -74,7 +82,7 @@ def get_name(guest: Guest, call: Call, request: GetName) -> None:
 
 def set_option(guest: Guest, call: Call, request: SetOption) -> None:
     """setsockopt(2)."""
-    held = guest.held(request.id)
+    held = _with_socket(guest, request.id)
     option = (request.level, request.name)
     if option == LINGER:
         if len(request.value) < _LINGER.size:
@@ -90,7 +98,7 @@ def set_option(guest: Guest, call: Call, request: SetOption) -> None:
 
 def get_option(guest: Guest, call: Call, request: GetOption) -> None:
     """getsockopt(2), into the response or, as far as it is longer, into a page of the guest."""
-    held = guest.held(request.id)
+    held = _with_socket(guest, request.id)
     room = min(request.length, LONGEST if request.ref else OPTION)
     value = _value(held, (request.level, request.name), room)[:room]
     if not request.ref:

@@ -1,0 +1,69 @@
+"""`xensock backend`: its options, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backkit import Front
+from daemonkit import daemon, gone
+from xensock.transport import url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "xensock", "backend", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("listen", "cause", "hint"),
+    [
+        ("local:/nowhere/at/all/s", "No such file or directory", "make the directory first"),
+        ("local:", "", "local:PATH"),
+        ("tcp:127.0.0.1:80", "", "local:PATH"),
+        ("local:/" + 200 * "x", "", "shorter path"),
+    ],
+)
+def test_where_it_cannot_listen(listen: str, cause: str, hint: str) -> None:
+    done = run("--listen", listen)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert cause in done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_path_that_is_taken(tmp_path: Path) -> None:
+    with daemon(tmp_path) as served:
+        done = run("--listen", served.url)
+        assert done.returncode == 1
+        assert "stop the backend that listens there" in done.stderr
+        done = run("--listen", f"local:{tmp_path}/other", "--control", served.control)
+        assert done.returncode == 1
+        assert served.control in done.stderr
+        assert not (tmp_path / "other").exists()
+
+
+def test_bad_rules_and_options_have_hints(tmp_path: Path) -> None:
+    assert "hint: " in run("--listen", f"local:{tmp_path}/s", "--allow", "web test").stderr
+    assert "absolute" in run("--listen", f"local:{tmp_path}/s", "--allow", "unix:s").stderr
+    missing = run()
+    assert missing.returncode == 2
+    assert "hint: " in missing.stderr
+    unwritable = run("--listen", f"local:{tmp_path}/s", "--trace-file", str(tmp_path))
+    assert "cannot write the trace" in unwritable.stderr
+
+
+def test_the_trace_tells_of_calls(tmp_path: Path) -> None:
+    with daemon(tmp_path) as served:
+        front = Front(url.connect(served.url, name="tester")).handshake()
+        front.listener()
+        front.close()
+        gone(served)
+        assert [r["datapath"] for r in served.records()] == ["ring", "ring"]
