@@ -302,7 +302,7 @@ static void *receive(void *arg)
 	return NULL;
 }
 
-struct xs_super *xs_super_new(int notify_fd, bool record, int *error)
+struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *error)
 {
 	struct xs_super *s = calloc(1, sizeof *s);
 	sigset_t all, old;
@@ -312,14 +312,16 @@ struct xs_super *xs_super_new(int notify_fd, bool record, int *error)
 		return NULL;
 	s->nfd = notify_fd;
 	s->record = record;
+	s->killable = killable;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->settling, NULL);
 	s->wake = eventfd(0, EFD_CLOEXEC);
+	s->poke = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->ep = epoll_create1(EPOLL_CLOEXEC);
 	s->fds = xs_guestfd_new();
 	s->verdicts = xs_verdicts_new();
 	*error = xs_wake_install();
-	if (*error || s->wake < 0 || s->ep < 0 || !s->fds || !s->verdicts) {
+	if (*error || s->wake < 0 || s->poke < 0 || s->ep < 0 || !s->fds || !s->verdicts) {
 		if (!*error)
 			*error = errno ? errno : ENOMEM;
 		xs_super_free(s);
@@ -408,6 +410,8 @@ void xs_super_free(struct xs_super *s)
 	}
 	if (s->wake >= 0)
 		close(s->wake);
+	if (s->poke >= 0)
+		close(s->poke);
 	if (s->ep >= 0)
 		close(s->ep);
 	if (s->fds)

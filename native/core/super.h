@@ -35,7 +35,8 @@ struct xs_event {
 
 struct xs_super;
 
-struct xs_super *xs_super_new(int notify_fd, bool record, int *error);
+/* killable: the filter was installed with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV. */
+struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *error);
 void xs_super_stop(struct xs_super *s);
 void xs_super_free(struct xs_super *s);
 /* Up to max events; waits up to timeout_ms (-1: for ever) for the first. Returns the count, -1 once stopped or the guest is gone. */

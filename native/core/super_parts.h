@@ -2,6 +2,7 @@
 #ifndef XS_SUPER_PARTS_H
 #define XS_SUPER_PARTS_H
 
+#include "interrupt.h"
 #include "super.h"
 
 #include <pthread.h>
@@ -17,6 +18,8 @@ struct node {
 struct pending {
 	struct pending *next, *prev;
 	uint64_t id, start_ns, deadline_ns; /* deadline 0: none (SO_SNDTIMEO) */
+	uint64_t look_ns;		    /* when to see next whether the caller is there, and has no signal */
+	unsigned shared;		    /* how often a signal for the whole process was found */
 	uint32_t tid, verdict, addrlen;
 	int fd, late; /* late: errno once the deadline has passed */
 	uint8_t addr[128];
@@ -24,7 +27,11 @@ struct pending {
 
 struct xs_super {
 	int nfd, wake, ep;
-	bool record;
+	int poke;	   /* ends the waiter's sleep */
+	uint64_t wakes_ns; /* when the waiter's sleep ends by itself */
+	unsigned npend;
+	struct xs_going going; /* the waiter's */
+	bool record, killable; /* killable: only fatal signals end a wait of the guest's */
 	volatile bool stop, gone;
 	pthread_t receiver, waiter;
 	pthread_mutex_t lock; /* queue, pending list, kept results */

@@ -1,7 +1,8 @@
 /*
  * Connects under way. A blocking connect(2) of the guest waits here, not in the receiver: its socket is watched until it
  * is writable, and only then is the kernel asked how it went, so that the socket's state stays what the guest would
- * find natively if a signal ends the wait.
+ * find natively if a signal ends the wait. Whether one does is looked for (interrupt.h) some milliseconds after the
+ * beginning and then again and again, the less often the more connects are under way.
  */
 #include "connect.h"
 #include "super_parts.h"
@@ -17,7 +18,11 @@
 #include <unistd.h>
 
 #define START_WAIT_US 100
-#define CHECK_MS 500
+#define GONE_NS 500000000ull /* how late a caller that is gone may be noticed */
+#define LOOK_NS 10000000ull  /* between two looks for signals, */
+#define LATER_NS 25000000ull /* once a connect has lasted this long: */
+#define LONG_NS 200000000ull
+#define CROWD 64 /* connects under way from which on each is looked at less often */
 
 void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 		 uint64_t start_ns, int error)
@@ -37,7 +42,7 @@ void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, con
 	memcpy(ev.addr, addr, addrlen);
 	ev.addrlen = addrlen;
 	ev.verdict = verdict;
-	ev.error = error;
+	ev.error = error == XS_ERESTARTSYS ? EINTR : error;
 	ev.start_ns = start_ns;
 	ev.took_ns = xs_now_ns() - start_ns;
 	xs_post(s, &ev);
@@ -67,7 +72,8 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 {
 	struct epoll_event e;
 	struct pending *p = calloc(1, sizeof *p);
-	bool again = false;
+	bool again = false, poke;
+	uint64_t one = 1;
 
 	if (!p) {
 		xs_done(s, id, tid, 0, addr, addrlen, verdict, start_ns, ENOMEM);
@@ -82,6 +88,7 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 	p->start_ns = start_ns;
 	p->deadline_ns = send_deadline(fd, start_ns);
 	p->late = late;
+	p->look_ns = xs_now_ns() + (s->killable ? LOOK_NS : GONE_NS);
 	memcpy(p->addr, addr, addrlen);
 	pthread_mutex_lock(&s->lock);
 	/* With SO_SNDTIMEO an interrupted connect is not restarted, whatever SA_RESTART says (signal(7)): a re-issue ends. */
@@ -102,13 +109,19 @@ static void wait_for(struct xs_super *s, uint64_t id, uint32_t tid, int fd, cons
 	if (s->pend)
 		s->pend->prev = p;
 	s->pend = p;
+	s->npend++;
 	memset(&e, 0, sizeof e);
 	e.events = EPOLLOUT | EPOLLONESHOT;
 	e.data.ptr = p;
 	/* Under the lock: the waiter may not free p before it is in the list. */
 	if (epoll_ctl(s->ep, EPOLL_CTL_ADD, fd, &e))
 		p->deadline_ns = 1; /* the waiter's next round gives it up */
+	poke = p->look_ns < s->wakes_ns || (p->deadline_ns && p->deadline_ns < s->wakes_ns);
+	if (poke)
+		s->wakes_ns = 0; /* once */
 	pthread_mutex_unlock(&s->lock);
+	if (poke && write(s->poke, &one, sizeof one) < 0)
+		return; /* the counter is full: it wakes anyway */
 }
 
 void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
@@ -149,6 +162,7 @@ void xs_forget_pending(struct xs_super *s, struct pending *p)
 		p->prev->next = p->next;
 	else
 		s->pend = p->next;
+	s->npend--;
 	pthread_mutex_unlock(&s->lock);
 	/* The file lives on in the guest, so closing our number alone would leave the registration. */
 	epoll_ctl(s->ep, EPOLL_CTL_DEL, p->fd, NULL);
@@ -202,48 +216,97 @@ static void finish(struct xs_super *s, struct pending *p)
 	xs_forget_pending(s, p);
 }
 
-/* Drops connects whose caller is gone and ends those whose SO_SNDTIMEO has passed; returns ms to the next look. */
-static int sweep(struct xs_super *s)
+/*
+ * Ends the wait of a caller that has a signal to handle, as the kernel would: the attempt goes on, the call is begun
+ * again or fails with EINTR. With SO_SNDTIMEO it is EINTR always (signal(7)). Returns whether it was ended.
+ */
+static bool interrupted(struct xs_super *s, struct pending *p, uint64_t now)
+{
+	int error = p->deadline_ns ? EINTR : XS_ERESTARTSYS;
+	bool leader, nudged = false;
+	enum xs_signal found = xs_signalled(p->tid, now, &s->going, &leader);
+
+	p->look_ns = now + (now - p->start_ns < LONG_NS ? LOOK_NS : LATER_NS) * (1 + s->npend / CROWD);
+	if (found == XS_SHARED) {
+		/* Any thread but one that waits here takes it at once; of several such ones the first thread comes first. */
+		if (++p->shared < (leader ? 2u : 3u))
+			return false;
+		nudged = xs_nudge(p->tid);
+		if (!nudged)
+			error = EINTR;
+	} else if (found == XS_NO_SIGNAL) {
+		p->shared = 0;
+		return false;
+	}
+	xs_done(s, p->id, p->tid, 0, p->addr, p->addrlen, p->verdict, p->start_ns, error);
+	if (nudged)
+		xs_nudged(p->tid);
+	return true;
+}
+
+/* Drops connects whose caller is gone, ends those whose SO_SNDTIMEO has passed or whose caller has a signal. */
+static void sweep(struct xs_super *s)
 {
 	struct pending *p, *next;
-	uint64_t now = xs_now_ns(), soonest = 0;
+	uint64_t now = xs_now_ns();
 
 	pthread_mutex_lock(&s->lock);
 	p = s->pend;
 	pthread_mutex_unlock(&s->lock);
-	if (!p)
-		return -1;
 	for (; p; p = next) { /* only this thread takes entries out */
+		bool late = p->deadline_ns && p->deadline_ns <= now;
+
 		next = p->next;
+		if (!late && now < p->look_ns)
+			continue;
 		if (!xs_super_valid(s, p->id)) {
 			xs_forget_pending(s, p);
-		} else if (p->deadline_ns && p->deadline_ns <= now) {
+		} else if (late) {
 			xs_done(s, p->id, p->tid, xs_cookie_of(p->fd), p->addr, p->addrlen, p->verdict, p->start_ns, p->late);
 			xs_forget_pending(s, p);
-		} else if (p->deadline_ns && (!soonest || p->deadline_ns < soonest)) {
-			soonest = p->deadline_ns;
+		} else if (!s->killable) {
+			p->look_ns = now + GONE_NS; /* the kernel sees to signals */
+		} else if (interrupted(s, p, now)) {
+			xs_forget_pending(s, p);
 		}
 	}
-	if (soonest && soonest - now < CHECK_MS * 1000000ull)
-		return (int)((soonest - now) / 1000000) + 1;
-	return CHECK_MS;
+}
+
+/* How long the waiter may sleep; who adds an entry that needs it sooner wakes it. */
+static int bedtime(struct xs_super *s)
+{
+	uint64_t now = xs_now_ns(), soonest = now + GONE_NS;
+
+	pthread_mutex_lock(&s->lock);
+	for (const struct pending *p = s->pend; p; p = p->next) {
+		if (p->deadline_ns && p->deadline_ns < soonest)
+			soonest = p->deadline_ns;
+		if (p->look_ns < soonest)
+			soonest = p->look_ns;
+	}
+	s->wakes_ns = soonest;
+	pthread_mutex_unlock(&s->lock);
+	return soonest <= now ? 0 : (int)((soonest - now) / 1000000) + 1;
 }
 
 void *xs_waiter(void *arg)
 {
 	struct xs_super *s = arg;
-	struct epoll_event ev[64];
+	struct epoll_event ev[64], poke = {.events = EPOLLIN};
+	uint64_t count;
 	int n;
 
 	xs_only_wake_signal();
+	if (epoll_ctl(s->ep, EPOLL_CTL_ADD, s->poke, &poke))
+		s->wakes_ns = 0; /* unheard, it costs only time: signals and deadlines are seen with the next round */
 	while (!s->stop) {
-		/* Bounded even when idle: an entry with a deadline may be added while this thread sleeps. */
-		int ms = sweep(s);
-
-		n = epoll_wait(s->ep, ev, 64, ms < 0 ? CHECK_MS : ms);
+		sweep(s);
+		n = epoll_wait(s->ep, ev, 64, bedtime(s));
 		for (int i = 0; i < n && !s->stop; i++)
-			finish(s, ev[i].data.ptr);
+			if (ev[i].data.ptr)
+				finish(s, ev[i].data.ptr);
+			else if (read(s->poke, &count, sizeof count) < 0)
+				continue;
 	}
 	return NULL;
 }
-

@@ -23,13 +23,13 @@ static void drop(PyObject *capsule)
 
 static PyObject *start(PyObject *self, PyObject *args)
 {
-	int fd, record, error;
+	int fd, record, killable, error;
 	struct xs_super *s;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "ip:super_start", &fd, &record))
+	if (!PyArg_ParseTuple(args, "ipp:super_start", &fd, &record, &killable))
 		return NULL;
-	s = xs_super_new(fd, record != 0, &error);
+	s = xs_super_new(fd, record != 0, killable != 0, &error);
 	if (!s) {
 		errno = error;
 		return PyErr_SetFromErrno(PyExc_OSError);
@@ -240,7 +240,7 @@ static PyObject *keep(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record) -> handle; takes the descriptor over"},
+	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record, killable) -> handle; takes the descriptor over"},
 	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},
 	{"super_next", next, METH_VARARGS, "super_next(handle, timeout_ms) -> events, or None when the guest is gone"},
 	{"super_answer", answer, METH_VARARGS, "super_answer(handle, id, value, errno, go_on) -> errno (ENOENT: interrupted)"},

@@ -76,10 +76,15 @@ static int somewhere(const char *name)
 	return 0;
 }
 
+static int install(const struct sock_fprog *prog, unsigned long flags)
+{
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | flags, prog);
+}
+
 void run_program(const struct config *c)
 {
 	struct sock_fprog prog = {(unsigned short)c->head.filter_len, c->filter};
-	int fds[2], error;
+	int fds[2], error, killable;
 
 	if (c->head.flags & F_DROP_CAPS)
 		drop_caps(c);
@@ -92,10 +97,13 @@ void run_program(const struct config *c)
 	if (fds[1] < 0)
 		fail(S_PIDFD, errno);
 	forced(c, S_SECCOMP);
-	fds[0] = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog);
+	fds[0] = install(&prog, XS_WAIT_KILLABLE_RECV);
+	killable = fds[0] >= 0;
+	if (!killable && errno == EINVAL)
+		fds[0] = install(&prog, 0);
 	if (fds[0] < 0)
 		fail(S_SECCOMP, errno);
-	say('L', 0, 0, fds, 2);
+	say('L', killable, 0, fds, 2);
 	close(fds[0]);
 	close(fds[1]);
 	/* A trapped call returns once the supervisor serves: the program then starts into a finished world. */

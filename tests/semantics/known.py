@@ -5,7 +5,7 @@ on the moment at which a signal arrives.
 """
 
 SHARED = "processes that share a socket before it is bound or connected to the guest's loopback"
-SIGNALS = "a signal without SA_RESTART can end a trapped call that natively never waits"
+SIGNALS = "a signal without SA_RESTART can end a trapped call before the backend has noticed it"
 
 KNOWN: dict[tuple[str, str], str] = {
     **{
@@ -21,7 +21,7 @@ KNOWN: dict[tuple[str, str], str] = {
     **{
         (datapath, f"interrupt:{title}"): SIGNALS
         for datapath in ("direct", "relay")
-        for title in ("bind_in_the_rain", "socket_in_the_rain", "connect_in_the_rain")
+        for title in ("bind_in_the_rain", "socket_in_the_rain")
     },
     ("relay", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
     (

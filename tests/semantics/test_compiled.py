@@ -92,6 +92,51 @@ def test_numbers_replaced_in_the_middle(
     assert observe(guest, argv) == [("odd errno", "none"), ("broken", "0")]
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_storm_of_signals(
+    guest: Guest, site: Site, compiled: Callable[..., Path], version: int
+) -> None:
+    """No call fails for a signal but with EINTR, and never under SA_RESTART; none is carried out twice."""
+    peer, _ = addresses(site, version)
+    argv = [str(compiled("storm")), str(version), peer, str(site.ports["echo"])]
+    seen = dict(observe(guest, argv))
+    # Before the backend knows of a call, a signal ends its wait: docs/explanation/differences.md.
+    assert seen.pop("interrupt: cut short") in (("never",), ("never", "rarely"))[
+        guest.datapath != "native"
+    ]
+    assert seen == {
+        "restart: trouble": "none",
+        "restart: other errors": "0",
+        "restart: signals": "many",
+        "restart: cut short": "never",
+        "interrupt: trouble": "none",
+        "interrupt: other errors": "0",
+        "interrupt: signals": "many",
+    }
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_signals_for_a_process_of_threads(
+    guest: Guest, site: Site, compiled: Callable[..., Path], version: int
+) -> None:
+    peer, _ = addresses(site, version)
+    with socket_that_swallows(site, version) as port:
+        argv = [str(compiled("shared_signal")), str(version), peer, str(port)]
+        assert observe(guest, argv) == [
+            ("first thread", "EINTR"),
+            ("first thread soon", "yes"),
+            ("handled by it", "1 1"),
+            ("other thread", "EINTR"),
+            ("other thread soon", "yes"),
+            ("handled by that", "1 1"),
+            ("taken elsewhere", "1 yes"),
+            ("for the thread", "EINTR 2"),
+            ("stopped", "1 yes"),
+            ("continued", "1"),
+            ("ended", "15"),
+        ]
+
+
 class socket_that_swallows:
     """A port of the peer that leaves SYNs unanswered, for as long as the block lasts."""
 

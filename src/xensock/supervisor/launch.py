@@ -105,6 +105,7 @@ class Guest:
         self._lock = threading.Lock()
         self.helper = helper
         self.listener = -1  # seccomp notification descriptor, the supervisor's to take over
+        self.killable = False  # whether only fatal signals end the wait for an answer (Linux 5.19)
         self.pidfd = -1  # of the program
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -214,6 +215,7 @@ def _bring_up(guest: Guest, forced: tuple[str, int] | None) -> None:
             guest.go()
         elif kind == "L":
             guest.listener, guest.pidfd = fds
+            guest.killable = bool(a)
 
 
 def _network(guest: Guest, forced: tuple[str, int] | None) -> None:

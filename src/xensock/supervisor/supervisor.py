@@ -93,7 +93,10 @@ class Supervisor:
         }
 
     def start(self) -> None:
-        self.handle = _core.super_start(self.parts.guest.listener, self.parts.record is not None)
+        guest = self.parts.guest
+        self.handle = _core.super_start(
+            guest.listener, self.parts.record is not None, guest.killable
+        )
         self._thread.start()
 
     def stop(self) -> None:

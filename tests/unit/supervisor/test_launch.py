@@ -44,7 +44,7 @@ def spec(*argv: str, **options: Any) -> Launch:
 def running(*argv: str, **options: Any) -> Iterator[Guest]:
     """A guest whose trapped calls the C core answers; programs here ask nothing of Python."""
     guest = launch.start(spec(*argv, **options))
-    handle = _core.super_start(guest.listener, False)
+    handle = _core.super_start(guest.listener, False, guest.killable)
 
     def drain() -> None:
         while _core.super_next(handle, -1) is not None:
