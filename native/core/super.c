@@ -279,6 +279,7 @@ static void *receive(void *arg)
 	union { struct seccomp_notif n; char room[512]; } u;
 	struct pollfd p = {s->nfd, POLLIN, 0};
 	uint64_t one = 1;
+	bool missed = false;
 
 	xs_only_wake_signal();
 	while (!s->stop) {
@@ -286,11 +287,14 @@ static void *receive(void *arg)
 		if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, &u.n)) {
 			if (errno == EINTR)
 				continue;
-			/* ENOENT: the caller went away first, or the last guest process did. */
-			if (errno == ENOENT && !(poll(&p, 1, 0) > 0 && (p.revents & POLLHUP)))
+			/* ENOENT: the caller went away first, which is no time to lose, or the last guest process did. */
+			if (errno == ENOENT && (!missed || !(poll(&p, 1, 0) > 0 && (p.revents & POLLHUP)))) {
+				missed = true;
 				continue;
+			}
 			break;
 		}
+		missed = false;
 		if (u.n.data.nr == SYS_socket)
 			on_socket(s, &u.n);
 		else

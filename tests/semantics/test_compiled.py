@@ -101,9 +101,10 @@ def test_storm_of_signals(
     argv = [str(compiled("storm")), str(version), peer, str(site.ports["echo"])]
     seen = dict(observe(guest, argv))
     # Before the backend knows of a call, a signal ends its wait: docs/explanation/differences.md.
-    assert seen.pop("interrupt: cut short") in (("never",), ("never", "rarely"))[
-        guest.datapath != "native"
-    ]
+    assert (
+        seen.pop("interrupt: cut short")
+        in (("never",), ("never", "rarely"))[guest.datapath != "native"]
+    )
     assert seen == {
         "restart: trouble": "none",
         "restart: other errors": "0",

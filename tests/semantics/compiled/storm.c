@@ -93,7 +93,7 @@ static void storm(const struct sockaddr *to, socklen_t size, int flags)
 	snprintf(what, sizeof what, "%s: signals", name);
 	say(what, "%s", handled > ROUNDS / 10 ? "many" : "few");
 	snprintf(what, sizeof what, "%s: cut short", name);
-	say(what, "%s", !interrupted ? "never" : interrupted * 10 < calls ? "rarely" : "often");
+	say(what, "%s", !interrupted ? "never" : interrupted * 2 < calls ? "rarely" : "often");
 	fprintf(stderr, "%s: %d of %d calls cut short by %d signals\n", name, interrupted, calls, (int)handled);
 }
 
