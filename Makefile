@@ -36,12 +36,11 @@ lint: build
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The C core and its tests with warnings as errors and the sanitizers on.
+# The C core and its tests with warnings as errors: under ASan and UBSan, together with the explorers of the rings, then
+# under TSan.
 native: build
-	$(BIN)/cmake -S . -B build/checked -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-		-DCMAKE_BUILD_TYPE=Debug -DXENSOCK_WERROR=ON -DSANITIZE=address,undefined
-	$(BIN)/cmake --build build/checked
-	$(BIN)/ctest --test-dir build/checked --output-on-failure --no-tests=error --timeout 120
+	tools/native build/checked address,undefined
+	tools/native build/threads thread
 
 bench: build
 	tools/prepare
