@@ -522,6 +522,16 @@ bool xs_mover_bytes(struct xs_mover *m, uint64_t token, uint64_t bytes[2])
 	return s != NULL;
 }
 
+size_t xs_mover_slots(struct xs_mover *m)
+{
+	size_t n;
+
+	pthread_mutex_lock(&m->lock);
+	n = m->slot_count;
+	pthread_mutex_unlock(&m->lock);
+	return n;
+}
+
 size_t xs_mover_live(struct xs_mover *m)
 {
 	size_t n = 0;

@@ -55,6 +55,12 @@ struct xs_ring_end {
  * `out` is empty, or when the socket failed. 0 and errno as xs_mover_add(), EINVAL, EPROTOTYPE for kinds of sockets. */
 uint64_t xs_mover_add_ring(struct xs_mover *m, int fd, const struct xs_ring_end *e, enum xs_role role, bool report);
 
+/* Joins two rings of role XS_BACK; side A is a. With b NULL the connection waits for xs_mover_join_other(), as in an
+ * accept queue; a may write, shut down and be released meanwhile, and releasing side 1 refuses it. 0 and errno as above. */
+uint64_t xs_mover_join(struct xs_mover *m, const struct xs_ring_end *a, const struct xs_ring_end *b, bool report);
+/* 0; ESRCH: it has ended; EISCONN: it has its second ring; or what xs_mover_join() says. */
+int xs_mover_join_other(struct xs_mover *m, uint64_t token, const struct xs_ring_end *b);
+
 /* The command SHUTDOWN, for role XS_BACK: SHUT_WR takes effect after everything that is in `out` now. 0; ESRCH: it has
  * ended; EINVAL. */
 int xs_mover_shutdown(struct xs_mover *m, uint64_t token, int how, int side);
@@ -74,6 +80,9 @@ size_t xs_mover_notices(struct xs_mover *m, struct xs_notice *out, size_t max);
 
 /* Bytes moved so far by a live connection. Returns false when it has ended. */
 bool xs_mover_bytes(struct xs_mover *m, uint64_t token, uint64_t bytes[2]);
+
+/* The low half of every token so far is below this. */
+size_t xs_mover_slots(struct xs_mover *m);
 
 /* Live connections. */
 size_t xs_mover_live(struct xs_mover *m);

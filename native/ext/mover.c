@@ -5,14 +5,71 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #define CAPSULE "xensock._core.mover"
 #define BATCH 128
 
+/* The memory of one connection that has rings, held while the mover may touch it. */
+struct held {
+	struct held *next;
+	uint64_t token;
+	bool report;
+	Py_buffer view[2][2]; /* by side: indexes page, data */
+};
+
 /* The capsule's own record, so that a closed mover is told from a freed one. */
 struct handle {
 	struct xs_mover *mover;
+	struct held **held; /* by the low half of the token, which is used again */
+	size_t held_size;
 };
+
+static void let_go(struct held *h, int side)
+{
+	PyBuffer_Release(&h->view[side][0]);
+	PyBuffer_Release(&h->view[side][1]);
+}
+
+static struct held **find(struct handle *h, uint64_t token)
+{
+	struct held **p;
+
+	if ((uint32_t)token >= h->held_size)
+		return NULL;
+	for (p = &h->held[(uint32_t)token]; *p; p = &(*p)->next)
+		if ((*p)->token == token)
+			return p;
+	return NULL;
+}
+
+/* Forgets a connection; whether its end is to be told. */
+static bool forget(struct handle *h, uint64_t token)
+{
+	struct held **p = find(h, token), *gone;
+	bool report;
+
+	if (!p)
+		return true; /* it has no rings: it was asked to report */
+	gone = *p;
+	report = gone->report;
+	*p = gone->next;
+	let_go(gone, 0);
+	let_go(gone, 1);
+	free(gone);
+	return report;
+}
+
+static void forget_all(struct handle *h)
+{
+	for (size_t i = 0; i < h->held_size; i++)
+		while (h->held[i])
+			forget(h, h->held[i]->token);
+	free(h->held);
+	h->held = NULL;
+	h->held_size = 0;
+}
 
 static void discard(PyObject *capsule)
 {
@@ -22,6 +79,7 @@ static void discard(PyObject *capsule)
 		return;
 	if (h->mover)
 		xs_mover_free(h->mover, 0);
+	forget_all(h);
 	free(h);
 }
 
@@ -105,16 +163,22 @@ static PyObject *mover_ended(PyObject *self, PyObject *capsule)
 	if (!m)
 		return NULL;
 	n = xs_mover_ended(m, ended, BATCH);
-	list = PyList_New((Py_ssize_t)n);
+	list = PyList_New(0);
 	for (size_t i = 0; list && i < n; i++) {
-		PyObject *item = Py_BuildValue("(KKKii)", (unsigned long long)ended[i].token,
+		PyObject *item;
+
+		if (!forget(PyCapsule_GetPointer(capsule, CAPSULE), ended[i].token))
+			continue;
+		item = Py_BuildValue("(KKKii)", (unsigned long long)ended[i].token,
 					       (unsigned long long)ended[i].bytes[0],
 					       (unsigned long long)ended[i].bytes[1], ended[i].error, ended[i].side);
 
-		if (!item || PyList_SetItem(list, (Py_ssize_t)i, item)) {
+		if (!item || PyList_Append(list, item)) {
+			Py_XDECREF(item);
 			Py_DECREF(list);
 			return NULL;
 		}
+		Py_DECREF(item);
 	}
 	return list;
 }
@@ -156,8 +220,245 @@ static PyObject *mover_close(PyObject *self, PyObject *args)
 		Py_BEGIN_ALLOW_THREADS
 		xs_mover_free(m, linger_ms);
 		Py_END_ALLOW_THREADS
+		forget_all(h);
 	}
 	Py_RETURN_NONE;
+}
+
+/* ---- rings ---- */
+
+/* Holds the memory of a ring: 0, or -1 with an exception set and nothing held. */
+static int hold(struct held *h, int side, PyObject *indexes, PyObject *data, struct xs_ring_end *e)
+{
+	if (PyObject_GetBuffer(indexes, &h->view[side][0], PyBUF_WRITABLE))
+		return -1;
+	if (PyObject_GetBuffer(data, &h->view[side][1], PyBUF_WRITABLE)) {
+		PyBuffer_Release(&h->view[side][0]);
+		return -1;
+	}
+	if (h->view[side][0].len != XS_PAGE) {
+		PyErr_SetString(PyExc_ValueError, "the indexes page has 4096 bytes");
+		let_go(h, side);
+		return -1;
+	}
+	e->indexes = h->view[side][0].buf;
+	e->data = h->view[side][1].buf;
+	e->length = (size_t)h->view[side][1].len;
+	return 0;
+}
+
+/* A ring given as a tuple; as hold(). */
+static int hold_end(struct held *h, int side, PyObject *end, struct xs_ring_end *e)
+{
+	PyObject *indexes, *data;
+	int events;
+
+	if (!PyTuple_Check(end)) {
+		PyErr_SetString(PyExc_TypeError, "a ring is (indexes, data, notify_fd, event_fd, events)");
+		return -1;
+	}
+	if (!PyArg_ParseTuple(end, "OOiip:ring", &indexes, &data, &e->notify_fd, &e->event_fd, &events))
+		return -1;
+	e->events = events;
+	return hold(h, side, indexes, data, e);
+}
+
+/* Room in the table for what comes next, so that nothing fails once the mover has it. */
+static struct held *held_new(struct handle *h, bool report)
+{
+	size_t need = xs_mover_slots(h->mover) + 2, size = h->held_size ? h->held_size : 64;
+	struct held *new = calloc(1, sizeof *new), **bigger;
+
+	while (size < need)
+		size *= 2;
+	if (new && size != h->held_size) {
+		bigger = realloc(h->held, size * sizeof(struct held *));
+		if (bigger) {
+			memset(bigger + h->held_size, 0, (size - h->held_size) * sizeof(struct held *));
+			h->held = bigger;
+			h->held_size = size;
+		} else {
+			free(new);
+			new = NULL;
+		}
+	}
+	if (new)
+		new->report = report;
+	else
+		PyErr_NoMemory();
+	return new;
+}
+
+static PyObject *held_done(struct handle *h, struct held *new, uint64_t token)
+{
+	if (!token) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		let_go(new, 0);
+		let_go(new, 1);
+		free(new);
+		return NULL;
+	}
+	new->token = token;
+	new->next = h->held[(uint32_t)token];
+	h->held[(uint32_t)token] = new;
+	return PyLong_FromUnsignedLongLong(token);
+}
+
+static PyObject *mover_add_ring(PyObject *self, PyObject *args)
+{
+	PyObject *capsule, *indexes, *data;
+	struct xs_ring_end e;
+	struct xs_mover *m;
+	struct handle *h;
+	struct held *new;
+	const char *role;
+	int fd, events, report;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OiOOsiipp:mover_add_ring", &capsule, &fd, &indexes, &data, &role, &e.notify_fd,
+			      &e.event_fd, &events, &report))
+		return NULL;
+	e.events = events;
+	m = mover_of(capsule);
+	new = NULL;
+	if (m && strcmp(role, "front") && strcmp(role, "back"))
+		PyErr_SetString(PyExc_ValueError, "role is \"front\" or \"back\"");
+	else if (m)
+		new = held_new(PyCapsule_GetPointer(capsule, CAPSULE), report);
+	if (!new || hold(new, 0, indexes, data, &e)) {
+		if (fd >= 0)
+			close(fd);
+		free(new);
+		return NULL;
+	}
+	h = PyCapsule_GetPointer(capsule, CAPSULE);
+	return held_done(h, new, xs_mover_add_ring(m, fd, &e, *role == 'f' ? XS_FRONT : XS_BACK, true));
+}
+
+static PyObject *mover_join(PyObject *self, PyObject *args)
+{
+	PyObject *capsule, *first, *second;
+	struct xs_ring_end e[2];
+	struct xs_mover *m;
+	struct handle *h;
+	struct held *new;
+	int report;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OOOp:mover_join", &capsule, &first, &second, &report))
+		return NULL;
+	m = mover_of(capsule);
+	if (!m)
+		return NULL;
+	h = PyCapsule_GetPointer(capsule, CAPSULE);
+	new = held_new(h, report);
+	if (!new)
+		return NULL;
+	if (hold_end(new, 0, first, &e[0])) {
+		free(new);
+		return NULL;
+	}
+	if (second != Py_None && hold_end(new, 1, second, &e[1])) {
+		let_go(new, 0);
+		free(new);
+		return NULL;
+	}
+	return held_done(h, new, xs_mover_join(m, &e[0], second == Py_None ? NULL : &e[1], true));
+}
+
+/* What a command came to. An end that came first is reported by mover_ended() all the same. */
+static PyObject *obeyed(int error, bool ended_is_fine)
+{
+	if (!error || (error == ESRCH && ended_is_fine))
+		Py_RETURN_NONE;
+	errno = error;
+	return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *mover_join_other(PyObject *self, PyObject *args)
+{
+	PyObject *capsule, *second;
+	unsigned long long token;
+	struct xs_ring_end e;
+	struct xs_mover *m;
+	struct held **p;
+	int error;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKO:mover_join_other", &capsule, &token, &second))
+		return NULL;
+	m = mover_of(capsule);
+	if (!m)
+		return NULL;
+	p = find(PyCapsule_GetPointer(capsule, CAPSULE), token);
+	if (!p || (*p)->view[1][0].obj)
+		return obeyed(p ? EISCONN : ESRCH, false);
+	if (hold_end(*p, 1, second, &e))
+		return NULL;
+	error = xs_mover_join_other(m, token, &e);
+	if (error)
+		let_go(*p, 1);
+	return obeyed(error, false);
+}
+
+static PyObject *mover_shutdown(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long token;
+	struct xs_mover *m;
+	int how, side;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKii:mover_shutdown", &capsule, &token, &how, &side))
+		return NULL;
+	m = mover_of(capsule);
+	return m ? obeyed(xs_mover_shutdown(m, token, how, side), false) : NULL;
+}
+
+static PyObject *mover_release(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long token;
+	struct xs_mover *m;
+	struct held **p;
+	int reset, side, error;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKpi:mover_release", &capsule, &token, &reset, &side))
+		return NULL;
+	m = mover_of(capsule);
+	if (!m)
+		return NULL;
+	error = xs_mover_release(m, token, reset, side);
+	p = error == 0 || error == ESRCH ? find(PyCapsule_GetPointer(capsule, CAPSULE), token) : NULL;
+	if (p && (side == 0 || side == 1))
+		let_go(*p, side);
+	return obeyed(error, true);
+}
+
+static PyObject *mover_notices(PyObject *self, PyObject *capsule)
+{
+	static const char *const kinds[] = {"", "eof", "reset", "error"};
+	struct xs_mover *m = mover_of(capsule);
+	struct xs_notice notices[BATCH];
+	PyObject *list;
+	size_t n;
+
+	(void)self;
+	if (!m)
+		return NULL;
+	n = xs_mover_notices(m, notices, BATCH);
+	list = PyList_New((Py_ssize_t)n);
+	for (size_t i = 0; list && i < n; i++) {
+		PyObject *item = Py_BuildValue("(Ksii)", (unsigned long long)notices[i].token, kinds[notices[i].kind],
+					       notices[i].error, notices[i].side);
+
+		if (!item || PyList_SetItem(list, (Py_ssize_t)i, item)) {
+			Py_DECREF(list);
+			return NULL;
+		}
+	}
+	return list;
 }
 
 static PyMethodDef methods[] = {
@@ -167,6 +468,13 @@ static PyMethodDef methods[] = {
 	{"mover_ended", mover_ended, METH_O, "mover_ended(mover) -> [(token, sent, received, errno, side)]"},
 	{"mover_bytes", mover_bytes, METH_VARARGS, "mover_bytes(mover, token) -> (sent, received), None when it has ended"},
 	{"mover_live", mover_live, METH_O, "mover_live(mover) -> number of connections"},
+	{"mover_add_ring", mover_add_ring, METH_VARARGS,
+	 "mover_add_ring(mover, fd, indexes, data, role, notify_fd, event_fd, events, report) -> token; takes fd"},
+	{"mover_join", mover_join, METH_VARARGS, "mover_join(mover, ring, ring or None, report) -> token"},
+	{"mover_join_other", mover_join_other, METH_VARARGS, "mover_join_other(mover, token, ring): the second one"},
+	{"mover_shutdown", mover_shutdown, METH_VARARGS, "mover_shutdown(mover, token, how, side): the command SHUTDOWN"},
+	{"mover_release", mover_release, METH_VARARGS, "mover_release(mover, token, reset, side): the ring is not touched any more"},
+	{"mover_notices", mover_notices, METH_O, "mover_notices(mover) -> [(token, kind, errno, side)]"},
 	{"mover_close", mover_close, METH_VARARGS, "mover_close(mover, linger_ms): let guests finish sending, then end everything"},
 	{NULL, NULL, 0, NULL},
 };

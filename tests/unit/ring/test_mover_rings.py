@@ -1,0 +1,220 @@
+"""The mover's rings from Python: tokens, notices, whose memory and descriptors are whose."""
+
+import errno
+import gc
+import mmap
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from xensock import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+ORDER = 2
+
+
+class Peer:
+    """The test's end of a ring whose other end is the mover's."""
+
+    def __init__(self, role: str, events: bool = True) -> None:
+        self.page = mmap.mmap(-1, 4096)
+        self.data = mmap.mmap(-1, 4096 << ORDER)
+        self.events = events
+        self.notify = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.wait = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        _core.DataRing(self.page, self.data, "front", events, True).close()
+        self.ring = _core.DataRing(self.page, self.data, role, events)
+
+    @property
+    def end(self) -> "_core.RingEnd":
+        return (self.page, self.data, self.wait, self.notify, self.events)
+
+    def write(self, data: bytes) -> None:
+        done, notify = self.ring.write(data)
+        assert done == len(data)
+        if notify:
+            os.eventfd_write(self.notify, 1)
+
+    def read(self) -> bytes:
+        """What comes next, b"" at an error or the end."""
+        while not (got := self.ring.read(1 << 20))[0] and not self.ring.read_error:
+            if not self.ring.arm_read():
+                assert select.select([self.wait], [], [], 5)[0]
+                os.eventfd_read(self.wait)
+        if got[1]:
+            os.eventfd_write(self.notify, 1)
+        return got[0]
+
+    def fail(self, in_error: int, out_error: int = 0) -> None:
+        if in_error:
+            self.ring.in_error = in_error
+        if out_error:
+            self.ring.out_error = out_error
+        os.eventfd_write(self.notify, 1)
+
+    def close(self) -> None:
+        """mmap.close() raises BufferError while the mover holds the memory."""
+        self.ring.close()
+        self.page.close()
+        self.data.close()
+        os.close(self.notify)
+        os.close(self.wait)
+
+
+@pytest.fixture
+def mover() -> "Iterator[_core.Mover]":
+    mover = _core.mover_open(1)
+    yield mover
+    _core.mover_close(mover, 0)
+
+
+def until(mover: "_core.Mover", fetch: "Callable[[_core.Mover], list[T]]") -> T:
+    deadline = time.monotonic() + 5
+    while not (got := fetch(mover)):
+        assert time.monotonic() < deadline
+        select.select([_core.mover_fd(mover)], [], [], 0.05)
+    assert len(got) == 1
+    return got[0]
+
+
+def add(
+    mover: "_core.Mover", sock: socket.socket, peer: Peer, role: str, report: bool = True
+) -> int:
+    page, data, notify, event, events = peer.end
+    return _core.mover_add_ring(
+        mover, sock.detach(), page, data, role, notify, event, events, report
+    )
+
+
+def test_a_backends_connection(mover: "_core.Mover") -> None:
+    peer = Peer("front")
+    near, far = socket.socketpair()
+    with near:
+        token = add(mover, far, peer, "back")
+        peer.write(b"question")
+        assert near.recv(100) == b"question"
+        near.sendall(b"answer")
+        assert peer.read() == b"answer"
+        assert _core.mover_bytes(mover, token) == (8, 6)
+        near.shutdown(socket.SHUT_WR)
+        assert peer.read() == b""
+        assert peer.ring.read_error == -errno.ENOTCONN
+        peer.write(b"last words")
+        _core.mover_shutdown(mover, token, socket.SHUT_WR, 0)
+        assert near.recv(100) == b"last words"
+        assert near.recv(100) == b""
+        with pytest.raises(BufferError):
+            peer.page.close()
+        _core.mover_release(mover, token, False, 0)
+        peer.close()
+        assert until(mover, _core.mover_ended) == (token, 18, 6, 0, -1)
+    _core.mover_release(mover, token, False, 0)
+    with pytest.raises(ProcessLookupError):
+        _core.mover_shutdown(mover, token, socket.SHUT_WR, 0)
+
+
+def test_a_frontends_connection_ends_by_itself(mover: "_core.Mover") -> None:
+    peer = Peer("back", events=False)
+    near, far = socket.socketpair()
+    with near:
+        token = add(mover, far, peer, "front")
+        near.sendall(b"question")
+        near.shutdown(socket.SHUT_WR)
+        assert peer.read() == b"question"
+        assert until(mover, _core.mover_notices) == (token, "eof", 0, 0)
+        peer.write(b"answer")
+        peer.fail(-errno.ENOTCONN)
+        assert near.recv(100) == b"answer"
+        assert near.recv(100) == b""
+        assert until(mover, _core.mover_ended) == (token, 6, 8, 0, -1)
+        peer.close()
+
+
+def test_a_reset_is_noticed_and_ends_it(mover: "_core.Mover") -> None:
+    peer = Peer("back")
+    near, far = socket.socketpair()
+    with near:
+        token = add(mover, far, peer, "front")
+        peer.fail(-errno.ECONNRESET, -errno.ECONNRESET)
+        assert until(mover, _core.mover_notices) == (token, "reset", errno.ECONNRESET, 0)
+        assert until(mover, _core.mover_ended) == (token, 0, 0, errno.ECONNRESET, 0)
+        assert near.recv(1) == b""
+        peer.close()
+
+
+def test_guests_joined_in_memory(mover: "_core.Mover") -> None:
+    a, b = Peer("front"), Peer("front", events=False)
+    token = _core.mover_join(mover, a.end, None, True)
+    a.write(b"hello")
+    _core.mover_join_other(mover, token, b.end)
+    with pytest.raises(OSError, match=os.strerror(errno.EISCONN)):
+        _core.mover_join_other(mover, token, b.end)
+    assert b.read() == b"hello"
+    b.write(b"good bye")
+    _core.mover_release(mover, token, False, 1)
+    b.close()
+    assert a.read() == b"good bye"
+    assert a.read() == b""
+    assert a.ring.read_error == -errno.ENOTCONN
+    _core.mover_release(mover, token, False, 0)
+    a.close()
+    assert until(mover, _core.mover_ended) == (token, 5, 8, 0, -1)
+
+
+def test_memory_is_let_go_though_nobody_wants_the_report(mover: "_core.Mover") -> None:
+    for _ in range(3):
+        peer = Peer("back")
+        near, far = socket.socketpair()
+        add(mover, far, peer, "front", report=False)
+        near.close()
+        deadline = time.monotonic() + 5
+        while _core.mover_live(mover):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert _core.mover_ended(mover) == []
+        peer.close()
+
+
+def test_refusals_keep_nothing(mover: "_core.Mover") -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    peer = Peer("front")
+    for role, data, error in (
+        ("sideways", peer.data, ValueError),
+        ("back", mmap.mmap(-1, 4096), OSError),
+        ("back", b"read-only", BufferError),
+    ):
+        near, far = socket.socketpair()
+        with near, pytest.raises(error):
+            _core.mover_add_ring(
+                mover, far.detach(), peer.page, data, role, peer.wait, peer.notify, True, True
+            )
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        _core.mover_join(mover, peer.end, (peer.page, peer.data, -1, -1, True), True)
+    with pytest.raises(TypeError):
+        _core.mover_join(mover, peer.end, 1, True)  # type: ignore[arg-type]
+    peer.close()
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_closing_the_mover_lets_everything_go() -> None:
+    mover = _core.mover_open(1)
+    peer, joined = Peer("front"), Peer("front")
+    near, far = socket.socketpair()
+    with near:
+        add(mover, far, peer, "back")
+        _core.mover_join(mover, joined.end, None, True)
+        _core.mover_close(mover, 0)
+        assert near.recv(1) == b""
+    assert joined.read() == b""
+    assert joined.ring.read_error == -errno.ECONNRESET
+    peer.close()
+    joined.close()
