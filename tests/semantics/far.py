@@ -134,13 +134,17 @@ def dial(request: dict[str, Any]) -> dict[str, object]:
         except TimeoutError:
             return {"connect": "timeout"}
         except OSError as error:
-            return {"connect": errno.errorcode.get(error.errno or 0, str(error))}
-        answer: dict[str, object] = {
-            "connect": "ok",
-            "me": name_of(sock, peer=False),
-            "you": name_of(sock, peer=True),
-        }
+            # A reset that comes at once may end the connect itself.
+            end = {"end": "ECONNRESET"} if error.errno == errno.ECONNRESET else {}
+            return {"connect": errno.errorcode.get(error.errno or 0, str(error)), **end}
+        answer: dict[str, object] = {"connect": "ok"}
         try:
+            answer["me"] = name_of(sock, peer=False)
+            try:
+                answer["you"] = name_of(sock, peer=True)
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:
+                    raise  # else reset meanwhile: what is read next says so
             if say := request.get("say"):
                 sock.sendall(say.encode())
             if request.get("reset"):

@@ -103,9 +103,19 @@ class Supervisor:
         """End the threads and let go of everything; the guest is gone or will be refused."""
         _core.super_stop(self.handle)
         self._thread.join()
+        self._rest()
         self.guest_diag.close()
         for sock in self.reserved.values():
             sock.close()
+
+    def _rest(self) -> None:
+        """Record what the core answered last: a guest may end on an answer before its record is fetched."""
+        while (events := _core.super_next(self.handle, 0)) is not None:
+            for event in events:
+                if event[0] == DONE:
+                    self._done(event)
+                else:
+                    Question.from_event(event).sock.close()  # nobody waits for it any more
 
     def _serve(self) -> None:
         while (events := _core.super_next(self.handle, -1)) is not None:

@@ -17,9 +17,12 @@ from xensock import _core
 from xensock.backend.embedded import Embedded, Order, choose_path, forced_failure
 from xensock.policy.policy import Policy
 from xensock.supervisor.launch import ExecError, LaunchError
+from xensock.supervisor.question import DONE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from xensock.calls.record import Record
 
 ENOSYS = ("landlock", errno.ENOSYS)
 
@@ -76,8 +79,11 @@ def test_direct_without_a_guard_is_an_error(
     assert caught.value.errno == (errno.ENOSYS if forced else errno.EOPNOTSUPP)
 
 
-def serve(argv: list[str], wish: str = "") -> dict[str, Any]:
-    """Embedded.run in a process of its own, which it may do with as it likes; what came of it."""
+def serve(argv: list[str], path: str = "relay", tell: bool = False) -> dict[str, Any]:
+    """Embedded.run in a process of its own, which it may do with as it likes; what came of it.
+
+    With `tell` it says first what calls were recorded.
+    """
     if guestkit.missing():
         pytest.skip(guestkit.missing())
     near, far = socket.socketpair()
@@ -91,12 +97,15 @@ def serve(argv: list[str], wish: str = "") -> dict[str, Any]:
             def detach(code: int) -> None:
                 far.send(b"detached %d;" % code)
 
-            order = Order(argv, Policy.parse(), "test", "relay", detach=detach)
+            records: list[Record] = []
+            record = records.append if tell else None
+            order = Order(argv, Policy.parse(), "test", path, record=record, detach=detach)
             try:
                 said = f"status {Embedded(order, sys.stderr.write).run(far)}"
             except (LaunchError, ExecError) as error:
                 said = f"{type(error).__name__} {error.errno}"
-            far.send(said.encode())
+            told = "".join(f"{r.verb} {r.target} {r.error};" for r in records)
+            far.send((told + said).encode())
         finally:
             os._exit(0)
     far.close()
@@ -158,6 +167,29 @@ def test_a_program_that_leaves_others_behind_detaches(tmp_path: Path) -> None:
 )
 def test_a_program_that_cannot_be_executed(program: str, expected: str) -> None:
     assert ended(serve([program]))[0] == expected
+
+
+@pytest.mark.parametrize("path", guestkit.paths())
+def test_a_call_that_ends_its_program_is_recorded(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program learns the outcome first, so it may be gone before the outcome's record is fetched."""
+    fetch = _core.super_next
+    late: list[_core.Event] = []
+
+    def slow(handle: _core.Handle, timeout: int) -> list[_core.Event] | None:
+        events = fetch(handle, timeout)
+        if timeout == 0:  # nobody waits any longer: the guest is gone
+            events = [late.pop()] if late else events
+        elif events is not None:
+            late.extend(event for event in events if event[0] == DONE)
+            events = [event for event in events if event[0] != DONE]
+        return events
+
+    monkeypatch.setattr(_core, "super_next", slow)
+    program = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
+    told = ended(serve([sys.executable, "-c", program], path, tell=True))[0]
+    assert told == f"connect 127.0.0.1:9 {errno.ECONNREFUSED};status 0"
 
 
 def test_no_thread_outlives_a_run() -> None:
