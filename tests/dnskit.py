@@ -215,3 +215,13 @@ def ask(resolver: Resolver, name: str, kind: str = "A", server: str | None = Non
 
 def answers(response: dns.message.Message) -> list[str]:
     return sorted(rd.to_text() for rrset in response.answer for rd in rrset)
+
+
+# The zone of a host's name server, and what another one says instead.
+WEB = zone(
+    "web.test. 300 IN A 192.0.2.1",
+    "web.test. 300 IN AAAA 2001:db8::1",
+    "web.test. 300 IN TXT hello",
+    "www.test. 60 IN CNAME web.test.",
+)
+OTHER = zone("web.test. 300 IN A 192.0.2.2")

@@ -12,27 +12,8 @@ import dns.message
 import dns.rcode
 import pytest
 
-from dnskit import DnsPeer, Host, answers, ask, zone
+from dnskit import OTHER, WEB, DnsPeer, answers, ask
 from xensock.stack.resolver import Resolver
-
-WEB = zone(
-    "web.test. 300 IN A 192.0.2.1",
-    "web.test. 300 IN AAAA 2001:db8::1",
-    "web.test. 300 IN TXT hello",
-    "www.test. 60 IN CNAME web.test.",
-)
-OTHER = zone("web.test. 300 IN A 192.0.2.2")
-
-
-@pytest.fixture
-def peer():
-    with DnsPeer(WEB) as peer:
-        yield peer
-
-
-@pytest.fixture
-def host(tmp_path, peer) -> Host:
-    return Host(tmp_path, peer.port).servers("127.0.0.1")
 
 
 def test_dns_answers_come_back_as_they_came(host, peer) -> None:

@@ -11,21 +11,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from dnskit import DnsPeer, Host, answers, ask, refused, silent, truncating, zone
-
-WEB = zone("web.test. 300 IN A 192.0.2.1", "www.test. 60 IN CNAME web.test.")
-OTHER = zone("web.test. 300 IN A 192.0.2.2")
-
-
-@pytest.fixture
-def peer():
-    with DnsPeer(WEB) as peer:
-        yield peer
-
-
-@pytest.fixture
-def host(tmp_path, peer) -> Host:
-    return Host(tmp_path, peer.port).servers("127.0.0.1")
+from dnskit import OTHER, WEB, DnsPeer, answers, ask, refused, silent, truncating, zone
 
 
 def test_ids_and_ports_are_fresh_for_every_question(host, peer) -> None:

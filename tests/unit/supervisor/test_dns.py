@@ -15,32 +15,8 @@ import dns.message
 import dns.rcode
 import pytest
 
-from dnsguest import WEB, Guest, moody, receive, send
+from dnsguest import WEB, moody, receive, send
 from dnskit import DnsPeer, answers, truncating, zone
-
-
-@pytest.fixture
-def peer():
-    with DnsPeer(WEB) as peer:
-        yield peer
-
-
-@pytest.fixture
-def make(tmp_path, peer):
-    guests = []
-
-    def make(**options) -> Guest:
-        guests.append(Guest(tmp_path, peer, **options))
-        return guests[-1]
-
-    yield make
-    for guest in guests:
-        guest.server.close()
-
-
-@pytest.fixture
-def guest(make) -> Guest:
-    return make()
 
 
 def test_names_resolve_and_their_addresses_are_known_before_the_answer(guest) -> None:

@@ -20,30 +20,6 @@ from dnsguest import WEB, Guest, moody, receive, send
 from dnskit import DnsPeer, answers, silent
 
 
-@pytest.fixture
-def peer():
-    with DnsPeer(WEB) as peer:
-        yield peer
-
-
-@pytest.fixture
-def make(tmp_path, peer):
-    guests = []
-
-    def make(**options) -> Guest:
-        guests.append(Guest(tmp_path, peer, **options))
-        return guests[-1]
-
-    yield make
-    for guest in guests:
-        guest.server.close()
-
-
-@pytest.fixture
-def guest(make) -> Guest:
-    return make()
-
-
 def test_the_asked_name_learns_the_addresses_at_the_end_of_its_aliases(guest) -> None:
     assert answers(guest.ask("www.test")) == ["192.0.2.3", "cdn.test.", "edge.test."]
     assert guest.names.of(ip_address("192.0.2.3")) == ("www.test",)
