@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 NATIVE := $(shell find native -type f) CMakeLists.txt pyproject.toml
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-RESULTS := build/test-results.xml
 ARGS ?=
 
 .DEFAULT_GOAL := build
@@ -28,8 +27,7 @@ demo: build
 
 test: build
 	tools/prepare
-	mkdir -p build
-	$(BIN)/python -m pytest --junitxml=$(RESULTS) $(ARGS)
+	tools/test $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

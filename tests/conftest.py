@@ -12,6 +12,27 @@ from world.fixtures import DATAPATHS, guest, vpn, world, xensock
 __all__ = ["guest", "vpn", "world", "xensock"]
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--world",
+        choices=("with", "without", "only"),
+        default="with",
+        help="tests on the test world: with the others (default), not at all, only these",
+    )
+
+
 def pytest_configure(config) -> None:
     for path in DATAPATHS:
         config.addinivalue_line("markers", f"{path}: runs a program over the data path '{path}'")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    which = config.getoption("world")
+    if which == "with":
+        return
+    kept, left = [], []
+    for item in items:
+        wanted = ("world" in item.fixturenames) == (which == "only")
+        (kept if wanted else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)

@@ -1,7 +1,9 @@
-"""Fail when a test run skipped what it was for: tools/skips.py RESULTS.xml [PART=MINIMUM…].
+"""Fail when a test run skipped what it was for.
 
-Every skip's reason must match a line of tools/allowed-skips.txt, and at least MINIMUM tests whose
-module begins with PART must have passed.
+tools/skips.py RESULTS.xml… [PART=MINIMUM…] [allow=REASON…]
+
+Every skip's reason must match a line of tools/allowed-skips.txt or a REASON, both regular
+expressions, and at least MINIMUM tests whose module begins with PART must have passed.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ def allowed_reasons() -> list[re.Pattern[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    results, *minimums = arguments
-    allowed = allowed_reasons()
+    results = [argument for argument in arguments if argument.endswith(".xml")]
+    rest = [argument.split("=", 1) for argument in arguments if argument not in results]
+    minimums = [(part, int(least)) for part, least in rest if part != "allow"]
+    allowed = allowed_reasons() + [re.compile(reason) for key, reason in rest if key == "allow"]
     passed: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     wrong: list[str] = []
     known = 0
-    for case in ElementTree.parse(results).iter("testcase"):
+    for case in (case for file in results for case in ElementTree.parse(file).iter("testcase")):
         module = case.get("classname", "")
         skip = case.find("skipped")
         if skip is not None and skip.get("type") == "pytest.xfail":
@@ -42,11 +46,10 @@ def main(arguments: list[str]) -> int:
     print(f"{passed.total()} passed, {skipped.total()} skipped, {known} known differences")
     for reason, count in skipped.most_common():
         print(f"  {count:4} x {reason}")
-    for entry in minimums:
-        part, minimum = entry.split("=")
+    for part, minimum in minimums:
         count = sum(number for module, number in passed.items() if module.startswith(part))
         print(f"{part}: {count} passed, at least {minimum} expected")
-        if count < int(minimum):
+        if count < minimum:
             wrong.append(f"{part}: only {count} of {minimum} tests passed")
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)

@@ -81,7 +81,7 @@ def directory(world: World, request: pytest.FixtureRequest) -> Iterator[Path]:
     made = world.directory / f"docs-{abs(hash(request.node.name)):x}"
     (made / ".venv" / "bin").mkdir(parents=True)
     for path in (made, made / ".venv", made / ".venv" / "bin"):
-        os.chown(path, world.user.uid, world.user.gid)
+        world.user.own(path)
     try:
         yield made
     finally:

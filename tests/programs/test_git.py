@@ -17,7 +17,7 @@ def server(world):
     """Where repositories are served over HTTP; a directory."""
     root = world.user.home / "repositories"
     root.mkdir()
-    os.chown(root, world.user.uid, world.user.gid)
+    world.user.own(root)
     script = Path(__file__).with_name("git_http.py")
     argv = [world.python, "-", world.web4, str(PORT), str(root)]
     # Given on standard input: the ordinary user need not be able to read the checkout.

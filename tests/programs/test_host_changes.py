@@ -200,7 +200,7 @@ def test_policy_routing_is_added(guest, program, second, selector):
 
 
 def _by_user(world):
-    return f"uidrange {world.user.uid}-{world.user.uid}"
+    return f"uidrange {world.user.seen}-{world.user.seen}"
 
 
 def heard(world, address, port):

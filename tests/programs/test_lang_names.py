@@ -60,8 +60,8 @@ def files(world):
 @contextlib.contextmanager
 def name_server(world, namespace, address, *records):
     """dnsmasq with these records, and nothing else, on port 53 of an address."""
-    argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
-    argv += ["--user=root", "--group=root", "--pid-file", "--bind-interfaces", "--local=/test/"]
+    argv = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
+    argv += ["--pid-file", "--bind-interfaces", "--local=/test/"]
     argv += [f"--listen-address={address}", "--local-ttl=1", "--log-queries", "--log-facility=-"]
     argv += [f"--host-record={record}" for record in records]
     log = world.directory / f"names-{time.monotonic_ns():x}.log"

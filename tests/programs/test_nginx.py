@@ -1,7 +1,7 @@
 """nginx as a server, as a reverse proxy to upstreams in the world and in the guest, and as root."""
 
 from world.internet import LARGE
-from world.namespaces import needs
+from world.namespaces import needs, needs_users
 
 pytestmark = needs("nginx")
 
@@ -82,6 +82,7 @@ def test_reverse_proxy_into_the_guest(guest):
     guest.mediated(1, "listen", f":{port}")
 
 
+@needs_users()
 def test_started_by_root_it_serves_as_another_user(guest):
     rule = f"listen:{guest.world.host.addr4}:80"
     directive = f"user {guest.world.user.name} {guest.world.user.name};"

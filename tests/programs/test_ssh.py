@@ -1,7 +1,6 @@
 """OpenSSH: the server in a guest, and the client in a guest."""
 
 import hashlib
-import os
 import subprocess
 
 import pytest
@@ -21,7 +20,7 @@ def keys(world):
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)]
         subprocess.run(argv, check=True)
     for path in [directory, *directory.iterdir()]:
-        os.chown(path, world.user.uid, world.user.gid)
+        world.user.own(path)
     return directory
 
 

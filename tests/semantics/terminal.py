@@ -32,7 +32,7 @@ class Terminal:
         self._master, slave = os.openpty()
         self.resize(33, 77)
         # The shell must be able to open its terminal by name.
-        os.fchown(slave, world.user.uid, world.user.gid)
+        world.user.own(slave)
         shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
         try:
             self._shell = world.host.popen(

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .namespaces import Namespace, User, eventually, program, sweep
+from .processes import ORDINARY, has_id
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -44,7 +45,7 @@ RECORDS = {
     "many.test": [f"198.51.100.{n}" for n in range(100, 160)],
 }
 NGINX = """
-daemon off; worker_processes 1; user root; pid {dir}/nginx.pid; error_log {dir}/nginx.log;
+daemon off; master_process off; user root; pid {dir}/nginx.pid; error_log {dir}/nginx.log;
 events {{ worker_connections 4096; }}
 http {{
   access_log {dir}/access.log; client_max_body_size 64m; keepalive_requests 1000000;
@@ -63,7 +64,7 @@ http {{
 def missing() -> str:
     """Why no world can be made here, "" when one can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        return "the test world needs root on Linux (network namespaces joined by veth)"
+        return "the test world needs root, or a user namespace: tools/world COMMAND"
     wanted = ("ip", "nsenter", "unshare", "setpriv", "nginx", "dnsmasq", "curl")
     absent = [name for name in wanted if program(name) is None]
     if absent:
@@ -107,7 +108,7 @@ class World:
         user = ordinary_user(directory)
         for path in (user.home, user.runtime):
             path.mkdir(mode=0o700)
-            os.chown(path, user.uid, user.gid)
+            user.own(path)
         with contextlib.ExitStack() as undo:
             undo.callback(shutil.rmtree, directory)
             host = Namespace.create("host", user)
@@ -173,8 +174,8 @@ class World:
     def _dnsmasq(self) -> list[str]:
         hosts = self.directory / "names"
         hosts.write_text("".join(f"{a} {name}\n" for name, all in RECORDS.items() for a in all))
-        argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv"]
-        argv += ["--no-hosts", f"--addn-hosts={hosts}", "--user=root", "--group=root", "--pid-file"]
+        argv = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv"]
+        argv += ["--no-hosts", f"--addn-hosts={hosts}", "--pid-file"]
         argv += ["--bind-interfaces", f"--listen-address={self.dns4}", "--local=/test/"]
         argv += ["--local-ttl=60", "--cname=alias.test,web.test", "--log-queries"]
         argv += [f"--log-facility={self.directory}/dns.log", "--txt-record=web.test,hello world"]
@@ -250,8 +251,9 @@ class World:
 def ordinary_user(directory: Path) -> User:
     """A user id nobody has; it gets a name only in the host's own copy of /etc."""
     taken = {entry.pw_uid for entry in pwd.getpwall()}
-    uid = next(uid for uid in range(54321, 60000) if uid not in taken)
-    return User("xstest", uid, uid, directory / "home", directory / "runtime")
+    uid = next(uid for uid in range(ORDINARY, 60000) if uid not in taken)
+    seen = uid if has_id(uid) else os.geteuid()
+    return User("xstest", uid, uid, directory / "home", directory / "runtime", seen)
 
 
 def python_for_all(world: World) -> str:

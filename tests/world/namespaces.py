@@ -20,7 +20,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from .listeners import listening_ports
-from .processes import PATH, User, alive, describe, eventually, needs, network_of, program, stop
+from .processes import (
+    PATH,
+    User,
+    alive,
+    describe,
+    eventually,
+    needs,
+    needs_users,
+    network_of,
+    program,
+    stop,
+)
 
 __all__ = [
     "PATH",
@@ -30,6 +41,7 @@ __all__ = [
     "describe",
     "eventually",
     "needs",
+    "needs_users",
     "program",
     "stop",
     "sweep",
@@ -92,8 +104,7 @@ class Namespace:
         if user in (None, "root"):
             return []
         assert user == self.user.name, f"the world has no user {user}"
-        ids = [f"--reuid={self.user.uid}", f"--regid={self.user.gid}"]
-        return ["setpriv", *ids, "--clear-groups", "--"]
+        return self.user.become()
 
     def environment(self, user: str | None, more: dict[str, str] | None = None) -> dict[str, str]:
         """A small environment, the same on every machine."""

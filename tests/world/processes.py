@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+ORDINARY = 54321  # the id of the world's ordinary user
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -87,10 +88,44 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who a program runs as; `home` is a directory of theirs, `runtime` their XDG_RUNTIME_DIR."""
+    """Who a program runs as; `home` is a directory of theirs, `runtime` their XDG_RUNTIME_DIR.
+
+    `seen` is their id as the tests see it. It differs from `uid` where the tests run in a user
+    namespace with one id only (tools/world): there the user lives in another one below it.
+    """
 
     name: str
     uid: int
     gid: int
     home: Path
     runtime: Path
+    seen: int
+
+    def own(self, path: Path | int) -> None:
+        """Give a file, or an open one, to the user. Raises OSError."""
+        os.chown(path, self.seen, self.seen)
+
+    def become(self) -> list[str]:
+        """The beginning of a command that runs as the user, by exec alone."""
+        if self.seen == self.uid:
+            ids = [f"--reuid={self.uid}", f"--regid={self.gid}"]
+            return ["setpriv", *ids, "--clear-groups", "--"]
+        # Without capabilities: exec takes them from whoever is not 0 (user_namespaces(7)).
+        return ["unshare", "--user", f"--map-user={self.uid}", f"--map-group={self.gid}", "--"]
+
+
+def has_id(number: int) -> bool:
+    """Whether our user namespace has this user and group id (user_namespaces(7), uid_map)."""
+
+    def mapped(file: str) -> bool:
+        lines = (line.split() for line in Path(f"/proc/self/{file}").read_text().splitlines())
+        return any(int(a) <= number < int(a) + int(count) for a, _, count in lines)
+
+    return mapped("uid_map") and mapped("gid_map")
+
+
+def needs_users() -> pytest.MarkDecorator:
+    """A mark that skips a test of a program that changes its user where there is no other one."""
+    return pytest.mark.skipif(
+        not has_id(ORDINARY), reason="needs several user ids: root, or newuidmap(1) and subuid(5)"
+    )

@@ -71,7 +71,7 @@ class Guest:
         """A runner with a directory of its own, which belongs to the world's ordinary user."""
         directory = world.directory / f"guest-{time.monotonic_ns():x}"
         directory.mkdir(mode=0o755)
-        os.chown(directory, world.user.uid, world.user.gid)
+        world.user.own(directory)
         return cls(world, datapath, xensock, directory, world.host.pids())
 
     @property

@@ -1,0 +1,58 @@
+"""Ports of the host are everybody's: guests compete for them with each other and with the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .attempts import Service, attempt, guests, holding
+
+if TYPE_CHECKING:
+    from world.runner import Guest
+
+    from .conftest import Site
+
+
+@guests
+@pytest.mark.parametrize("how", ["", "reuseport"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.10"])
+def test_two_guests_cannot_share_a_port(guest: Guest, site: Site, host: str, how: str) -> None:
+    port = guest.port()
+    words = ("listen", host, str(port), how)
+    with holding(guest, site, *words) as (_, first):
+        assert first == "ok"
+        assert attempt(guest, site, *words) == "EADDRINUSE"
+    with holding(guest, site, *words) as (_, first):
+        assert first == "ok"
+
+
+@guests
+@pytest.mark.parametrize("how", ["", "reuseport"])
+def test_a_port_of_the_host_is_taken(guest: Guest, site: Site, how: str) -> None:
+    with Service(guest.world.host.listen("0.0.0.0")) as service:
+        assert attempt(guest, site, "listen", "0.0.0.0", str(service.port), how) == "EADDRINUSE"
+
+
+@guests
+def test_each_guest_has_its_own_loopback_ports(guest: Guest, site: Site) -> None:
+    port = str(guest.port())
+    words = ("serve", "127.0.0.1", port)
+    with (
+        holding(guest, site, *words, "one") as (_, first),
+        holding(guest, site, *words, "two") as (_, second),
+    ):
+        assert (first, second) == ("ok", "ok")
+        assert attempt(guest, site, "connect", "127.0.0.1", port) == "ECONNREFUSED"
+
+
+def test_a_guests_listener_is_the_hosts(guest: Guest, site: Site) -> None:
+    """The world, the host, and another guest reach it by the host's address."""
+    port = guest.port()
+    with holding(guest, site, "serve", "0.0.0.0", str(port), "guest") as (_, first):
+        assert first == "ok"
+        for space in (site.world.peer, site.world.host):
+            with space.connect(site.world.host.addr4, port) as sock:
+                assert sock.recv(100) == b"guest"
+        words = ("connect", site.world.host.addr4, str(port), "read")
+        assert attempt(guest, site, *words) == "guest"

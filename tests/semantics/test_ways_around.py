@@ -1,0 +1,106 @@
+"""Ways around the backend that are known, each tried in a guest: none leads out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from world.namespaces import eventually
+
+from .attempts import Service, guests
+from .observing import addresses, observe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from world.runner import Guest
+
+    from .conftest import Site
+
+
+@guests
+@pytest.mark.parametrize("version", [4, 6])
+def test_ways_around(guest: Guest, site: Site, compiled: Callable[..., Path], version: int) -> None:
+    peer, _ = addresses(site, version)
+    with Service(site.world.peer.listen(peer)) as service:
+        rule = f"[{peer}]:{service.port}" if version == 6 else f"{peer}:{service.port}"
+        argv = [str(compiled("ways")), str(version), peer, str(service.port)]
+        done = dict(observe(guest, argv, options=("--deny", rule)))
+        assert service.clients == []
+    assert done.pop("deferred connect") in ("EACCES", "EOPNOTSUPP")
+    assert done.pop("packet") in ("EPERM", "EAFNOSUPPORT")
+    no_family = dict.fromkeys(("vsock", "xdp", "bluetooth", "smc"), "EAFNOSUPPORT")
+    assert done == no_family | {
+        "multipath": "EPROTONOSUPPORT",
+        "raw": "EPERM",
+        "sctp": "EPROTONOSUPPORT",
+        "netfilter": "EPROTONOSUPPORT",
+        "connect": "EACCES",
+        "fast open": "EOPNOTSUPP",
+        "fast open by sendmsg": "EOPNOTSUPP",
+        "fast open by sendmmsg": "EOPNOTSUPP",
+        "bind to a device": "EPERM",
+        "mark": "EPERM",
+        "repair": "EPERM",
+        "interface flags": "EPERM",
+        "io_uring": "ENOSYS",
+        "parent's memory": "EPERM",
+        "init's descriptors": "EPERM",
+    }
+
+
+@guests
+@pytest.mark.parametrize("version", [4, 6])
+def test_address_changed_while_it_is_judged(
+    guest: Guest, site: Site, compiled: Callable[..., Path], version: int
+) -> None:
+    """Two seconds of a thread rewriting the sockaddr: the refused port is never reached."""
+    peer, _ = addresses(site, version)
+    with Service(site.world.peer.listen(peer)) as refused:
+        shown = f"[{peer}]" if version == 6 else peer
+        ports = [str(site.ports["echo"]), str(refused.port)]
+        argv = [str(compiled("flip")), str(version), peer, *ports, "2"]
+        seen = observe(guest, argv, options=("--deny", f"{shown}:{refused.port}"))
+        assert seen == [("both outcomes", "1"), ("other outcomes", "0")]
+        assert refused.clients == []
+
+
+@guests
+def test_system_calls_by_the_32_bit_entry_end_the_program(
+    guest: Guest, compiled: Callable[..., Path]
+) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("x86-64 has such an entry")
+    assert guest.run([str(compiled("foreign"))]).returncode == 128 + signal.SIGSYS
+
+
+@guests
+def test_a_dead_backend_leaves_no_way_out(guest: Guest, site: Site) -> None:
+    """Fail closed: what the guest tries after its backend was killed reaches nobody."""
+    peer = site.world.peer
+    before = site.world.host.pids()
+    read_end, write_end = os.pipe()
+    with Service(peer.listen(peer.addr4)) as service:
+        running = guest.popen([*site.probe("attempt.py"), "each"], stdin=read_end)
+        os.close(read_end)
+        try:
+            line = f"connect {peer.addr4} {service.port}\n".encode()
+            os.write(write_end, line)
+            eventually(lambda: running.stdout, 15, "the first connect")
+            assert running.stdout == '"ok"\n'
+            # All of ours but the command the shell waits for: the backend is among them.
+            for pid in site.world.host.pids() - before - {running.pid}:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(write_end, line)
+        finally:
+            os.close(write_end)
+        running.wait(15)
+        assert running.stdout.count('"ok"') == 1
+        assert len(service.clients) == 1
