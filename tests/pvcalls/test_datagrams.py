@@ -1,0 +1,264 @@
+"""Datagrams, echoes and questions for names through the backend."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backkit import Front, NoNames, Serving, Stream, free_port, front, sockaddr, until
+from xensock.calls.address import Endpoint
+from xensock.pvcalls.serving.datagrams import decide
+from xensock.pvcalls.serving.held import Held
+from xensock.wire.extensions import ALL, Extension
+from xensock.wire.frames import Frame, decode_frame, largest_payload, next_frame
+from xensock.wire.requests import Attach, Bind, Connect, GetName, Release, Shutdown, Socket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVERY = ALL - {Extension.SHARED_RINGS}
+UNSPEC = bytes(16)
+
+
+class Echoing(NoNames):
+    """A name service that answers with the question and who was asked."""
+
+    async def answer(self, message: bytes, server: object, *, datagram: bool) -> bytes | None:
+        return None if message == b"nothing" else message + str(server).encode()
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    with Serving(names=lambda guest: Echoing()) as made:
+        yield made
+
+
+@pytest.fixture
+def guest(serving: Serving) -> Iterator[Front]:
+    with front(serving, EVERY) as made:
+        yield made
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        made.settimeout(10)
+        yield made
+
+
+class Datagrams:
+    """A datagram socket of a guest."""
+
+    def __init__(
+        self, guest: Front, domain: int = socket.AF_INET, protocol: int = 0, order: int = 6
+    ) -> None:
+        self.guest, self.id = guest, guest.new_id()
+        assert guest.ret(Socket(self.id, domain, socket.SOCK_DGRAM, protocol)) == 0
+        self.stream: Stream = guest.stream(order)
+        assert guest.ret(Attach(self.id, self.stream.ref, self.stream.port)) == 0
+
+    def bind(self, port: int = 0) -> tuple[str, int]:
+        response = self.guest.command(Bind(self.id, sockaddr("127.0.0.1", port)))
+        assert response.ret == 0
+        return "127.0.0.1", int.from_bytes(response.address[2:4], "big")
+
+    def connect(self, address: bytes) -> int:
+        return self.guest.ret(Connect(self.id, address, 0, 0, 0))
+
+    def send(self, payload: bytes, to: tuple[str, int] | None = None) -> None:
+        self.stream.send(Frame(payload, sockaddr(*to) if to else b"").encode())
+
+    def recv(self) -> Frame:
+        while self.stream.ring.readable < 40:
+            self.stream.wait(self.stream.ring.arm_read)
+        raw, notify = self.stream.ring.read(next_frame(self.stream.ring.peek(40)))
+        if notify:
+            self.stream.event.notify()
+        return decode_frame(raw)[0]
+
+
+def test_datagrams_keep_their_boundaries_and_addresses(guest: Front, peer: socket.socket) -> None:
+    mine = Datagrams(guest)
+    address = mine.bind()
+    for payload in (b"one", b"", os.urandom(9000)):
+        mine.send(payload, peer.getsockname())
+        got, source = peer.recvfrom(65536)
+        assert (got, source) == (payload, address)
+        peer.sendto(payload[::-1], source)
+        assert mine.recv() == Frame(payload[::-1], sockaddr(*peer.getsockname()))
+
+
+def test_many_datagrams_wrap_around(guest: Front, peer: socket.socket) -> None:
+    mine = Datagrams(guest, order=2)
+    for number in range(300):
+        payload = b"%d" % number * (number % 200)
+        mine.send(payload, peer.getsockname())
+        got, source = peer.recvfrom(65536)
+        assert got == payload
+        peer.sendto(got, source)
+        assert mine.recv().payload == payload
+
+
+def test_a_connected_one_hears_its_peer_only(guest: Front, peer: socket.socket) -> None:
+    mine = Datagrams(guest)
+    assert mine.connect(sockaddr(*peer.getsockname())) == 0
+    mine.send(b"hello")
+    _, source = peer.recvfrom(100)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"not you", source)
+    peer.sendto(b"you", source)
+    assert mine.recv().payload == b"you"
+    assert guest.command(GetName(mine.id, 1)).address == sockaddr(*peer.getsockname())
+    assert mine.connect(UNSPEC) == 0
+    assert guest.ret(GetName(mine.id, 1)) == -errno.ENOTCONN
+    mine.send(b"whereto")
+    assert mine.recv().error == -errno.EDESTADDRREQ
+
+
+def test_what_came_too_long_is_cut_and_says_so(guest: Front, peer: socket.socket) -> None:
+    mine = Datagrams(guest, order=1)
+    address = mine.bind()
+    longest = largest_payload(mine.stream.ring.size)
+    peer.sendto(bytes(longest + 1), address)
+    frame = mine.recv()
+    assert (len(frame.payload), frame.truncated) == (longest, True)
+
+
+def test_a_refused_destination_is_told_and_recorded(peer: socket.socket) -> None:
+    with Serving(allow=()) as serving, front(serving, EVERY) as guest:
+        mine = Datagrams(guest)
+        for _ in range(2):
+            mine.send(b"x", peer.getsockname())
+            frame = mine.recv()
+            assert (frame.error, frame.address) == (-errno.EACCES, sockaddr(*peer.getsockname()))
+        assert mine.connect(sockaddr(*peer.getsockname())) == -errno.EACCES
+        peer.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            peer.recv(1)
+        verbs = [(r.verb, r.decision) for r in serving.records]
+        assert verbs == [("send", "deny"), ("connect", "deny")]
+
+
+def test_errors_come_back(guest: Front) -> None:
+    mine = Datagrams(guest)
+    assert mine.connect(sockaddr("127.0.0.1", free_port())) == 0
+    mine.send(b"x")
+    assert mine.recv().error == -errno.ECONNREFUSED
+    mine.send(bytes(70000 if mine.stream.ring.size > 70000 else 65508))
+    assert mine.recv().error in (-errno.EMSGSIZE, -errno.ECONNREFUSED)
+    other = Datagrams(guest)
+    other.stream.send(Frame(b"x", sockaddr("::1", 9)).encode())
+    assert other.recv().error == -errno.EAFNOSUPPORT
+
+
+def test_a_frame_that_is_none_ends_the_session(serving: Serving) -> None:
+    with front(serving, EVERY) as guest:
+        mine = Datagrams(guest)
+        mine.stream.send(struct.pack("<III", 2**31, 0, 0) + bytes(28))
+        until(lambda: guest.session.world.reason is not None)
+        assert "frame" in guest.session.world.reason
+
+
+def test_attach_wants_a_datagram_socket_without_a_ring(guest: Front) -> None:
+    mine = Datagrams(guest)
+    stream = guest.stream()
+    assert guest.ret(Attach(mine.id, stream.ref, stream.port)) == -errno.EISCONN
+    assert guest.ret(Attach(guest.socket(), stream.ref, stream.port)) == -errno.EOPNOTSUPP
+    assert guest.ret(Attach(999, stream.ref, stream.port)) == -errno.EBADF
+    assert guest.ret(Shutdown(mine.id, 1)) == -errno.ENOTCONN
+    assert guest.ret(Release(mine.id)) == 0
+
+
+def test_a_port_of_datagrams_is_one_guests(serving: Serving, guest: Front) -> None:
+    port = free_port()
+    Datagrams(guest).bind(port)
+    with front(serving, EVERY) as other:
+        id = other.new_id()
+        assert other.ret(Socket(id, socket.AF_INET, socket.SOCK_DGRAM, 0)) == 0
+        assert other.ret(Bind(id, sockaddr("127.0.0.1", port))) == -errno.EADDRINUSE
+
+
+def test_a_slow_reader_loses_datagrams_and_nothing_else(guest: Front, peer: socket.socket) -> None:
+    mine = Datagrams(guest, order=1)
+    address = mine.bind()
+    for number in range(200):
+        peer.sendto(b"%d" % number + bytes(300), address)
+    seen = [mine.recv().payload.rstrip(b"\0") for _ in range(20)]
+    assert seen == [b"%d" % number for number in range(20)]
+    assert guest.ret(Release(mine.id)) == 0
+
+
+def test_the_guests_own_sockets_need_no_rule() -> None:
+    with Serving(allow=()) as serving, front(serving, EVERY) as guest:
+        one, two = Datagrams(guest), Datagrams(guest)
+        address = one.bind()
+        two.send(b"to myself", address)
+        frame = one.recv()
+        assert frame.payload == b"to myself"
+        one.stream.send(Frame(b"and back", frame.address).encode())
+        # It was sent from an address that the host chose, which is the guest's own, too.
+        assert two.recv().payload == b"and back"
+
+
+# --- names
+
+
+def test_questions_are_answered_by_the_name_service(guest: Front) -> None:
+    names = Datagrams(guest, domain=0, protocol=53)
+    for question in (b"first", b"nothing", b"second"):
+        names.send(question)
+    assert {names.recv().payload, names.recv().payload} == {b"firstNone", b"secondNone"}
+    assert guest.ret(GetName(names.id, 0)) == -errno.EOPNOTSUPP
+    assert guest.ret(Bind(names.id, sockaddr("127.0.0.1", 0))) == -errno.EOPNOTSUPP
+    assert names.connect(sockaddr("127.0.0.1", 53)) == -errno.EOPNOTSUPP
+    assert guest.ret(Release(names.id)) == 0
+
+
+def test_port_53_of_any_address_is_the_name_service(guest: Front) -> None:
+    mine = Datagrams(guest)
+    mine.send(b"who", ("192.0.2.53", 53))
+    assert mine.recv() == Frame(b"who192.0.2.53", sockaddr("192.0.2.53", 53))
+    assert mine.connect(sockaddr("192.0.2.54", 53)) == 0
+    mine.send(b"else")
+    assert mine.recv() == Frame(b"else192.0.2.54", sockaddr("192.0.2.54", 53))
+
+
+# --- ICMP
+
+
+def ping_allowed() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+    except PermissionError:
+        return False
+    return True
+
+
+def test_an_echo_comes_back(serving: Serving) -> None:
+    with front(serving, EVERY) as guest:
+        if not ping_allowed():
+            refused = Socket(5, socket.AF_INET, socket.SOCK_DGRAM, 1)
+            assert guest.ret(refused) == -errno.EACCES
+            return
+        mine = Datagrams(guest, protocol=1)
+        mine.send(struct.pack(">BBHHH", 8, 0, 0, 0, 77) + b"ping", ("127.0.0.1", 0))
+        frame = mine.recv()
+        assert (frame.payload[0], frame.payload[6:]) == (0, struct.pack(">H", 77) + b"ping")
+
+
+@pytest.mark.parametrize(
+    ("rule", "allowed"), [("loopback", True), ("loopback:80", False), ("loopback/tcp", False)]
+)
+def test_an_echo_is_decided_by_its_address(rule: str, allowed: bool) -> None:
+    with Serving(allow=(rule,)) as serving, front(serving, EVERY):
+        (session,) = serving.backend.sessions.values()
+        assert session.guest is not None
+        held = Held(session.guest, 1, socket.AF_INET, socket.SOCK_DGRAM, 1, None)
+        decision, _ = decide(session.guest, held, Endpoint.from_python(("127.0.0.1", 0)))
+        assert decision.allowed == allowed
