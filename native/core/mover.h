@@ -52,7 +52,8 @@ struct xs_ring_end {
 
 /* Joins a ring and a socket, which is taken also when it fails. Side A is the ring. The ends of the socket are told by
  * notices where `role` is XS_FRONT. XS_BACK: lives until xs_mover_release(). XS_FRONT: ends when both streams have and
- * `out` is empty, or when the socket failed. 0 and errno as xs_mover_add(), EINVAL, EPROTOTYPE for kinds of sockets. */
+ * `out` is empty, or when the socket failed. The socket is a stream or, for XS_FRONT, an AF_UNIX SOCK_SEQPACKET whose
+ * packets are frames (extension `datagrams`). 0 and errno as xs_mover_add(), EINVAL, EPROTOTYPE for other sockets. */
 uint64_t xs_mover_add_ring(struct xs_mover *m, int fd, const struct xs_ring_end *e, enum xs_role role, bool report);
 
 /* Joins two rings of role XS_BACK; side A is a. With b NULL the connection waits for xs_mover_join_other(), as in an

@@ -2,6 +2,7 @@
 #include "ringflow.h"
 
 #include "mover.h"
+#include "ringframes.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
@@ -131,7 +132,7 @@ void xs_ringflow_over(struct xs_ringflow *f, int error)
 		f->task.error_side = 0;
 	}
 	if (f->state == RING_LIVE)
-		tell(f, XS_NOTICE_RESET, error);
+		tell(f, error == EPROTO ? XS_NOTICE_ERROR : XS_NOTICE_RESET, error);
 	xs_wire_close(&f->wire, f->thread ? f->thread->epfd : -1);
 	f->state = RING_RESET;
 	f->deadline = 0;
@@ -158,7 +159,7 @@ static uint32_t left(struct xs_ringflow *f, int *over)
 static bool stream_down(struct xs_ringflow *f)
 {
 	struct xs_half *rx = &f->wire.ring.rx;
-	uint64_t before = f->task.bytes[0];
+	uint64_t before = xs_count_get(&f->task.bytes[0]);
 	int over, looks = 0;
 
 	while (f->wire.attached && has_socket(f) && !f->shut && !f->error) {
@@ -186,7 +187,7 @@ static bool stream_down(struct xs_ringflow *f)
 		}
 		if (!f->writable)
 			break;
-		if (f->task.bytes[0] - before >= XS_TASK_BUDGET)
+		if (xs_count_get(&f->task.bytes[0]) - before >= XS_TASK_BUDGET)
 			return true;
 		if (n > XS_RING_SEND)
 			n = XS_RING_SEND;
@@ -197,7 +198,7 @@ static bool stream_down(struct xs_ringflow *f)
 				break;
 			continue;
 		}
-		atomic_fetch_add_explicit(&f->task.bytes[0], (uint64_t)k, memory_order_relaxed);
+		xs_count_add(&f->task.bytes[0], (uint64_t)k);
 		xs_wire_advance(&f->wire, rx, (uint32_t)k);
 		if ((uint32_t)k < n)
 			xs_ringflow_full(f);
@@ -205,8 +206,7 @@ static bool stream_down(struct xs_ringflow *f)
 	return false;
 }
 
-/* The socket's stream has ended. */
-static void socket_ended(struct xs_ringflow *f)
+void xs_ringflow_ended(struct xs_ringflow *f)
 {
 	f->eof = true;
 	if (f->error)
@@ -217,12 +217,12 @@ static void socket_ended(struct xs_ringflow *f)
 		tell(f, XS_NOTICE_EOF, 0);
 }
 
-/* Throws away what was sent already, else closing would look like a reset. */
-static void refuse_more(struct xs_ringflow *f)
+void xs_ringflow_refuse(struct xs_ringflow *f)
 {
 	char scrap[4096];
 
 	shutdown(f->sock.fd, SHUT_RD);
+	/* What was sent already is thrown away, else closing would look like a reset. */
 	while (recv(f->sock.fd, scrap, sizeof scrap, MSG_DONTWAIT) > 0)
 		;
 	f->eof = true;
@@ -231,7 +231,7 @@ static void refuse_more(struct xs_ringflow *f)
 static bool stream_up(struct xs_ringflow *f)
 {
 	struct xs_half *tx = &f->wire.ring.tx;
-	uint64_t before = f->task.bytes[1];
+	uint64_t before = xs_count_get(&f->task.bytes[1]);
 	int looks = 0;
 
 	while (f->wire.attached && has_socket(f) && !f->eof && f->readable) {
@@ -243,12 +243,12 @@ static bool stream_up(struct xs_ringflow *f)
 		if (xs_error(tx)) {
 			/* The backend takes no more: a writer shall see EPIPE. TCP's is reset, see left(). */
 			if (f->family == AF_UNIX)
-				refuse_more(f);
+				xs_ringflow_refuse(f);
 			else if (f->shut)
 				xs_ringflow_over(f, -xs_error(tx) == ENOTCONN ? EPIPE : -xs_error(tx));
 			break;
 		}
-		if (f->task.bytes[1] - before >= XS_TASK_BUDGET)
+		if (xs_count_get(&f->task.bytes[1]) - before >= XS_TASK_BUDGET)
 			return true;
 		room = xs_room(tx);
 		if (!room) {
@@ -261,12 +261,12 @@ static bool stream_up(struct xs_ringflow *f)
 		m.msg_iovlen = (size_t)xs_chunks(tx, room, chunk);
 		k = recvmsg(f->sock.fd, &m, MSG_DONTWAIT);
 		if (k > 0) {
-			atomic_fetch_add_explicit(&f->task.bytes[1], (uint64_t)k, memory_order_relaxed);
+			xs_count_add(&f->task.bytes[1], (uint64_t)k);
 			xs_wire_advance(&f->wire, tx, (uint32_t)k);
 			if ((uint32_t)k < room && !f->hup)
 				f->readable = false;
 		} else if (k == 0) {
-			socket_ended(f);
+			xs_ringflow_ended(f);
 		} else if (errno == EAGAIN) {
 			f->readable = false;
 		} else if (errno != EINTR) {
@@ -293,7 +293,7 @@ static bool send_rest(struct xs_ringflow *f)
 				continue;
 			return !has_socket(f);
 		}
-		atomic_fetch_add_explicit(&f->task.bytes[0], (uint64_t)k, memory_order_relaxed);
+		xs_count_add(&f->task.bytes[0], (uint64_t)k);
 		f->rest_at += (size_t)k;
 		if ((size_t)k < n)
 			xs_ringflow_full(f);
@@ -449,7 +449,7 @@ static void release(struct xs_ringflow *f, bool reset)
 		f->ops->down(f);
 	if (!f->wire.attached)
 		return;
-	n = has_socket(f) && !f->shut && !f->error && !f->deaf ? left(f, &over) : 0;
+	n = f->ops == &stream_ops && has_socket(f) && !f->shut && !f->error && !f->deaf ? left(f, &over) : 0;
 	f->rest = n ? malloc(n) : NULL;
 	if (f->rest) {
 		xs_copy_out(&f->wire.ring.rx, 0, f->rest, n);
@@ -525,6 +525,8 @@ static struct xs_task *ringflow_new(int fd, const struct xs_ring_end *e, enum xs
 	}
 	if (!error && type == SOCK_STREAM)
 		f->ops = &stream_ops;
+	else if (!error && type == SOCK_SEQPACKET && f->family == AF_UNIX && role == XS_FRONT)
+		f->ops = &xs_frames_ops;
 	else if (!error)
 		error = EPROTOTYPE;
 	if (error) {

@@ -58,6 +58,10 @@ struct xs_ringflow {
 
 /* For ops: the socket said n < 0. True: try again at once; false: it is full, or dead and that was dealt with. */
 bool xs_ringflow_unsent(struct xs_ringflow *f, int error);
+/* The socket's stream has ended. */
+void xs_ringflow_ended(struct xs_ringflow *f);
+/* AF_UNIX: the backend takes no more, so that a writer shall see EPIPE. */
+void xs_ringflow_refuse(struct xs_ringflow *f);
 /* The socket is dead. */
 void xs_ringflow_dead(struct xs_ringflow *f, int error);
 /* The ring ended at the other side, with a positive errno. */

@@ -79,8 +79,8 @@ def mover_live(mover: Mover, /) -> int: ...
 # fetched by mover_ended(), or until mover_release() returns.
 RingEnd: TypeAlias = tuple[Buffer, Buffer, int, int, bool]
 
-# Takes fd, also when it fails: a stream (TCP, AF_UNIX) or, with the extension datagrams, SOCK_DGRAM (role "back")
-# or SOCK_SEQPACKET (role "front": one frame per packet). In mover_ended() and mover_bytes() the first count is from
+# Takes fd, also when it fails: a stream (TCP, AF_UNIX) or, with the extension datagrams, an AF_UNIX SOCK_SEQPACKET
+# (role "front": each packet is a frame). In mover_ended() and mover_bytes() the first count is from
 # the ring to the socket, the second from the socket to the ring; side 0 is the ring, 1 the socket.
 # Role "back": lives until mover_release(). Role "front": ends by itself when both directions have ended and `out` is
 # empty, or when the socket failed and `out` is empty; then it is the owner's turn to send CLOSE or RELEASE.
