@@ -127,7 +127,7 @@ static bool flush(struct xs_flow *f, int i, struct xs_pool *pool)
 			dst->writable = false;
 		if (n <= 0)
 			continue;
-		atomic_fetch_add_explicit(&f->task.bytes[i], (uint64_t)n, memory_order_relaxed);
+		xs_count_add(&f->task.bytes[i], (uint64_t)n);
 		if (rest)
 			st->start += (size_t)n;
 		else
@@ -188,7 +188,7 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 static bool pump(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 {
 	struct xs_side *src = &f->side[i], *dst = &f->side[!i];
-	uint64_t before = f->task.bytes[i];
+	uint64_t before = xs_count_get(&f->task.bytes[i]);
 
 	while (f->state == FLOW_OPEN) {
 		if (!flush(f, i, pool)) {
@@ -203,7 +203,7 @@ static bool pump(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms
 		}
 		if (!src->readable || dst->error)
 			return false;
-		if (f->task.bytes[i] - before >= XS_TASK_BUDGET)
+		if (xs_count_get(&f->task.bytes[i]) - before >= XS_TASK_BUDGET)
 			return true;
 		if (fill(f, i, pool, now_ms) <= 0)
 			return false;

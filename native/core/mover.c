@@ -30,7 +30,7 @@ struct worker {
 	struct xs_task *inbox, *poked;
 	bool stopping;
 	uint64_t stop_at; /* ms of CLOCK_MONOTONIC */
-	_Atomic size_t live;
+	xs_count live;
 	/* The thread's own. */
 	struct xs_task *tasks, *queue, **queue_tail, *ticking;
 };
@@ -145,7 +145,7 @@ static void enqueue(struct worker *w, struct xs_task *t)
 static void finish(struct worker *w, struct xs_task *t)
 {
 	struct xs_mover *m = w->thread.mover;
-	struct xs_ended e = {t->token, {t->bytes[0], t->bytes[1]}, t->error, t->error_side};
+	struct xs_ended e = {t->token, {xs_count_get(&t->bytes[0]), xs_count_get(&t->bytes[1])}, t->error, t->error_side};
 	bool told, pinned;
 
 	pthread_mutex_lock(&m->lock);
@@ -162,7 +162,7 @@ static void finish(struct worker *w, struct xs_task *t)
 			}
 	pthread_mutex_unlock(&w->lock);
 	pthread_mutex_unlock(&m->lock);
-	atomic_fetch_sub(&w->live, 1);
+	xs_count_sub(&w->live, 1);
 	if (!pinned)
 		t->kind->destroy(t);
 	if (told)
@@ -410,7 +410,7 @@ uint64_t xs_mover_start(struct xs_mover *m, struct xs_task *t)
 	int error = 0;
 
 	for (unsigned i = 1; i < m->count; i++)
-		if (m->workers[i].live < m->workers[least].live)
+		if (xs_count_get(&m->workers[i].live) < xs_count_get(&m->workers[least].live))
 			least = i;
 	w = &m->workers[least];
 	t->worker = least;
@@ -421,7 +421,7 @@ uint64_t xs_mover_start(struct xs_mover *m, struct xs_task *t)
 	else
 		t->token = token = slot_take(m, t);
 	if (token) {
-		atomic_fetch_add(&w->live, 1);
+		xs_count_add(&w->live, 1);
 		pthread_mutex_lock(&w->lock);
 		t->next = w->inbox;
 		w->inbox = t;
@@ -515,8 +515,8 @@ bool xs_mover_bytes(struct xs_mover *m, uint64_t token, uint64_t bytes[2])
 	pthread_mutex_lock(&m->lock);
 	s = slot_of(m, token);
 	if (s) {
-		bytes[0] = s->task->bytes[0];
-		bytes[1] = s->task->bytes[1];
+		bytes[0] = xs_count_get(&s->task->bytes[0]);
+		bytes[1] = xs_count_get(&s->task->bytes[1]);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return s != NULL;
@@ -537,7 +537,7 @@ size_t xs_mover_live(struct xs_mover *m)
 	size_t n = 0;
 
 	for (unsigned i = 0; i < m->count; i++)
-		n += m->workers[i].live;
+		n += xs_count_get(&m->workers[i].live);
 	return n;
 }
 

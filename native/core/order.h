@@ -98,4 +98,17 @@ static inline uint64_t xs_count_get(const xs_count *count)
 	return atomic_load_explicit(count, memory_order_relaxed);
 }
 
+/* Something that happened, for other threads of this process: who sees it sees what was done before it. */
+typedef _Atomic uint32_t xs_flag;
+
+static inline void xs_flag_set(xs_flag *flag)
+{
+	atomic_store_explicit(flag, 1, memory_order_release);
+}
+
+static inline uint32_t xs_flag_get(const xs_flag *flag)
+{
+	return atomic_load_explicit(flag, memory_order_acquire);
+}
+
 #endif

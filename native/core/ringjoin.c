@@ -112,7 +112,7 @@ static void copy(struct end *from, struct end *to, uint32_t n)
 static bool move(struct join *j, int d)
 {
 	struct end *from = &j->end[d], *to = &j->end[!d];
-	uint64_t before = j->task.bytes[d];
+	uint64_t before = xs_count_get(&j->task.bytes[d]);
 	int looks = 0;
 
 	while (!j->over[d] && from->presence != ABSENT && to->presence != ABSENT) {
@@ -140,7 +140,7 @@ static bool move(struct join *j, int d)
 			drop_rest(from);
 			break;
 		}
-		if (j->task.bytes[d] - before >= XS_TASK_BUDGET)
+		if (xs_count_get(&j->task.bytes[d]) - before >= XS_TASK_BUDGET)
 			return true;
 		if (n > STEP)
 			n = STEP;
@@ -161,7 +161,7 @@ static bool move(struct join *j, int d)
 		if (n > room)
 			n = room;
 		copy(from, to, n);
-		atomic_fetch_add_explicit(&j->task.bytes[d], n, memory_order_relaxed);
+		xs_count_add(&j->task.bytes[d], n);
 	}
 	return false;
 }

@@ -282,7 +282,7 @@ static void *receive(void *arg)
 	bool missed = false;
 
 	xs_only_wake_signal();
-	while (!s->stop) {
+	while (!xs_flag_get(&s->stop)) {
 		memset(&u, 0, sizeof u);
 		if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, &u.n)) {
 			if (errno == EINTR)
@@ -300,7 +300,7 @@ static void *receive(void *arg)
 		else
 			on_call(s, &u.n, xs_now_ns());
 	}
-	s->gone = true;
+	xs_flag_set(&s->gone);
 	if (write(s->wake, &one, sizeof one) < 0)
 		return NULL;
 	return NULL;
@@ -339,8 +339,8 @@ struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *er
 	if (!*error) {
 		*error = pthread_create(&s->waiter, NULL, xs_waiter, s);
 		if (*error) {
-			s->stop = true;
-			while (!s->gone)
+			xs_flag_set(&s->stop);
+			while (!xs_flag_get(&s->gone))
 				pthread_kill(s->receiver, xs_wake_signal());
 			pthread_join(s->receiver, NULL);
 		}
@@ -373,7 +373,7 @@ int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout
 		pthread_mutex_unlock(&s->lock);
 		if (n)
 			return n;
-		if (s->gone || s->stop)
+		if (xs_flag_get(&s->gone) || xs_flag_get(&s->stop))
 			return -1;
 		if (poll(&p, 1, timeout_ms) <= 0)
 			return 0;
@@ -387,11 +387,11 @@ void xs_super_stop(struct xs_super *s)
 	const struct timespec tick = {0, 1000000};
 	uint64_t one = 1;
 
-	s->stop = true;
+	xs_flag_set(&s->stop);
 	if (write(s->wake, &one, sizeof one) < 0)
-		s->gone = true;
+		xs_flag_set(&s->gone);
 	/* Again and again: a signal that arrives just before the ioctl is lost. */
-	while (!s->gone) {
+	while (!xs_flag_get(&s->gone)) {
 		pthread_kill(s->receiver, xs_wake_signal());
 		nanosleep(&tick, NULL);
 	}

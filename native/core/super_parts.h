@@ -3,6 +3,7 @@
 #define XS_SUPER_PARTS_H
 
 #include "interrupt.h"
+#include "order.h"
 #include "super.h"
 
 #include <pthread.h>
@@ -32,7 +33,7 @@ struct xs_super {
 	unsigned npend;
 	struct xs_going going; /* the waiter's */
 	bool record, killable; /* killable: only fatal signals end a wait of the guest's */
-	volatile bool stop, gone;
+	xs_flag stop, gone;
 	pthread_t receiver, waiter;
 	pthread_mutex_t lock; /* queue, pending list, kept results */
 	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */

@@ -6,7 +6,8 @@
 #ifndef XS_TASK_H
 #define XS_TASK_H
 #include <pthread.h>
-#include <stdatomic.h>
+#include "order.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -79,7 +80,7 @@ struct xs_kind {
 struct xs_task {
 	const struct xs_kind *kind;
 	pthread_mutex_t lock;
-	_Atomic uint64_t bytes[2]; /* delivered: [0] from side A to B, [1] from B to A */
+	xs_count bytes[2]; /* delivered: [0] from side A to B, [1] from B to A */
 	int error, error_side;	   /* as in struct xs_ended */
 	uint64_t token;
 	bool report;

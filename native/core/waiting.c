@@ -299,10 +299,10 @@ void *xs_waiter(void *arg)
 	xs_only_wake_signal();
 	if (epoll_ctl(s->ep, EPOLL_CTL_ADD, s->poke, &poke))
 		s->wakes_ns = 0; /* unheard, it costs only time: signals and deadlines are seen with the next round */
-	while (!s->stop) {
+	while (!xs_flag_get(&s->stop)) {
 		sweep(s);
 		n = epoll_wait(s->ep, ev, 64, bedtime(s));
-		for (int i = 0; i < n && !s->stop; i++)
+		for (int i = 0; i < n && !xs_flag_get(&s->stop); i++)
 			if (ev[i].data.ptr)
 				finish(s, ev[i].data.ptr);
 			else if (read(s->poke, &count, sizeof count) < 0)
