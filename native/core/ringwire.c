@@ -1,6 +1,8 @@
 /* See ringwire.h. */
 #include "ringwire.h"
 
+#include "notify.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -35,10 +37,7 @@ int xs_wire_watch(struct xs_wire *l, int epfd)
 
 void xs_wire_notify(struct xs_wire *l)
 {
-	uint64_t one = 1;
-
-	while (write(l->notify_fd, &one, sizeof one) < 0 && errno == EINTR)
-		;
+	xs_notify(l->notify_fd);
 }
 
 void xs_wire_advance(struct xs_wire *l, struct xs_half *h, uint32_t n)

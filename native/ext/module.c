@@ -3,6 +3,7 @@
 
 #include "../core/connect.h"
 #include "../core/epollcarry.h"
+#include "../core/notify.h"
 #include "../core/sys.h"
 
 #include <errno.h>
@@ -118,11 +119,23 @@ static PyObject *landlock_abi(PyObject *self, PyObject *none)
 	return PyLong_FromLong(abi < 0 ? 0 : abi);
 }
 
+static PyObject *notify(PyObject *self, PyObject *arg)
+{
+	int fd = (int)PyLong_AsLong(arg);
+
+	(void)self;
+	if (fd == -1 && PyErr_Occurred())
+		return NULL;
+	xs_notify(fd);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
 	{"connect_start", connect_start, METH_VARARGS, "connect_start(fd, sockaddr, wait_us) -> errno; EINPROGRESS: under way"},
 	{"epoll_carry", epoll_carry, METH_VARARGS, "epoll_carry(epfd, op, sock, number, events, data) -> errno"},
 	{"epoll_watches", epoll_watches, METH_VARARGS, "epoll_watches(pid, efd, tfd) -> 1, 0 or -1 (unknown)"},
 	{"landlock_abi", landlock_abi, METH_NOARGS, "landlock_abi() -> ABI version, 0 for none"},
+	{"notify", notify, METH_O, "notify(eventfd): add 1; never blocks, whoever else holds it"},
 	{"read_memory", read_memory, METH_VARARGS, "read_memory(pid, address, length) -> bytes"},
 	{"write_memory", write_memory, METH_VARARGS, "write_memory(pid, address, data)"},
 	{NULL, NULL, 0, NULL},
