@@ -6,12 +6,12 @@ at any time: nothing here relies on their flags.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
 
-_ONE = (1).to_bytes(8, "little")
+from xensock import _core
+
 _EVENTFD = "anon_inode:[eventfd]"
 
 
@@ -25,11 +25,7 @@ def is_eventfd(fd: int) -> bool:
 
 def notify(fd: int) -> None:
     """Add 1, unless the counter is full: then the other side has an event to see anyway."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    if poll.poll(0):
-        with contextlib.suppress(BlockingIOError):
-            os.write(fd, _ONE)
+    _core.notify(fd)
 
 
 def clear(fd: int) -> bool:
