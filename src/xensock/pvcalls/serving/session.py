@@ -198,6 +198,11 @@ class Session:
         except _core.RingError as error:
             self.expel(str(error))
             return
+        if requests:
+            # What they name was granted before them, by messages that we may not have read yet.
+            self._readable()
+            if self.gone or self._ring is None:
+                return
         for request in requests:
             guest.serve(request)
             if self.gone or self._ring is None:
