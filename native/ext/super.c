@@ -126,7 +126,7 @@ static PyObject *addfd(PyObject *self, PyObject *args)
 	return PyLong_FromLong(xs_super_addfd(s, id, src, number, flags));
 }
 
-/* Common to connect and await: both take fd over. */
+/* Common to connect and await, which has no `cache`: both take fd over. */
 struct run {
 	PyObject *capsule;
 	unsigned long long id, start;
@@ -138,7 +138,8 @@ struct run {
 
 static int parse_run(PyObject *args, struct run *r)
 {
-	if (!PyArg_ParseTuple(args, "OKIiy*IKp", &r->capsule, &r->id, &r->tid, &r->fd, &r->addr, &r->verdict, &r->start, &r->cache))
+	r->cache = 0;
+	if (!PyArg_ParseTuple(args, "OKIiy*IK|p", &r->capsule, &r->id, &r->tid, &r->fd, &r->addr, &r->verdict, &r->start, &r->cache))
 		return -1;
 	r->s = get(r->capsule);
 	if (!r->s || r->addr.len > 128) {
@@ -247,7 +248,7 @@ static PyMethodDef methods[] = {
 	{"super_valid", valid, METH_VARARGS, "super_valid(handle, id) -> whether the caller still waits"},
 	{"super_addfd", addfd, METH_VARARGS, "super_addfd(handle, id, srcfd, number or -1, flags) -> number or -errno"},
 	{"super_connect", do_connect, METH_VARARGS, "super_connect(handle, id, tid, fd, sockaddr, verdict, start_ns, cache)"},
-	{"super_await", do_await, METH_VARARGS, "super_await(handle, id, tid, fd, sockaddr, verdict, start_ns, False)"},
+	{"super_await", do_await, METH_VARARGS, "super_await(handle, id, tid, fd, sockaddr, verdict, start_ns)"},
 	{"super_refuse", refuse, METH_VARARGS, "super_refuse(handle, sockaddr, verdict, errno)"},
 	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},
 	{"super_getfd", getfd, METH_VARARGS, "super_getfd(handle, tid, fd) -> duplicate of a guest's descriptor"},

@@ -57,7 +57,6 @@ def super_await(
     sockaddr: Buffer,
     verdict: int,
     start_ns: int,
-    cache: bool,
     /,
 ) -> None: ...
 def super_refuse(handle: Handle, sockaddr: Buffer, verdict: int, error: int, /) -> None: ...

@@ -173,7 +173,6 @@ class Supervisor:
             q.addr,
             self.number(verdict, False),
             q.start_ns,
-            False,
         )
 
     def refuse_connect(self, q: Question, decision: Decision) -> None:
