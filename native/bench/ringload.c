@@ -1,13 +1,13 @@
 /* Both ends of what `xensock bench ring` measures: over the kernel's sockets, or with --url over libxensock.
  *
- *   xensock-ringload [--url URL] serve ADDRESS                    says "ready PORT", serves until killed
- *   xensock-ringload [--url URL] send ADDRESS PORT SECONDS SIZE STREAMS   prints bits per second that arrived
+ *   xensock-ringload [--url URL [--ring BYTES]] serve ADDRESS                    says "ready PORT", serves until killed
+ *   xensock-ringload [--url URL] send ADDRESS PORT SECONDS SIZE STREAMS   prints bytes per second that arrived
  *   xensock-ringload [--url URL] rtt ADDRESS PORT TRIPS SIZE      prints microseconds of a round trip, median of ten parts
  *   xensock-ringload [--url URL] connect ADDRESS PORT SECONDS     prints connections per second
  *   xensock-ringload [--url URL] hold ADDRESS PORT COUNT          says "ready"; opens COUNT at a line of input, says "held"
  *
  * A connection begins with one byte: 's' all that comes is thrown away and at the end of the stream answered with how
- * many bytes came and how long that took; 'e' everything is sent back; 'h' nothing is done until the other end closes.
+ * many bytes came, and when the first and the end (ns of CLOCK_MONOTONIC: one host); 'e' everything is sent back; 'h' nothing is done until the other end closes.
  */
 #include "xensock.h"
 
@@ -32,6 +32,7 @@
 
 static struct xensock *x;
 static const char *url;
+static int ring; /* bytes each way */
 
 static void fail(const char *what)
 {
@@ -78,6 +79,8 @@ static int new_socket(void)
 
 	if (s < 0)
 		fail("socket");
+	if (x && ring && xensock_setsockopt(s, SOL_SOCKET, SO_SNDBUF, &ring, sizeof ring))
+		fail("--ring");
 	return s;
 }
 
@@ -124,17 +127,15 @@ static int opened(struct sockaddr_in a, char kind)
 static void sink(int s)
 {
 	char *data = malloc(SINK);
-	uint64_t told[2] = {0, 0};
-	double first = now(), last = first;
+	uint64_t told[3] = {0};
 	ssize_t n;
 
 	while (data && (n = get(s, data, SINK)) > 0) {
 		if (!told[0])
-			first = now();
+			told[1] = (uint64_t)(now() * 1e9);
 		told[0] += (uint64_t)n;
 	}
-	last = now();
-	told[1] = (uint64_t)((last - first) * 1e9);
+	told[2] = (uint64_t)(now() * 1e9);
 	put(s, told, sizeof told);
 	free(data);
 }
@@ -190,7 +191,7 @@ struct stream {
 	struct sockaddr_in a;
 	size_t size;
 	double seconds;
-	uint64_t told[2];
+	uint64_t told[3];
 };
 
 static void *stream(void *arg)
@@ -221,7 +222,7 @@ static void send_streams(struct sockaddr_in a, double seconds, size_t size, int 
 {
 	struct stream *st = calloc((size_t)count, sizeof *st);
 	pthread_t *t = calloc((size_t)count, sizeof *t);
-	double rate = 0;
+	uint64_t bytes = 0, first = UINT64_MAX, last = 0;
 
 	for (int i = 0; i < count; i++) {
 		st[i] = (struct stream){a, size, seconds, {0}};
@@ -230,9 +231,11 @@ static void send_streams(struct sockaddr_in a, double seconds, size_t size, int 
 	}
 	for (int i = 0; i < count; i++) {
 		pthread_join(t[i], NULL);
-		rate += (double)st[i].told[0] * 8e9 / (double)st[i].told[1];
+		bytes += st[i].told[0];
+		first = st[i].told[1] < first ? st[i].told[1] : first;
+		last = st[i].told[2] > last ? st[i].told[2] : last;
 	}
-	printf("%.0f\n", rate);
+	printf("%.0f\n", (double)bytes * 1e9 / (double)(last - first));
 	free(st);
 	free(t);
 }
@@ -330,6 +333,11 @@ int main(int argc, char **argv)
 
 	if (argc > 2 && !strcmp(argv[1], "--url")) {
 		url = argv[2];
+		argv += 2;
+		argc -= 2;
+	}
+	if (argc > 2 && !strcmp(argv[1], "--ring")) {
+		ring = atoi(argv[2]);
 		argv += 2;
 		argc -= 2;
 	}

@@ -19,7 +19,6 @@
 
 #define XS_PARKED_MAX 24    /* calls that the backend may answer late; v1's ring has 32 slots */
 #define XS_PARKED_ACCEPT 20 /* of them ACCEPT: listeners leave room for who connects */
-#define XS_DEFAULT_ORDER 9  /* 1 MiB each way; memory is what was ever touched */
 #define XS_CMD_ORDER_MAX 2  /* of the command ring */
 #define XS_ADDRESS 28
 #define XS_OPTION 36
@@ -129,6 +128,8 @@ struct xs_event {
 	struct xs_event *next;
 };
 uint8_t *xs_pages_take(struct xensock *x, uint32_t pages, uint32_t *ref);
+/* The order of a new socket's ring, unless it says otherwise. */
+uint32_t xs_default_order(const struct xensock *x);
 struct xs_chunk *xs_chunk_take(struct xensock *x, uint32_t order);
 void xs_chunk_give(struct xensock *x, struct xs_chunk *c);
 struct xs_event *xs_event_take(struct xensock *x);
@@ -149,6 +150,7 @@ struct xs_sock {
 	_Atomic bool nonblocking, closed;
 	_Atomic int error;  /* SO_ERROR */
 	uint32_t order;
+	bool sized; /* by the program */
 	uint64_t receive_ns, send_ns; /* SO_RCVTIMEO, SO_SNDTIMEO; 0: for ever */
 	bool reset_on_close;
 	bool known; /* the backend has a socket of this id */
@@ -259,6 +261,7 @@ struct xensock {
 	/* Pages and events. */
 	struct xs_region *regions;
 	struct xs_chunk *chunks[XS_ORDER_V1 + 1];
+	unsigned rings; /* in use */
 	size_t warm; /* bytes of free chunks that may hold memory */
 	struct xs_event *events;
 	unsigned spare_events;

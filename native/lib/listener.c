@@ -93,7 +93,7 @@ bool xs_want_accept(struct xs_sock *s)
 
 	if (s->coming || s->wants || s->closed)
 		return true;
-	c = xs_sock_new(x, s->domain, s->protocol, s->order);
+	c = xs_sock_new(x, s->domain, s->protocol, s->sized ? s->order : xs_default_order(x));
 	if (c) {
 		c->chunk = xs_chunk_take(x, c->order);
 		if (!c->chunk)

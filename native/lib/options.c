@@ -108,8 +108,10 @@ static int set_size(struct xs_sock *s, const void *value, socklen_t length)
 	memcpy(&bytes, value, sizeof bytes);
 	while (order < most && (int)(XS_PAGE << order >> 1) < bytes)
 		order++;
-	if (!s->chunk) /* else it is what it is, as the kernel's may be */
+	if (!s->chunk) { /* else it is what it is, as the kernel's may be */
 		s->order = order;
+		s->sized = true;
+	}
 	return 0;
 }
 

@@ -63,6 +63,21 @@ uint8_t *xs_pages_take(struct xensock *x, uint32_t pages, uint32_t *ref)
 	return r->memory + (size_t)(*ref - r->first) * XS_PAGE;
 }
 
+/* A backend bounds the pages that a guest may grant, touched or not: many rings are smaller ones. */
+uint32_t xs_default_order(const struct xensock *x)
+{
+	static const struct {
+		unsigned rings;
+		uint32_t order;
+	} steps[] = {{64, 9}, {512, 7}, {3072, 5}};
+	uint32_t order = 3;
+
+	for (size_t i = sizeof steps / sizeof *steps; i--;)
+		if (x->rings < steps[i].rings)
+			order = steps[i].order;
+	return order < x->max_order ? order : x->max_order;
+}
+
 static size_t chunk_bytes(const struct xs_chunk *c)
 {
 	return (size_t)XS_PAGE * (1 + (1u << c->order));
@@ -89,6 +104,7 @@ struct xs_chunk *xs_chunk_take(struct xensock *x, uint32_t order)
 		}
 	}
 	c->cold = false;
+	x->rings++;
 	page = (struct xs_indexes *)(void *)c->memory;
 	xs_indexes_init(page);
 	xs_store_relaxed(&page->ring_order, order);
@@ -101,6 +117,7 @@ void xs_chunk_give(struct xensock *x, struct xs_chunk *c)
 {
 	struct xs_chunk **at = &x->chunks[c->order];
 
+	x->rings--;
 	if (x->warm + chunk_bytes(c) <= WARM_MAX) {
 		x->warm += chunk_bytes(c);
 	} else {

@@ -103,7 +103,7 @@ int xensock_socket(struct xensock *x, int domain, int type, int protocol)
 		return -1;
 	}
 	pthread_mutex_lock(&x->lock);
-	s = x->dead ? NULL : xs_sock_new(x, domain, IPPROTO_TCP, XS_DEFAULT_ORDER < x->max_order ? XS_DEFAULT_ORDER : x->max_order);
+	s = x->dead ? NULL : xs_sock_new(x, domain, IPPROTO_TCP, xs_default_order(x));
 	error = x->dead ? ENETDOWN : errno;
 	pthread_mutex_unlock(&x->lock);
 	if (!s) {

@@ -38,7 +38,7 @@ def tool(name: str) -> str:
 
 def output_of(argv: Sequence[str], timeout: float) -> str:
     """Run to the end and return what was printed. Raises BenchError if it fails or hangs."""
-    with _started(argv, stdin=subprocess.DEVNULL) as process:
+    with started(argv, subprocess.DEVNULL) as process:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -53,22 +53,28 @@ def output_of(argv: Sequence[str], timeout: float) -> str:
 
 
 @contextmanager
-def serving(argv: Sequence[str], says: str) -> Iterator[subprocess.Popen[str]]:
+def serving(
+    argv: Sequence[str], says: str, *, on_stderr: bool = False
+) -> Iterator[subprocess.Popen[str]]:
     """A program in the background, from when it has printed a line that contains `says` on.
 
     Raises BenchError if it ends or does not say so in time.
     """
-    with _started(argv, stdin=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        wait_for(process, says, argv)
+    with started(argv) as process:
+        wait_for(process, says, argv, on_stderr=on_stderr)
         yield process
 
 
 def wait_for(
-    process: subprocess.Popen[str], says: str, argv: Sequence[str], patience: float = PATIENCE
+    process: subprocess.Popen[str],
+    says: str,
+    argv: Sequence[str],
+    patience: float = PATIENCE,
+    *,
+    on_stderr: bool = False,
 ) -> str:
     """Read the program's output up to a line that contains `says`; that line. Raises BenchError."""
-    out = process.stdout
+    out = process.stderr if on_stderr else process.stdout
     assert out is not None
     deadline = time.monotonic() + patience
     line = ""
@@ -100,7 +106,8 @@ def failed(argv: Sequence[str], status: int, words: str) -> BenchError:
 
 
 @contextmanager
-def _started(argv: Sequence[str], stdin: int) -> Iterator[subprocess.Popen[str]]:
+def started(argv: Sequence[str], stdin: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """A program that is ended with the block."""
     with subprocess.Popen(
         argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -33,17 +33,22 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a row is to reach: a least ratio, or a most of its own figure."""
+    """What a row is to reach: a least ratio, or a most or least of its own figure."""
 
     least_ratio: float | None = None
     most: float | None = None
+    least: float | None = None
 
     def __str__(self) -> str:
+        if self.least is not None:
+            return f"≥ {self.least:g}"
         return f"ratio ≥ {self.least_ratio}" if self.most is None else f"≤ {self.most:g}"
 
     def met(self, result: Result) -> bool:
         if self.most is not None:
             return result.ours <= self.most
+        if self.least is not None:
+            return result.ours >= self.least
         return self.least_ratio is None or result.ratio >= self.least_ratio
 
 
@@ -93,26 +98,27 @@ TARGETS = {
 }
 
 
-def names() -> list[str]:
+def names(rows: Sequence[Row] = ROWS) -> list[str]:
     """The names that the report has when all rows are chosen, in its order."""
-    return list(dict.fromkeys(name for row in ROWS for name in (row.part_of, row.name) if name))
+    return list(dict.fromkeys(name for row in rows for name in (row.part_of, row.name) if name))
 
 
-def choose(wanted: Sequence[str]) -> list[Row]:
-    """The rows of these names; a name also stands for all rows below it. All, if none is given.
+def choose(wanted: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
+    """Those of `rows` that have these names; a name also stands for all rows below it. All, if none
+    is given.
 
     Raises BenchError for a name that no row has.
     """
     if not wanted:
-        return list(ROWS)
+        return list(rows)
     for name in wanted:
-        if not any(_covers(name, row) for row in ROWS):
-            close = difflib.get_close_matches(name, names(), n=1)
+        if not any(_covers(name, row) for row in rows):
+            close = difflib.get_close_matches(name, names(rows), n=1)
             raise BenchError(
                 f"no such row: {name}",
-                hint=f"did you mean {close[0]}?" if close else f"rows: {', '.join(names())}",
+                hint=f"did you mean {close[0]}?" if close else f"rows: {', '.join(names(rows))}",
             )
-    return [row for row in ROWS if any(_covers(name, row) for name in wanted)]
+    return [row for row in rows if any(_covers(name, row) for name in wanted)]
 
 
 def _covers(name: str, row: Row) -> bool:

@@ -12,7 +12,10 @@ from xensock.cli.errors import FAILURE, USAGE, UserError
 from xensock.cli.terminal import colour_wanted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from xensock.bench.result import Result
+    from xensock.bench.rows import Row, Target
 
 RUNS, QUICK_RUNS = 9, 3
 
@@ -23,41 +26,95 @@ Examples:
   xensock bench run --only direct --json
 """
 
+RING_EPILOG = """\b
+Examples:
+  xensock bench ring
+  xensock bench ring --quick --only ring.guests
+  xensock bench ring --plot ring.svg
+"""
+
 
 @click.group()
 def bench() -> None:
     """Measure XenSock against the native network."""
 
 
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that all benches have."""
+    for option in (
+        click.option("--runs", type=click.IntRange(1, 100), help="Figures to take of each side."),
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="NAME",
+            help="Only this row and those below it; several with commas. Repeatable.",
+        ),
+        click.option(
+            "--quick", is_flag=True, help="Shorter and fewer runs: a look, not a measurement."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON with a schema number."),
+    ):
+        command = option(command)
+    return command
+
+
 @bench.command(epilog=EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON with a schema number.")
-@click.option("--quick", is_flag=True, help="Shorter and fewer runs: a look, not a measurement.")
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="NAME",
-    help="Only this row and those below it; several with commas. Repeatable.",
-)
-@click.option("--runs", type=click.IntRange(1, 100), help="Figures to take of each side.")
-@click.pass_context
-def run(
-    ctx: click.Context, as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None
-) -> None:
+@_options
+def run(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) -> None:
     """Measure native and XenSock in turns; show medians, their ratio and its spread.
 
     A ratio above 1 means that XenSock is better, whatever the unit. Other work on the machine
     disturbs both sides; the spread tells how much.
     """
-    from xensock.bench import machine, result, rows, session
+    from xensock.bench import rows
+
+    facts, results = _measure(_chosen(only, rows.ROWS), quick, runs)
+    _show(facts, results, rows.TARGETS, as_json)
+
+
+@bench.command(epilog=RING_EPILOG)
+@_options
+@click.option(
+    "--plot", metavar="FILE", help="Draw throughput against write size, both sides, as SVG."
+)
+def ring(
+    as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None, plot: str | None
+) -> None:
+    """Measure the kernel's sockets and libxensock over shared memory in turns.
+
+    A guest to TCP, and a guest to another one of the same backend. A ratio above 1 means that
+    XenSock is better, whatever the unit.
+    """
+    from xensock.bench import ring_rows
+
+    chosen = _chosen(only, ring_rows.ROWS)
+    if plot is not None:
+        _check_writable(plot)
+    facts, results = _measure(chosen, quick, runs)
+    if plot is not None:
+        _draw(plot, quick, runs)
+    _show(facts, results, ring_rows.TARGETS, as_json)
+
+
+def _chosen(only: Sequence[str], of: Sequence[Row]) -> list[Row]:
+    from xensock.bench import rows
+    from xensock.bench.failure import BenchError
+
+    wanted = [name.strip() for text in only for name in text.split(",") if name.strip()]
+    try:
+        return rows.choose(wanted, of)
+    except BenchError as error:
+        raise UserError(error.what, error.cause, error.hint, USAGE) from error
+
+
+def _measure(
+    chosen: Sequence[Row], quick: bool, runs: int | None
+) -> tuple[dict[str, object], list[Result]]:
+    from xensock.bench import machine, session
     from xensock.bench.failure import BenchError
     from xensock.bench.progress import Progress
     from xensock.bench.side import Setting, xensock
 
-    wanted = [name.strip() for text in only for name in text.split(",") if name.strip()]
-    try:
-        chosen = rows.choose(wanted)
-    except BenchError as error:
-        raise UserError(error.what, error.cause, error.hint, USAGE) from error
     progress = Progress(sys.stderr)
     try:
         address = machine.host_address()
@@ -65,22 +122,55 @@ def run(
         if quick:
             setting = Setting(xensock(), address, trips=5_000, held=2_000)
         facts = machine.facts(address)
-        results = session.measure(
-            chosen, setting, runs or (QUICK_RUNS if quick else RUNS), progress.tell
-        )
+        count = runs or (QUICK_RUNS if quick else RUNS)
+        return facts, session.measure(chosen, setting, count, progress.tell)
     except BenchError as error:
         raise UserError(error.what, error.cause, error.hint, FAILURE) from error
     finally:
         progress.clear()
+
+
+def _check_writable(path: str) -> None:
+    """Before minutes of measuring."""
+    try:
+        open(path, "a").close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}",
+            error.strerror or str(error),
+            "name a file in a directory that you may write to",
+            USAGE,
+        ) from error
+
+
+def _draw(path: str, quick: bool, runs: int | None) -> None:
+    from xensock.bench import plot, ring_rows
+
+    _, results = _measure(ring_rows.plot_rows(), quick, runs)
+    picture = plot.svg(
+        "One stream to TCP: libxensock and the kernel",
+        ring_rows.PLOT_SIZES,
+        [
+            plot.Line("XenSock", "#06c", [result.ours for result in results]),
+            plot.Line("native", "#c60", [result.native for result in results]),
+        ],
+    )
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(picture)
+
+
+def _show(
+    facts: dict[str, object], results: list[Result], targets: Mapping[str, Target], as_json: bool
+) -> None:
+    from xensock.bench import result
+
     if as_json:
         click.echo(json.dumps(result.report(facts, results), indent=2, ensure_ascii=False))
     else:
-        _print(facts, results)
+        _print(facts, results, targets)
 
 
-def _print(facts: dict[str, object], results: list[Result]) -> None:
-    from xensock.bench.rows import TARGETS
-
+def _print(facts: dict[str, object], results: list[Result], targets: Mapping[str, Target]) -> None:
     colour = colour_wanted(sys.stdout)
     click.echo(
         f"xensock {facts['xensock']}, Linux {facts['kernel']}, {facts['processors']} x "
@@ -88,7 +178,7 @@ def _print(facts: dict[str, object], results: list[Result]) -> None:
     )
     table = [["row", "unit", "native", "xensock", "ratio", "spread", "target"]]
     for row in results:
-        target = TARGETS.get(row.name)
+        target = targets.get(row.name)
         mark = "" if target is None else f"{'✓' if target.met(row) else '✗'} {target}"
         spread = f"{_figure(row.ratios.low)} to {_figure(row.ratios.high)}"
         table.append(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xensock.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SMALL = ["bench", "run", "--quick", "--only", "startup,direct.rtt", "--runs", "2"]
 
@@ -49,3 +53,26 @@ def test_a_missing_tool_is_named(
     err = capsys.readouterr().err
     assert "cannot measure without iperf3" in err
     assert "apt-get install iperf3" in err
+
+
+def test_the_ring_as_json_and_as_a_picture(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("xensock.bench.ring_rows.PLOT_SIZES", (1024, 65536))
+    picture = tmp_path / "ring.svg"
+    argv = ["bench", "ring", "--quick", "--runs", "1", "--only", "ring.tcp.rtt,ring.guests.rtt"]
+    assert main([*argv, "--json", "--plot", str(picture)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    names = [row["name"] for row in json.loads(out)["results"]]
+    assert names == ["ring.tcp.rtt", "ring.guests.rtt"]
+    assert picture.read_text().startswith("<svg")
+
+
+def test_a_picture_that_cannot_be_written_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["bench", "ring", "--plot", str(tmp_path / "no" / "file.svg")]) == 2
+    err = capsys.readouterr().err
+    assert "cannot write" in err
+    assert "hint: " in err

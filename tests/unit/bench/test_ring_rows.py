@@ -1,0 +1,42 @@
+"""The ring's rows: names that users and scripts rely on, and their targets."""
+
+from __future__ import annotations
+
+import pytest
+
+from xensock.bench.interleave import Samples
+from xensock.bench.result import Result
+from xensock.bench.ring_rows import PLOT_SIZES, ROWS, TARGETS, plot_rows
+from xensock.bench.rows import Target, choose, names
+
+PROMISED = [
+    "ring.tcp.128k",
+    "ring.tcp.4k",
+    "ring.tcp.3",
+    "ring.tcp.rtt",
+    "ring.guests.1",
+    "ring.guests.3",
+    "ring.guests.rtt",
+]
+
+
+def test_the_promised_names_exist() -> None:
+    assert set(PROMISED) <= set(names(ROWS))
+    assert set(TARGETS) <= set(names(ROWS))
+    assert len(names(ROWS)) == len(set(names(ROWS)))
+
+
+def test_rows_are_chosen_by_name() -> None:
+    assert [row.name for row in choose(["ring.guests"], ROWS)] == PROMISED[-3:]
+
+
+@pytest.mark.parametrize(("ours", "met"), [(59.9, False), (60.0, True)])
+def test_a_least_figure_is_a_target(ours: float, met: bool) -> None:
+    result = Result.of("ring.guests.3", "Gbit/s", True, Samples([1.0], [ours]))
+    assert Target(least=60).met(result) == met
+    assert str(Target(least=60)) == "≥ 60"
+
+
+def test_the_plot_has_a_row_for_each_size() -> None:
+    assert len(plot_rows()) == len(PLOT_SIZES)
+    assert list(PLOT_SIZES) == sorted(PLOT_SIZES)
