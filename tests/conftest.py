@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+# Test modules are known by their path, since several parts have a `test_names.py` (pyproject.toml,
+# importlib). What tests share is imported by name, from here or from beside them.
+HERE = Path(__file__).parent
+SHARED = [HERE, HERE / "programs", *sorted((HERE / "unit").iterdir())]
+sys.path[:0] = [str(directory) for directory in SHARED if directory.is_dir()]
 
 from world.fixtures import DATAPATHS, guest, vpn, world, xensock
 
