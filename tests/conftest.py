@@ -7,9 +7,9 @@ from pathlib import Path
 
 # Test modules are known by their path, since several parts have a `test_names.py` (pyproject.toml,
 # importlib). What tests share is imported by name, from here or from beside them.
-HERE = Path(__file__).parent
-SHARED = [HERE, HERE / "programs", *sorted((HERE / "unit").iterdir())]
-sys.path[:0] = [str(directory) for directory in SHARED if directory.is_dir()]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent / "programs"))
+sys.path.extend(str(part) for part in sorted(Path(__file__).parent.glob("unit/*/")))
 
 from world.fixtures import DATAPATHS, guest, vpn, world, xensock
 
