@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import select
 import time
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.guest import Guest
     from xensock.transport import base
 
+CATCH_UP = 16  # times that messages are read before requests are served in spite of more
 _numbers = itertools.count(1)
 log = logging.getLogger("xensock.backend")
 
@@ -199,8 +201,7 @@ class Session:
             self.expel(str(error))
             return
         if requests:
-            # What they name was granted before them, by messages that we may not have read yet.
-            self._readable()
+            self._catch_up()
             if self.gone or self._ring is None:
                 return
         for request in requests:
@@ -209,6 +210,15 @@ class Session:
                 return
         if requests or ring.arm():
             self._soon()
+
+    def _catch_up(self) -> None:
+        """Read what the frontend sent before: it granted there what its requests name."""
+        messages = select.poll()
+        messages.register(self._fd, select.POLLIN)
+        for _ in range(CATCH_UP):
+            if self.gone or not messages.poll(0):
+                return
+            self._readable()
 
     def _soon(self) -> None:
         if not self._again:
