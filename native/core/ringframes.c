@@ -41,7 +41,7 @@ static uint32_t first(const struct xs_half *rx, struct head *h, bool *broken)
 static bool frames_down(struct xs_ringflow *f)
 {
 	struct xs_half *rx = &f->wire.ring.rx;
-	uint64_t before = f->task.bytes[0];
+	uint64_t before = xs_count_get(&f->task.bytes[0]);
 	int looks = 0;
 
 	while (f->wire.attached && f->sock.fd >= 0 && !f->shut && !f->error) {
@@ -66,7 +66,7 @@ static bool frames_down(struct xs_ringflow *f)
 		if (!f->deaf) {
 			if (!f->writable)
 				break;
-			if (f->task.bytes[0] - before >= XS_TASK_BUDGET)
+			if (xs_count_get(&f->task.bytes[0]) - before >= XS_TASK_BUDGET)
 				return true;
 			one = xs_contiguous(rx, sizeof h, size - (uint32_t)sizeof h);
 			two = size - (uint32_t)sizeof h - one;
@@ -75,7 +75,7 @@ static bool frames_down(struct xs_ringflow *f)
 			part[2] = (struct iovec){rx->data, two};
 			m.msg_iovlen = two ? 3 : 2;
 			if (sendmsg(f->sock.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-				atomic_fetch_add_explicit(&f->task.bytes[0], h.len, memory_order_relaxed);
+				xs_count_add(&f->task.bytes[0], h.len);
 			else if (errno != EMSGSIZE && errno != ENOBUFS) { /* those lose this one, as datagrams may be lost */
 				if (!xs_ringflow_unsent(f, errno))
 					break;
@@ -110,7 +110,7 @@ static bool frames_up(struct xs_ringflow *f)
 {
 	struct xs_half *tx = &f->wire.ring.tx;
 	uint32_t most = tx->size < XS_FRAME_MOST ? tx->size : XS_FRAME_MOST;
-	uint64_t before = f->task.bytes[1];
+	uint64_t before = xs_count_get(&f->task.bytes[1]);
 	int looks = 0;
 
 	while (f->wire.attached && f->sock.fd >= 0 && !f->eof && f->readable) {
@@ -123,7 +123,7 @@ static bool frames_up(struct xs_ringflow *f)
 			xs_ringflow_refuse(f);
 			break;
 		}
-		if (f->task.bytes[1] - before >= XS_TASK_BUDGET)
+		if (xs_count_get(&f->task.bytes[1]) - before >= XS_TASK_BUDGET)
 			return true;
 		/* A packet is taken whole or not at all, so there must be room for any. */
 		if (xs_room(tx) < most) {
@@ -137,17 +137,16 @@ static bool frames_up(struct xs_ringflow *f)
 		k = recvmsg(f->sock.fd, &m, MSG_DONTWAIT);
 		size = k > 0 && !(m.msg_flags & MSG_TRUNC) ? put_right(tx, (uint32_t)k) : 0;
 		if (size) {
-			atomic_fetch_add_explicit(&f->task.bytes[1], size - XS_FRAME_HEAD, memory_order_relaxed);
+			xs_count_add(&f->task.bytes[1], size - XS_FRAME_HEAD);
 			xs_wire_advance(&f->wire, tx, size);
 		} else if (k == 0 && f->hup) {
 			xs_ringflow_ended(f);
-		} else if (k == 0) {
-			f->readable = false; /* an empty packet, or the end: then its event is coming */
 		} else if (k < 0 && errno == EAGAIN) {
 			f->readable = false;
 		} else if (k < 0 && errno != EINTR) {
 			xs_ringflow_dead(f, errno);
 		} else if (++looks == LOOKS) {
+			/* No frame; or empty: a packet with others behind it, or the end, whose event is coming. */
 			return true;
 		}
 	}
