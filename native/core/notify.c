@@ -10,12 +10,13 @@
  */
 #include "notify.h"
 
+#include "order.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -30,7 +31,7 @@
 /* The head of the ring of completions that a context's number points to. */
 struct completions {
 	unsigned id, count;
-	_Atomic unsigned head, tail;
+	xs_word head, tail;
 	unsigned magic, compat, incompat, length;
 };
 
@@ -99,8 +100,7 @@ static bool submit(int fd)
 	request.aio_resfd = (uint32_t)fd;
 	if (syscall(SYS_io_submit, context, 1, &list) != 1)
 		return errno == EBADF || errno == EINVAL; /* no eventfd: there is nobody to tell */
-	atomic_store_explicit(&ring->head, atomic_load_explicit(&ring->tail, memory_order_acquire),
-			      memory_order_release);
+	xs_store_release(&ring->head, xs_load_acquire(&ring->tail));
 	return true;
 }
 
