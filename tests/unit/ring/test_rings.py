@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 import select
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +35,7 @@ from xensock.ring import twin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+CORE = Path(__file__).parents[3] / "native" / "core"
 PAGE = 4096
 WRAP = 0xFFFFFFFF
 sides = st.sampled_from(["front", "back"])
@@ -305,3 +308,14 @@ def test_rings_need_memory_that_can_be_written(cls: Any) -> None:
         cls(bytes(PAGE))
     with pytest.raises(ValueError, match="none of a ring"):
         cls(memoryview(bytearray(2 * PAGE))[1 : PAGE + 1])
+
+
+def test_memory_order_is_spelled_in_one_header() -> None:
+    words = re.compile(r"\b(atomic_\w+|_Atomic|__atomic\w*|__sync\w*|volatile|stdatomic)\b")
+    found = {
+        path.name: words.findall(path.read_text())
+        for path in CORE.glob("*.[ch]")
+        if path.name != "order.h" and words.search(path.read_text())
+    }
+    assert found == {}
+    assert words.search((CORE / "order.h").read_text())
