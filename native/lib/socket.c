@@ -313,18 +313,22 @@ int xensock_connect(int fd, const struct sockaddr *address, socklen_t length)
 	return -1;
 }
 
-static bool tell_closed(struct xs_sock *s)
+static struct xs_request closing(const struct xs_sock *s)
 {
-	struct xensock *x = s->x;
-	struct xs_request q = {.id = s->id};
+	struct xs_request q = {.cmd = XS_RELEASE, .id = s->id};
 
-	if (x->features & XS_F_CLOSE) {
+	if (s->x->features & XS_F_CLOSE) {
 		q.cmd = XS_CLOSE;
 		q.close.flags = s->reset_on_close ? XS_RESET : 0;
-	} else {
-		q.cmd = XS_RELEASE;
 	}
-	return xs_request_send(x, &q, XS_SOCK_CLOSE, NULL, s) != EAGAIN;
+	return q;
+}
+
+static bool tell_closed(struct xs_sock *s)
+{
+	struct xs_request q = closing(s);
+
+	return xs_request_send(s->x, &q, XS_SOCK_CLOSE, NULL, s) != EAGAIN;
 }
 
 void xs_doom(struct xs_sock *s, bool reset)
@@ -383,8 +387,16 @@ int xensock_close(int fd)
 	}
 	if (s->state == XS_CONNECTED && !(x->features & XS_F_CLOSE))
 		drain(s);
+	if (s->state == XS_LISTENING || s->state == XS_BOUND) { /* its address is free when this returns */
+		struct xs_request q = closing(s);
+		struct xs_response r;
+
+		s->closed = true;
+		xs_command(x, &q, &r);
+	}
 	pthread_mutex_lock(&x->lock);
-	xs_doom(s, false);
+	if (!s->closed)
+		xs_doom(s, false);
 	xs_sock_news(s);
 	xs_source_kick(&s->source, -1);
 	while (s->ready) {
