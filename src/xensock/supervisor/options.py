@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SO_BUF_LOCK = 72  # Linux 5.14: which buffer sizes were set by hand
 SNDBUF_LOCK, RCVBUF_LOCK = 1, 2
 F_SETSIG, F_GETSIG = 10, 11
+TCP_REPAIR, TCP_REPAIR_OFF = 19, -1  # -1: off, without the window probe that 0 sends
 FREEBIND4 = (socket.IPPROTO_IP, 15)
 FREEBIND6 = (socket.IPPROTO_IPV6, 78)
 
@@ -110,13 +111,37 @@ def is_bound(sock: socket.socket, make: Callable[[int, int, int], socket.socket]
     return True
 
 
+def freebind(family: int) -> tuple[int, int]:
+    """IP_FREEBIND or IPV6_FREEBIND (ip(7)): a socket may be bound to an address that no interface has."""
+    return FREEBIND6 if family == socket.AF_INET6 else FREEBIND4
+
+
 def bind_anywhere(
     sock: socket.socket, address: tuple[str, int] | tuple[str, int, int, int]
 ) -> None:
-    """bind(2) to an address that no interface has, which IP_FREEBIND or IPV6_FREEBIND permits; as before afterwards."""
-    level, name = FREEBIND6 if sock.family == socket.AF_INET6 else FREEBIND4
-    with temporarily(sock, level, name):
+    """bind(2) to an address that no interface has, which freebind permits; as before afterwards."""
+    with temporarily(sock, *freebind(sock.family)):
         sock.bind(address)
+
+
+def bind_beside(sock: socket.socket, address: tuple[str, int] | tuple[str, int, int, int]) -> None:
+    """As bind_anywhere, and to a port that others have too: a TCP socket in repair mode may share it with anybody
+    (SK_FORCE_REUSE in net/ipv4/tcp.c). SO_REUSEADDR, which that mode changes, is as before afterwards.
+
+    Needs CAP_NET_ADMIN over the socket's network.
+    """
+    try:
+        bind_anywhere(sock, address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        reuse = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        try:
+            bind_anywhere(sock, address)
+        finally:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
 
 
 @contextmanager

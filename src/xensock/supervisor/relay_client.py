@@ -48,9 +48,8 @@ Name = tuple[str, int]
 Join = Callable[[socket.socket, socket.socket, "Ended | None"], None]
 Ended = Callable[[int, int, int], None]
 
-TCP_INFO, TCP_REPAIR, TCP_REPAIR_OFF = 11, 19, -1
+TCP_INFO = 11
 TCP_SYN_SENT, TCP_CLOSE = 2, 7
-IP_FREEBIND, IPV6_FREEBIND = 15, 78
 SO_BUF_LOCK, _SNDBUF_LOCK, _RCVBUF_LOCK = 72, 1, 2
 
 _FAST_WAIT_US = 2000
@@ -263,9 +262,7 @@ class Client:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if target.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+            sock.setsockopt(*options.freebind(target.family), 1)
             attach_filter(sock, self._filter)
             forced = False
             try:
@@ -277,7 +274,7 @@ class Client:
                 # The guest listens on this port at its wildcard address. A more specific listener is found before it,
                 # and a socket in repair mode may be bound beside any other (SK_FORCE_REUSE, net/ipv4/tcp.c).
                 forced = True
-                sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, options.TCP_REPAIR, 1)
                 if sock.getsockname()[1] == 0:
                     sock.bind(target.as_python())
                 sock.listen(_BACKLOG)
@@ -359,7 +356,7 @@ class Client:
                     continue
                 child.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
                 if listener.forced:
-                    child.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
+                    child.setsockopt(socket.IPPROTO_TCP, options.TCP_REPAIR, options.TCP_REPAIR_OFF)
                     child.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 self._join(child, *found)
             if listener.watched and not listener.waiting:
@@ -568,19 +565,8 @@ def _name_like(guest: socket.socket, far: socket.socket) -> None:
         own = Endpoint.from_python((f"::ffff:{own.host}", own.port))
     elif guest.family == socket.AF_INET:
         own = own.unmapped()
-    try:
-        options.bind_anywhere(guest, own.as_python())
-    except OSError as e:
-        if e.errno != errno.EADDRINUSE:
-            raise
-        # The host gives one port to connections of different destinations; a socket in repair mode may share it too.
-        reuse = guest.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-        guest.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-        try:
-            options.bind_anywhere(guest, own.as_python())
-        finally:
-            guest.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
-            guest.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+    # The host gives one port to connections of different destinations.
+    options.bind_beside(guest, own.as_python())
 
 
 def _outcome(far: socket.socket) -> int:

@@ -22,11 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock.loop import IN, OUT, Loop
+from xensock.supervisor import options
 from xensock.supervisor.relay_client import (
-    IP_FREEBIND,
-    IPV6_FREEBIND,
-    TCP_REPAIR,
-    TCP_REPAIR_OFF,
     Ended,
     Join,
     Name,
@@ -168,7 +165,9 @@ class Server:
             try:
                 guest.setblocking(False)
                 if source is not None:
-                    _bind(guest, source)
+                    guest.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    # The guest may listen on the very port that the client comes from.
+                    options.bind_beside(guest, source)
                 error = guest.connect_ex((target.partition("%")[0], p.port))
             except OSError as e:
                 error = e.errno or errno.EIO
@@ -319,26 +318,6 @@ class Server:
                 self._loop.remove(self._diag.fileno())
                 self._diag.close()
                 self._diag = None
-
-
-def _bind(sock: socket.socket, source: tuple[str, int]) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
-    try:
-        sock.bind(source)
-    except OSError as e:
-        if e.errno != errno.EADDRINUSE:
-            raise
-        # The guest listens on the port that the client happens to come from. In repair mode bind ignores that.
-        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-        try:
-            sock.bind(source)
-        finally:
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def _collect(message: bytes, found: set[int]) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nskit
 from xensock.supervisor import options
 from xensock.supervisor.filter import OPTIONS
 
@@ -179,3 +180,29 @@ def test_a_refused_attempt_leaves_a_port_in_the_name_but_not_bound(family):
         assert options.is_bound(sock, socket.socket)
         sock.listen()
         assert options.is_bound(sock, socket.socket)
+
+
+@pytest.mark.skipif(bool(nskit.missing()), reason=nskit.missing() or "-")
+@pytest.mark.parametrize("reuse", [0, 1])
+@pytest.mark.parametrize("host", ["192.0.2.77", "2001:db8::77"])
+def test_a_port_beside_its_listener(host: str, reuse: int) -> None:
+    """To an address that no interface has, and to a port that somebody listens on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    namespace = nskit.Namespace(nskit.GUEST)
+    try:
+        with (
+            namespace.socket(family, socket.SOCK_STREAM) as listener,
+            namespace.socket(family, socket.SOCK_STREAM) as sock,
+        ):
+            listener.bind(("", 7000))
+            listener.listen()
+            sock.setsockopt(SOL, socket.SO_REUSEADDR, reuse)
+            with pytest.raises(OSError, match="in use"):
+                options.bind_anywhere(sock, (host, 7000))
+            options.bind_beside(sock, (host, 7000))
+            assert sock.getsockname()[:2] == (host, 7000)
+            assert sock.getsockopt(SOL, socket.SO_REUSEADDR) == reuse
+            assert sock.getsockopt(TCP, options.TCP_REPAIR) == 0
+            assert sock.getsockopt(*options.freebind(family)) == 0
+    finally:
+        namespace.close()
