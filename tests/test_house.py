@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "pvcalls": {"calls", "wire", "ring", "transport", "policy"},
     "client": {"calls", "wire", "ring", "transport", "pvcalls"},
     "policy": {"calls"},
-    "stack": {"calls"},
+    "stack": {"calls", "client"},
     "observe": {"calls"},
     "supervisor": {"calls", "policy", "stack"},
     "backend": {
@@ -61,6 +61,20 @@ TESTED_BY: dict[str, str] = {
     "cli/bench.py": "tests/unit/bench",
     "cli/doctor.py": "tests/unit/doctor/test_checks.py",
     "cli/version.py": "tests/unit/cli/test_main.py",
+    # The own sockets are tested as a whole, beside the kernel's.
+    **{
+        f"client/{name}.py": "tests/unit/client/test_sockets.py"
+        for name in (
+            "address",
+            "attachment",
+            "held",
+            "link",
+            "listener",
+            "making",
+            "stream",
+            "transfer",
+        )
+    },
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
     "doctor/probe.py": "tests/unit/doctor/test_checks.py",

@@ -1,22 +1,49 @@
 """XenSock: the socket calls of a guest without a network card, carried out by a backend.
 
-`run` runs a program in a guest; its names come from `xensock.api`, which is loaded when it is used.
+`run` runs a program in a guest. `socket` and its companions are the sockets of a backend's network for Python programs.
+What is named here is loaded when it is used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xensock.api import Done, RunError, run
+    from xensock.client.attachment import NotAttached, attach
+    from xensock.client.install import install, uninstall
+    from xensock.client.making import create_connection, create_server
+    from xensock.client.names import getaddrinfo
+    from xensock.client.sockets import socket
 
 __version__ = "0.1.0"
-__all__ = ["Done", "RunError", "run"]
+__all__ = [
+    "Done",
+    "NotAttached",
+    "RunError",
+    "attach",
+    "create_connection",
+    "create_server",
+    "getaddrinfo",
+    "install",
+    "run",
+    "socket",
+    "uninstall",
+]
+_HOMES = {
+    "NotAttached": "client.attachment",
+    "attach": "client.attachment",
+    "create_connection": "client.making",
+    "create_server": "client.making",
+    "getaddrinfo": "client.names",
+    "install": "client.install",
+    "socket": "client.sockets",
+    "uninstall": "client.install",
+}
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from xensock import api
-
-        return getattr(api, name)
+        return getattr(import_module(f"xensock.{_HOMES.get(name, 'api')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,162 @@
+"""The own sockets of one process at one backend: the frontend, the mover of their bytes, the thread that serves them.
+
+Theory of operation: a program holds one end of an AF_UNIX socket pair; the mover moves bytes between the other end and
+the data ring. poll, select, epoll, dup and descriptor passing are therefore the kernel's own. What has no bytes —
+connect, bind, options, names — goes as a command. A program that closes its end is seen by the hang-up of the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from xensock import _core
+from xensock.loop import IN, Loop
+from xensock.wire.extensions import Extension
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.client.held import Held
+    from xensock.client.names import NameService
+    from xensock.pvcalls.datapages import DataPages
+    from xensock.pvcalls.frontend import Frontend
+
+ORDER = 6  # 128 KiB each way
+DATAGRAM_ORDER = 7  # 256 KiB: some of the longest datagrams
+COMMAND_S = 30.0  # a backend that does not answer for so long is taken for lost
+
+EOF, RESET = "eof", "reset"
+
+
+class Moved(Protocol):
+    """Whose bytes the mover moves."""
+
+    def end_of_stream(self) -> None:
+        """The program said that it sends no more."""
+
+    def moved(self, sent: int, received: int, error: int) -> None:
+        """The mover is done: everything is delivered, or `error` ended it."""
+
+
+class Link:
+    """Everything own sockets share. Methods may be called from any thread."""
+
+    def __init__(self, frontend: Frontend, order: int = ORDER) -> None:
+        self.frontend = frontend
+        self.order = order
+        self.datagram_order = DATAGRAM_ORDER
+        self.pid = os.getpid()
+        self.loop = Loop("xs-sockets")
+        self.by_inode: dict[tuple[int, int], Held] = {}
+        self.by_name: dict[bytes, Held] = {}  # accepted ones, by the name they knocked with
+        self._mover = _core.mover_open(min(os.cpu_count() or 1, 4))
+        self._lock = threading.Lock()  # of _flows
+        self._flows: dict[int, Moved] = {}
+        self._names: NameService | None = None
+        self.loop.add(_core.mover_fd(self._mover), IN, lambda _: self._fetch())
+
+    def has(self, extension: Extension) -> bool:
+        """Whether the backend offers an extension and we asked for it."""
+        return extension in self.frontend.features
+
+    def move(self, flow: Moved, end: socket.socket, pages: DataPages) -> int:
+        """Let the mover move between the socket pair's end, which is taken, and the ring."""
+        with self._lock:
+            token = _core.mover_add_ring(
+                self._mover,
+                end.detach(),
+                pages.indexes,
+                pages.data,
+                "front",
+                pages.event.notify_fd,
+                pages.event.wait_fd,
+                self.has(Extension.DATA_EVENTS),
+                True,
+            )
+            self._flows[token] = flow
+        return token
+
+    def held_by(self, fd: int) -> Held | None:
+        """The socket whose descriptor this is: one of ours, or of a connection that came in by a door."""
+        found = self.by_inode.get(inode_of(fd))
+        if found is not None:
+            return found
+        with socket.socket(fileno=os.dup(fd)) as plain:
+            try:
+                name = plain.getpeername()
+            except OSError:
+                return None
+        return self.by_name.get(name) if isinstance(name, bytes) else None
+
+    def forget(self, stream: Held) -> None:
+        """It ended: the number of its inode, and its name, may come again."""
+        if self.by_inode.get(stream.inode) is stream:
+            del self.by_inode[stream.inode]
+        self.by_name.pop(stream.knocked, None)
+
+    def remember(self, stream: Held, fd: int) -> None:
+        """Know the stream by its descriptor, and by every duplicate of it."""
+        stream.inode = inode_of(fd)
+        self.by_inode[stream.inode] = stream
+
+    def name_service(self) -> NameService:
+        """Who resolves names, made when it is first asked for. Raises OSError where the backend does not."""
+        from xensock.client.names import NameService
+
+        with self._lock:
+            if self._names is not None:
+                return self._names
+        made = NameService(self)
+        with self._lock:
+            before = self._names = self._names or made
+        if before is not made:
+            made.close()
+        return before
+
+    def counted(self, token: int) -> tuple[int, int] | None:
+        """Bytes sent and received so far; None once it has ended."""
+        return _core.mover_bytes(self._mover, token)
+
+    def close(self) -> None:
+        """End every socket and the frontend."""
+        self.loop.stop()
+        _core.mover_close(self._mover, 0)
+        self.frontend.close()
+
+    def _fetch(self) -> None:
+        for token, kind, _, _ in _core.mover_notices(self._mover):
+            with self._lock:
+                flow = self._flows.get(token)
+            if flow is not None and kind == EOF:
+                flow.end_of_stream()
+        for token, received, sent, error, _ in _core.mover_ended(self._mover):
+            with self._lock:
+                flow = self._flows.pop(token)
+            flow.moved(sent, received, error)
+
+
+def inode_of(fd: int) -> tuple[int, int]:
+    """What tells a file from every other, however many descriptors it has."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def watch_hang_up(loop: Loop, end: socket.socket, gone: Callable[[], None]) -> None:
+    """Call gone() once when nobody holds the other end of a socket pair any more."""
+
+    def handler(_: int) -> None:
+        loop.remove(fd)
+        gone()
+
+    fd = end.fileno()
+    loop.add(fd, 0, handler)
+
+
+def unwatch(loop: Loop, end: socket.socket) -> None:
+    """Undo watch_hang_up(); an end that is not watched, or closed, is fine."""
+    with contextlib.suppress(ValueError, OSError):
+        loop.remove(end.fileno())

@@ -1,0 +1,104 @@
+"""A listening socket: connections of the backend come in by a unix listener that stands for it.
+
+The program's descriptor becomes that unix listener, so that poll, accept and the queue of what was not yet accepted
+are the kernel's, also for a child that was forked. Every connection knocks there with a name of its own, by which
+accept finds out whose it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+from xensock.client.held import State, outcome
+from xensock.client.stream import Stream
+from xensock.wire.commands import Accept, Listen
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from xensock.pvcalls.datapages import DataPages
+    from xensock.wire.commands import Response
+
+MARK = b"\0xensock-"
+RETRY_S = 0.01
+
+
+def knock_name() -> bytes:
+    """A name in the abstract namespace of unix(7) that nobody guesses."""
+    return MARK + secrets.token_hex(12).encode()
+
+
+class Door:
+    """The unix listener of one listening stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.name = b""
+
+    def open(self, backlog: int) -> socket.socket | None:
+        """listen(2): the unix listener that is to take the descriptor's place; None where it has. Raises OSError."""
+        self.stream.command(Listen(self.stream.id, max(backlog, 0)))
+        if self.name:
+            return None
+        outer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.name = knock_name()
+        outer.bind(self.name)
+        outer.listen(max(backlog, 0))
+        self.stream.state = State.LISTENING
+        return outer
+
+    def held(self) -> bool:
+        """Whether somebody still holds the unix listener. One that is gone answers so (unix(7), ECONNREFUSED); one that
+        is there may notice a caller that hangs up, which accept() passes over."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(self.name) != errno.ECONNREFUSED
+
+    def wait(self) -> None:
+        """Ask the backend for the next connection."""
+        stream = self.stream
+        link = stream.link
+        pages = link.frontend.data_ring(link.order)
+        new = link.frontend.new_id()
+        try:
+            future = stream.submit(Accept(stream.id, new, pages.ref, pages.port))
+        except OSError:
+            pages.free()
+            return
+        future.add_done_callback(
+            lambda done: link.loop.later(0, lambda: self._came(done, new, pages))
+        )
+
+    def _came(self, done: Future[Response], new: int, pages: DataPages) -> None:
+        response = outcome(done)
+        if isinstance(response, int) or response.ret < 0:
+            pages.free()
+            if self.stream.state is State.LISTENING and not isinstance(response, int):
+                # Descriptors are short there, or the connection went again.
+                self.stream.link.loop.later(RETRY_S, self.wait)
+            return
+        name = knock_name()
+        caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        caller.bind(name)
+        child = Stream(self.stream.link, self.stream.family, caller, accepted=new)
+        child.peer = response.address
+        child.state = State.CONNECTED  # before anybody can accept it
+        child.knocked = name
+        child.link.by_name[name] = child
+        self._knock(child, pages)
+
+    def _knock(self, child: Stream, pages: DataPages) -> None:
+        error = child.end.connect_ex(self.name)
+        if error == errno.EAGAIN and self.stream.state is State.LISTENING:
+            # The program does not accept: its queue is full, and further connections wait in the backend's.
+            child.link.loop.later(RETRY_S, lambda: self._knock(child, pages))
+            return
+        if error:
+            child.adopt(pages)
+            child.release()
+            return
+        child.connected(pages)
+        self.wait()

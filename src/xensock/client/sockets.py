@@ -1,0 +1,329 @@
+"""`xensock.socket`: the methods and exceptions of Python's `socket.socket`, carried out by a backend.
+
+Families other than AF_INET and AF_INET6 are the guest's own and go to its kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as standard
+import struct
+from typing import TYPE_CHECKING, Any
+
+from xensock.client import attachment, names
+from xensock.client.address import endpoint_of, failure, python_of
+from xensock.client.datagrams import Datagrams
+from xensock.client.held import State
+from xensock.client.listener import Door
+from xensock.client.stream import Stream
+from xensock.client.transfer import Transfer
+from xensock.wire.commands import How, Which
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from xensock.client.held import Held
+    from xensock.client.link import Link
+
+_TYPE_BITS = 0xF
+_INT = struct.Struct("@i")
+_FILLING = bytes(
+    64 << 10
+)  # more than a quarter of a send buffer: not writable (net/unix/af_unix.c)
+_CARRIED = (standard.AF_INET, standard.AF_INET6)
+_PAIRS: dict[int, int] = {
+    standard.SOCK_STREAM: standard.SOCK_STREAM,
+    standard.SOCK_DGRAM: standard.SOCK_SEQPACKET,
+}
+_ICMPV6 = 58
+_PROTOCOLS: dict[int, tuple[int, ...]] = {
+    standard.SOCK_STREAM: (0, standard.IPPROTO_TCP),
+    standard.SOCK_DGRAM: (0, standard.IPPROTO_UDP, standard.IPPROTO_ICMP, _ICMPV6),
+}
+# Answered here: they are about the descriptor that the program holds.
+_OWN_OPTIONS = (standard.SO_RCVTIMEO, standard.SO_SNDTIMEO)
+
+
+class socket(Transfer):
+    """A socket of the backend's network. Raises what `socket.socket` raises; OSError (ENOPROTOOPT, EOPNOTSUPP) for
+    options and flags that are not carried."""
+
+    _stream: Stream | None
+    _door: Door | None
+
+    def __init__(
+        self,
+        family: int = -1,
+        type: int = -1,
+        proto: int = -1,
+        fileno: int | None = None,
+        *,
+        link: Link | None = None,
+    ) -> None:
+        self._held = None
+        if fileno is not None:
+            self._take(family, type, proto, fileno)
+            return
+        family = standard.AF_INET if family == -1 else family
+        type = standard.SOCK_STREAM if type == -1 else type
+        proto = 0 if proto == -1 else proto
+        if family not in _CARRIED:
+            super().__init__(family, type, proto)
+            return
+        kind = type & _TYPE_BITS
+        pair = _PAIRS.get(kind)
+        if pair is None:
+            # As the kernel for raw sockets without CAP_NET_RAW (raw(7)), and for types it does not know.
+            raise failure(errno.EPERM if kind == standard.SOCK_RAW else errno.ESOCKTNOSUPPORT)
+        if proto not in _PROTOCOLS[kind]:
+            raise failure(errno.EPROTONOSUPPORT)
+        link = link or attachment.default()
+        near, far = standard.socketpair(standard.AF_UNIX, pair)
+        try:
+            if kind == standard.SOCK_STREAM:
+                self._hold(Stream(link, family, far, proto))
+            else:
+                self._hold(Datagrams(link, family, proto, far))
+            link.remember(self._held_now(), near.fileno())
+            Transfer.__init__(self, standard.AF_UNIX, pair, 0, near.detach())
+        except BaseException:
+            near.close()
+            far.close()
+            raise
+        if type & standard.SOCK_NONBLOCK:
+            self.setblocking(False)
+
+    def _held_now(self) -> Held:
+        if self._held is None:
+            raise failure(errno.EBADF)
+        return self._held
+
+    def _take(self, family: int, type: int, proto: int, fileno: int) -> None:
+        """A descriptor that exists: ours, of an accepted connection of ours, or somebody else's."""
+        link = attachment.current()
+        held = link.held_by(fileno) if link is not None and fileno >= 0 else None
+        if held is None:
+            super().__init__(family, type, proto, fileno)
+            return
+        super().__init__(standard.AF_UNIX, _PAIRS[held.type], 0, fileno)
+        self._hold(held)
+
+    def _hold(self, held: Held) -> None:
+        self._held = held
+        held.holders += 1
+
+    # --- what it is
+
+    @property
+    def family(self) -> standard.AddressFamily:
+        """The address family."""
+        return standard.AddressFamily(self._held.family) if self._held else super().family
+
+    @property
+    def type(self) -> standard.SocketKind:
+        """The socket's type."""
+        return standard.SocketKind(self._held.type) if self._held else super().type
+
+    @property
+    def proto(self) -> int:
+        """The protocol, 0 where none was named."""
+        return self._held.protocol if self._held else super().proto
+
+    def getsockname(self) -> Any:
+        """getsockname(2)."""
+        if self._held is None or self.fileno() < 0:
+            return super().getsockname()
+        return python_of(self._held.family, self._held.name(Which.OWN))
+
+    def getpeername(self) -> Any:
+        """getpeername(2)."""
+        if self._held is None or self.fileno() < 0:
+            return super().getpeername()
+        return python_of(self._held.family, self._held.name(Which.PEER))
+
+    # --- connecting
+
+    def connect(self, address: Any) -> None:
+        """connect(2), with the time limit of settimeout()."""
+        if self._held is None or self.fileno() < 0:
+            super().connect(address)
+            return
+        number = self._connect(self._held, address)
+        if number == errno.ETIME:
+            raise TimeoutError("timed out")
+        if number:
+            raise failure(number)
+
+    def connect_ex(self, address: Any) -> int:
+        """connect(2), its errno returned."""
+        if self._held is None or self.fileno() < 0:
+            return super().connect_ex(address)
+        number = self._connect(self._held, address)
+        return errno.EAGAIN if number == errno.ETIME else number
+
+    def _connect(self, stream: Held, address: Any) -> int:
+        """An errno; ETIME when the time limit passed."""
+        sockaddr = endpoint_of(stream.family, address, names.first).sockaddr()
+        if not isinstance(stream, Stream):
+            return stream.connect(sockaddr) if isinstance(stream, Datagrams) else errno.EOPNOTSUPP
+        limit = self.gettimeout()
+        if limit == 0:
+            if stream.state is State.NEW:
+                self._look_full()
+            return stream.connect(sockaddr)
+        number = stream.connect(sockaddr)
+        if number != errno.EINPROGRESS:
+            return number
+        if not stream.settled.wait(limit):
+            return errno.ETIME
+        return 0 if stream.state is State.CONNECTED else stream.take_error() or errno.ECONNABORTED
+
+    def _look_full(self) -> None:
+        """What is not connected yet is not writable."""
+        try:
+            standard.socket.send(self, _FILLING, standard.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+
+    # --- serving
+
+    def bind(self, address: Any) -> None:
+        """bind(2)."""
+        if self._held is None or self.fileno() < 0:
+            super().bind(address)
+            return
+        self._held.bind(endpoint_of(self._held.family, address, names.first).sockaddr())
+
+    def listen(self, backlog: int = 128) -> None:
+        """listen(2)."""
+        stream = self._held
+        if stream is None or self.fileno() < 0:
+            super().listen(backlog)
+            return
+        if not isinstance(stream, Stream):
+            raise failure(errno.EOPNOTSUPP)
+        if stream.state not in (State.NEW, State.LISTENING):
+            raise failure(errno.EINVAL)
+        door = stream.door or Door(stream)
+        outer = door.open(backlog)
+        if outer is None:
+            return
+        with outer:
+            stream.door = door
+            outer.setblocking(self.gettimeout() is None)
+            stream.hand_over_end()
+            os.dup2(outer.fileno(), self.fileno(), self.get_inheritable())
+        stream.link.remember(stream, self.fileno())
+        door.wait()
+
+    def accept(self) -> tuple[Self, Any]:
+        """accept(2)."""
+        if self._held is None or self.fileno() < 0:
+            return super().accept()  # type: ignore[return-value]
+        if self._held.state is not State.LISTENING:
+            raise failure(errno.EINVAL)
+        while True:
+            fd, _ = self._accept()  # type: ignore[attr-defined]
+            found = type(self)(fileno=fd)
+            if found._held is not None:
+                break
+            found.close()  # somebody in the guest knocked at the door itself
+        if standard.getdefaulttimeout() is None and self.gettimeout():
+            found.setblocking(True)
+        return found, found.getpeername()
+
+    # --- options
+
+    def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
+        """getsockopt(2)."""
+        stream = self._held
+        if stream is None or self.fileno() < 0:
+            return (
+                super().getsockopt(level, option, buflen)
+                if buflen
+                else super().getsockopt(level, option)
+            )
+        if buflen < 0 or buflen > 1024:
+            raise OSError("getsockopt buflen out of range")
+        if level == standard.SOL_SOCKET and option in _OWN_OPTIONS:
+            return (
+                super().getsockopt(level, option, buflen)
+                if buflen
+                else super().getsockopt(level, option)
+            )
+        if level == standard.SOL_SOCKET and option in _KNOWN:
+            number = _KNOWN[option](stream)
+            return number if not buflen else _INT.pack(number)[:buflen]
+        value = stream.get_option(level, option, buflen or _INT.size)
+        return value if buflen else _INT.unpack(value.ljust(_INT.size, b"\0"))[0]
+
+    def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
+        """setsockopt(2)."""
+        stream = self._held
+        own = level == standard.SOL_SOCKET and option in _OWN_OPTIONS
+        if stream is None or self.fileno() < 0 or own:
+            if optlen is None:
+                super().setsockopt(level, option, value)
+            else:
+                super().setsockopt(level, option, value, optlen)
+            return
+        if value is None:
+            if optlen is None:
+                raise TypeError(
+                    "socket.setsockopt() requires 4 arguments when the third argument is None"
+                )
+            raw = bytes(optlen)
+        else:
+            raw = _INT.pack(value) if isinstance(value, int) else bytes(value)
+        stream.set_option(level, option, raw)
+
+    # --- the end
+
+    def shutdown(self, how: int) -> None:
+        """shutdown(2)."""
+        stream = self._held
+        if stream is None or self.fileno() < 0:
+            super().shutdown(how)
+            return
+        if how not in (standard.SHUT_RD, standard.SHUT_WR, standard.SHUT_RDWR):
+            raise failure(errno.EINVAL)
+        if isinstance(stream, Stream) and stream.state is State.LISTENING:
+            stream.shut(How(how))
+            super().shutdown(how)
+            return
+        if stream.state is not State.CONNECTED:
+            raise failure(errno.ENOTCONN)
+        if isinstance(stream, Stream):
+            stream.shut_down = True
+        super().shutdown(how)  # the mover sees it, behind what was sent
+
+    def detach(self) -> int:
+        """Give the descriptor away: it stays a socket of the backend's network until nobody holds it."""
+        stream, self._held = self._held, None
+        if stream is not None:
+            stream.holders -= 1
+        return super().detach()
+
+    def _real_close(self, *args: Any) -> None:
+        super()._real_close(*args)  # type: ignore[misc]
+        stream, self._held = self._held, None
+        if stream is None:
+            return
+        stream.holders -= 1
+        if not stream.holders:
+            stream.closed()
+
+
+_USUAL: dict[int, int] = {
+    standard.SOCK_STREAM: int(standard.IPPROTO_TCP),
+    standard.SOCK_DGRAM: int(standard.IPPROTO_UDP),
+}
+_KNOWN: dict[int, Callable[[Held], int]] = {
+    standard.SO_ERROR: lambda stream: stream.take_error(),
+    standard.SO_TYPE: lambda stream: stream.type,
+    standard.SO_DOMAIN: lambda stream: stream.family,
+    standard.SO_PROTOCOL: lambda stream: stream.protocol or _USUAL[stream.type],
+    standard.SO_ACCEPTCONN: lambda stream: int(stream.state is State.LISTENING),
+}

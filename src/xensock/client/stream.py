@@ -1,0 +1,161 @@
+"""A stream socket: connect, and the ring that its bytes go through."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+from xensock.client.held import Held, State, answer_of, outcome
+from xensock.client.link import Link, unwatch
+from xensock.loop import IN
+from xensock.wire.commands import Connect, ConnectFlag, Shutdown
+from xensock.wire.errors import from_wire
+from xensock.wire.extensions import Extension
+
+if TYPE_CHECKING:
+    from xensock.client.listener import Door
+    from xensock.pvcalls.datapages import DataPages
+    from xensock.wire.commands import How
+    from xensock.wire.responses import Response
+
+_IN_ERROR, _STATUS = struct.Struct("<8xi"), struct.Struct("<88xI")
+_CONNECTED = 1
+
+
+class Stream(Held):
+    """A TCP socket at the backend."""
+
+    def __init__(
+        self,
+        link: Link,
+        family: int,
+        end: socket.socket,
+        protocol: int = 0,
+        accepted: int = 0,
+    ) -> None:
+        super().__init__(link, family, socket.SOCK_STREAM, protocol, end, accepted)
+        self.door: Door | None = None  # of a listening one
+        self.shut_down = False  # the program called shutdown(2)
+        self.settled = threading.Event()  # no connect is under way
+        self.settled.set()
+
+    def connect(self, sockaddr: bytes) -> int:
+        """Begin connect(2): 0, EINPROGRESS, or why not. `settled` is set at its end, which `error` then tells."""
+        with self._lock:
+            if self.state is State.CONNECTING:
+                return errno.EALREADY
+            if self.state is not State.NEW:
+                return errno.EISCONN
+            if self.error:
+                return self.take_error()
+            pages = self.link.frontend.data_ring(self.link.order)
+            self._pages, self.state = pages, State.CONNECTING
+            self.settled.clear()
+        later = self.link.has(Extension.ASYNC_CONNECT)
+        flags = ConnectFlag.ASYNC if later else ConnectFlag(0)
+        self.peer = sockaddr
+        try:
+            future = self.submit(Connect(self.id, sockaddr, flags, pages.ref, pages.port))
+            if not later:
+                future.add_done_callback(lambda done: self._connect_ended(outcome(done)))
+                return errno.EINPROGRESS
+            response = answer_of(future)
+        except OSError as error:
+            self._failed(error.errno or errno.EIO)
+            return self.take_error()
+        if response.ret != -errno.EINPROGRESS:
+            self._connect_ended(response)
+            return self.take_error()
+        self.own = response.address
+        self.link.loop.add(pages.event.wait_fd, IN, lambda _: self._look(pages))
+        self.link.loop.later(0, lambda: self._look(pages))  # it may be up already
+        return errno.EINPROGRESS
+
+    def _look(self, pages: DataPages) -> None:
+        """On the loop's thread: whether the connection is up, or failed."""
+        if self.state is not State.CONNECTING:
+            return
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(pages.event.wait_fd)
+        (error,) = _IN_ERROR.unpack_from(pages.indexes)
+        (status,) = _STATUS.unpack_from(pages.indexes)
+        if status != _CONNECTED and not error:
+            return
+        self.link.loop.remove(pages.event.wait_fd)
+        # An end that came together with the connection is the mover's to tell.
+        if status == _CONNECTED:
+            self.connected()
+        else:
+            self._failed(from_wire(error))
+
+    def _connect_ended(self, response: Response | int) -> None:
+        if isinstance(response, int):
+            self._failed(response)
+        elif response.ret < 0:
+            self._failed(from_wire(response.ret))
+        else:
+            self.own = response.address
+            self.connected()
+
+    def connected(self, pages: DataPages | None = None) -> None:
+        """Let bytes flow. `pages` are those of an accepted connection."""
+        with self._lock:
+            if self.state is State.ENDED:
+                return
+            pages = self._pages = pages or self._pages
+            if pages is None:
+                raise ValueError("a connection without a ring")
+            if self.state is State.CONNECTING:
+                self._drain()
+            unwatch(self.link.loop, self.end)
+            self.state = State.CONNECTED
+            self._token = self.link.move(self, self.end, pages)
+        self.settled.set()
+
+    def adopt(self, pages: DataPages) -> None:
+        """The ring of an accepted connection that nobody can be given: release() lets go of it."""
+        self._pages = pages
+
+    def _failed(self, number: int) -> None:
+        with self._lock:
+            if self.state is not State.CONNECTING:
+                return  # released: its ring went with it
+            pages, self._pages = self._pages, None
+            self.state, self.error, self.peer = State.NEW, number, b""
+            self._drain()
+        if pages is not None:
+            pages.free()
+        self.settled.set()
+
+    def _drain(self) -> None:
+        """Take what made the program's end look full, so that it is writable."""
+        with contextlib.suppress(BlockingIOError):
+            while self.end.recv(1 << 16):
+                pass
+
+    def end_of_stream(self) -> None:
+        """See Moved."""
+        if self.resets and not self.shut_down:
+            return  # it is the close, which is a reset
+        if self.link.has(Extension.SHUTDOWN) and self.state is State.CONNECTED:
+            with contextlib.suppress(OSError):
+                self.submit(Shutdown(self.id, socket.SHUT_WR))
+
+    def shut(self, how: How) -> None:
+        """Tell the backend of a shutdown(2) that bytes do not show. Raises OSError."""
+        if self.link.has(Extension.SHUTDOWN):
+            self.command(Shutdown(self.id, how))
+
+    def held_elsewhere(self) -> bool:
+        """See Held."""
+        return self.door.held() if self.door is not None else super().held_elsewhere()
+
+    def release(self, wait: bool = False) -> None:
+        """See Held."""
+        super().release(wait)
+        self.settled.set()

@@ -1,0 +1,236 @@
+"""The bytes of own sockets: send and recv in all their forms.
+
+A stream's go through the socket pair as they are, so the kernel's waiting, time limits and flags are its own. Datagrams
+go as frames with their address.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket as standard
+from typing import TYPE_CHECKING, Any
+
+from xensock.client import names
+from xensock.client.address import endpoint_of, failure, python_of
+from xensock.client.datagrams import Datagrams
+from xensock.client.held import State
+from xensock.client.stream import Stream
+from xensock.wire.frames import HEADER, Frame, decode_frame
+
+if TYPE_CHECKING:
+    from xensock.client.held import Held
+
+LONGEST = 65535  # bytes of a datagram
+_WAITING = standard.MSG_PEEK | standard.MSG_DONTWAIT
+
+
+class Transfer(standard.socket):
+    """What moves bytes. `_held` is None for sockets of the guest's own kernel."""
+
+    _held: Held | None = None
+
+    # --- what the state of a stream allows
+
+    def _may_send(self, flags: int) -> None:
+        held = self._held
+        if not isinstance(held, Stream) or self.fileno() < 0:
+            return
+        if flags & standard.MSG_OOB:
+            raise failure(errno.EOPNOTSUPP)  # rings have no urgent data
+        if held.state is State.CONNECTING:
+            self._await_connect(held)
+        if held.state in (State.NEW, State.LISTENING):
+            raise failure(errno.EPIPE)
+        if held.error:
+            raise failure(held.take_error())
+
+    def _may_receive(self, flags: int) -> None:
+        held = self._held
+        if not isinstance(held, Stream) or self.fileno() < 0:
+            return
+        if flags & standard.MSG_OOB:
+            raise failure(errno.EINVAL)  # as tcp(7) says when there is none
+        if held.state is State.CONNECTING:
+            self._await_connect(held)
+        if held.state in (State.NEW, State.LISTENING):
+            raise failure(errno.ENOTCONN)
+
+    def _await_connect(self, stream: Stream) -> None:
+        limit = self.gettimeout()
+        if limit == 0:
+            raise failure(errno.EAGAIN)
+        if not stream.settled.wait(limit):
+            raise TimeoutError("timed out")
+
+    def _ended(self) -> None:
+        """The stream ended: in order, or by an error that is told now."""
+        if self._held is not None and self._held.error:
+            raise failure(self._held.take_error())
+
+    # --- datagrams
+
+    def _send_frame(self, held: Datagrams, data: Any, address: Any, flags: int) -> int:
+        payload = bytes(memoryview(data).cast("B")) if not isinstance(data, bytes) else data
+        if address is None and held.state is not State.CONNECTED:
+            raise failure(errno.EDESTADDRREQ)
+        if len(payload) > LONGEST:
+            raise failure(errno.EMSGSIZE)
+        where = (
+            b"" if address is None else endpoint_of(held.family, address, names.first).sockaddr()
+        )
+        super().send(Frame(payload, where).encode(), flags & standard.MSG_DONTWAIT)
+        return len(payload)
+
+    def _receive_frame(self, flags: int) -> Frame:
+        packet = super().recv(HEADER + LONGEST + 8, flags & _WAITING)
+        if not packet:
+            raise failure(errno.ENETDOWN)  # the backend is gone
+        frame, _ = decode_frame(packet)
+        if frame.error:
+            raise failure(-frame.error)
+        return frame
+
+    def _receive_datagram(
+        self, held: Datagrams, bufsize: int, flags: int
+    ) -> tuple[bytes, Any, int]:
+        """(data, address, flags as of recvmsg(2))."""
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        frame = self._receive_frame(flags)
+        cut = frame.truncated or len(frame.payload) > bufsize
+        address = python_of(held.family, frame.address or held.peer)
+        return frame.payload[:bufsize], address, standard.MSG_TRUNC if cut else 0
+
+    # --- sending
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """send(2)."""
+        held = self._held
+        if isinstance(held, Datagrams) and self.fileno() >= 0:
+            return self._send_frame(held, data, None, flags)
+        self._may_send(flags)
+        try:
+            return super().send(data, flags)
+        except BrokenPipeError:
+            self._ended()
+            raise
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """send(2) until everything is sent."""
+        if isinstance(self._held, Datagrams):
+            self.send(data, flags)
+            return
+        self._may_send(flags)
+        try:
+            super().sendall(data, flags)
+        except BrokenPipeError:
+            self._ended()
+            raise
+
+    def sendto(self, data: Any, *args: Any) -> int:
+        """sendto(2): a stream's address is ignored, as tcp(7) does."""
+        held = self._held
+        if held is None or self.fileno() < 0 or len(args) not in (1, 2):
+            return super().sendto(data, *args)
+        flags = args[0] if len(args) == 2 else 0
+        if isinstance(held, Datagrams):
+            return self._send_frame(held, data, args[-1], flags)
+        endpoint_of(held.family, args[-1], names.first)
+        return self.send(data, flags)
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
+        """sendmsg(2). Control messages are not carried: EINVAL, as for those that the kernel does not know."""
+        held = self._held
+        if held is None or self.fileno() < 0:
+            return super().sendmsg(buffers, ancdata, flags, address)
+        self._may_send(flags)
+        if list(ancdata):
+            raise failure(errno.EINVAL)
+        if isinstance(held, Datagrams):
+            return self._send_frame(held, b"".join(bytes(b) for b in buffers), address, flags)
+        try:
+            return super().sendmsg(buffers, (), flags)
+        except BrokenPipeError:
+            self._ended()
+            raise
+
+    # --- receiving
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """recv(2)."""
+        if isinstance(self._held, Datagrams) and self.fileno() >= 0:
+            return self._receive_datagram(self._held, bufsize, flags)[0]
+        self._may_receive(flags)
+        data = super().recv(bufsize, flags)
+        if not data and bufsize:
+            self._ended()
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """recv(2) into a buffer."""
+        if isinstance(self._held, Datagrams) and self.fileno() >= 0:
+            return self.recvfrom_into(buffer, nbytes, flags)[0]
+        self._may_receive(flags)
+        got = super().recv_into(buffer, nbytes, flags)
+        if not got:
+            self._ended()
+        return got
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
+        """recvfrom(2): a stream names no sender."""
+        held = self._held
+        if held is None or self.fileno() < 0:
+            return super().recvfrom(bufsize, flags)
+        if isinstance(held, Datagrams):
+            return self._receive_datagram(held, bufsize, flags)[:2]
+        return self.recv(bufsize, flags), None
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        """recvfrom(2) into a buffer."""
+        held = self._held
+        if held is None or self.fileno() < 0:
+            return super().recvfrom_into(buffer, nbytes, flags)
+        if not isinstance(held, Datagrams):
+            return self.recv_into(buffer, nbytes, flags), None
+        view = memoryview(buffer).cast("B")
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recvfrom_into")
+        if nbytes > len(view):
+            raise ValueError("nbytes is greater than the length of the buffer")
+        data, address, _ = self._receive_datagram(held, nbytes or len(view), flags)
+        view[: len(data)] = data
+        return len(data), address
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[Any], int, Any]:
+        """recvmsg(2)."""
+        held = self._held
+        if isinstance(held, Datagrams) and self.fileno() >= 0:
+            data, address, seen = self._receive_datagram(held, bufsize, flags)
+            return data, [], seen, address
+        self._may_receive(flags)
+        data, control, seen, address = super().recvmsg(bufsize, ancbufsize, flags)
+        if not data and bufsize:
+            self._ended()
+        return data, control, seen, address if held is None else None
+
+    def recvmsg_into(
+        self, buffers: Any, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[int, list[Any], int, Any]:
+        """recvmsg(2) into buffers."""
+        held = self._held
+        if isinstance(held, Datagrams) and self.fileno() >= 0:
+            views = [memoryview(each).cast("B") for each in buffers]
+            data, address, seen = self._receive_datagram(held, sum(map(len, views)), flags)
+            at = 0
+            for view in views:
+                part = data[at : at + len(view)]
+                view[: len(part)] = part
+                at += len(part)
+            return len(data), [], seen, address
+        self._may_receive(flags)
+        got, control, seen, address = super().recvmsg_into(buffers, ancbufsize, flags)
+        if not got:
+            self._ended()
+        return got, control, seen, address if held is None else None

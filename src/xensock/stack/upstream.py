@@ -1,0 +1,48 @@
+"""The stack that is another backend: sockets and names over PV Calls rings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from xensock.client.attachment import open_link
+from xensock.client.making import create_server
+from xensock.client.sockets import socket as OwnSocket
+
+if TYPE_CHECKING:
+    import socket
+
+    from xensock.calls.address import IPAddress
+
+
+class Upstream:
+    """A backend at `url`. Raises ValueError for a URL that cannot be understood, OSError where nobody answers."""
+
+    local = False  # its ports and addresses are another host's, as far as we know
+
+    def __init__(self, name: str, url: str, guest: str) -> None:
+        self.name = name
+        self.url = url
+        self._link = open_link(url, guest)
+
+    def make(self, family: int, type: int, protocol: int) -> socket.socket:
+        """A socket of the backend's network. Raises OSError."""
+        return OwnSocket(family, type & 0xF, protocol, link=self._link)
+
+    def create_server(self, host: str, port: int, family: int, dual: bool) -> socket.socket:
+        """A listener at the backend; `dual`: for both families. Raises OSError."""
+        return create_server((host, port), family=family, dualstack_ipv6=dual, link=self._link)
+
+    async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
+        """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
+        return await asyncio.wrap_future(self._link.name_service().ask(message))
+
+    def close(self) -> None:
+        """Leave the backend: every socket of it ends."""
+        self._link.close()
+
+
+def guest_name(name: str) -> str:
+    """What a backend is told about who we are, at most 64 bytes."""
+    return f"{name}[{os.getpid()}]".encode()[-64:].decode(errors="ignore")
