@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.transport import local_events, local_packets
 from xensock.transport.base import GrantError, Limits, Nodes, ProtocolError
+from xensock.transport.url import LONGEST_PATH
 from xensock.wire import local
 from xensock.wire.errors import WireError
 
@@ -380,24 +381,18 @@ def listen(
     """
     _check_free(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    directory, base = os.path.split(path)
     # It gets its name when it has its mode and listens: nobody finds it before.
-    name = f".{secrets.token_hex(6)}"
-    temporary = os.path.join(directory, name)
+    temporary = os.path.join(os.path.dirname(path), f".{secrets.token_hex(4)}")
     try:
-        folder = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _bind(sock, temporary)
         try:
-            sock.bind(f"/proc/self/fd/{folder}/{name}")
-            try:
-                os.chmod(temporary, mode)
-                sock.listen(BACKLOG)
-                os.rename(temporary, os.path.join(directory, base))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-        finally:
-            os.close(folder)
+            os.chmod(temporary, mode)
+            sock.listen(BACKLOG)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
         return LocalListener(sock, path, uids, limits)
     except OSError as error:
         sock.close()
@@ -405,6 +400,18 @@ def listen(
     except BaseException:
         sock.close()
         raise
+
+
+def _bind(sock: socket.socket, path: str) -> None:
+    """Bind to a path that may be a little longer than a socket's may be."""
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        sock.bind(path)
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

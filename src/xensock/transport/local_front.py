@@ -80,7 +80,12 @@ def _welcomed(sock: socket.socket, path: str, timeout: float | None) -> None:
 def _receive(sock: socket.socket) -> local.BackMessage | None:
     """The backend's next message, None at the end. Raises ProtocolError, OSError."""
     try:
-        packet, fds = local_packets.receive(sock)
+        try:
+            packet, fds = local_packets.receive(sock)
+        except ConnectionResetError:
+            # It closed before it read all of ours. That is told first, and only once; what it had
+            # sent, a Goodbye perhaps, comes after.
+            packet, fds = local_packets.receive(sock)
     except ConnectionError:
         return None
     if fds:
