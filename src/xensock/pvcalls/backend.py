@@ -15,6 +15,7 @@ from xensock import _core
 from xensock.policy.point import Point
 from xensock.pvcalls.serving.guest import Counters, Guest
 from xensock.pvcalls.serving.limits import Limits
+from xensock.pvcalls.serving.moving import Lingering
 from xensock.pvcalls.serving.ports import Ports
 from xensock.pvcalls.serving.session import Session, program_of
 from xensock.wire.extensions import ALL, Extension
@@ -74,6 +75,7 @@ class Backend:
         self.ports = Ports()
         self.sessions: dict[int, Session] = {}
         self.tokens: dict[int, tuple[Counters, int]] = {}
+        self.lingering = Lingering(self.limits.lingering)
         self.past = Counters()
         self._name_service = name_service
         large = Extension.LARGE_RINGS in extensions
@@ -155,6 +157,7 @@ class Backend:
     def _moved(self) -> None:
         """Connections ended, or a guest broke the rules of a data ring."""
         for token, a, b, _, _ in _core.mover_ended(self.mover):
+            self.lingering.ended(token)
             found = self.tokens.pop(token, None)
             if found is not None:
                 counters, side = found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
-import struct
 from typing import TYPE_CHECKING
 
 from xensock import _core
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
     from xensock.wire.requests import Close, Release, Shutdown
-
-_LINGER_NOW = struct.pack("ii", 1, 0)
 
 
 def release(guest: Guest, call: Call, request: Release) -> None:
@@ -47,8 +43,8 @@ def drop(guest: Guest, held: Held, *, reset: bool = False) -> None:
         listening.unpark(held, errno.EBADF)
     if held.cancel is not None:
         held.cancel(errno.EBADF)
-    if held.sock is not None and reset and held.kind == socket.SOCK_STREAM:
-        held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
+    if reset:
+        moving.reset_on_close(held)
     moving.let_go(held, reset=reset)
     moving.forget(guest, held)
 

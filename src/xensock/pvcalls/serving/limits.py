@@ -17,7 +17,9 @@ class Limits:
 
     sockets     that exist at once; further ones: ENFILE
     pages       of its own memory that the backend maps at once; further ones: ENOMEM
-    turn        commands served before others get their turn
+    turn        commands taken at once; others get their turn in between
+    lingering   bytes (and connections) that may wait for slow receivers after their sockets were
+                released; beyond, a release resets the connection
     guests      (all together) that are connected at once; further ones are turned away
     order       of the largest data ring of v1 frontends (max-page-order)
     large_order of the largest data ring where large-rings is agreed
@@ -27,6 +29,7 @@ class Limits:
     sockets: int = 16384
     pages: int = 1 << 19
     turn: int = 32
+    lingering: tuple[int, int] = (1 << 28, 4096)
     guests: int = 256
     order: int = 9
     large_order: int = 13

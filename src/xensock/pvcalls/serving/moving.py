@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.pvcalls.serving.held import Phase
+from xensock.wire import indexes
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
@@ -37,9 +40,54 @@ def move(held: Held) -> None:
 def let_go(held: Held, *, reset: bool = False) -> None:
     """Take the ring away from the mover: what is left in it is delivered in the background, then the
     connection ends in order, or with `reset`."""
-    if held.token:
-        _core.mover_release(held.guest.backend.mover, held.token, reset, held.side)
-        held.token = 0
+    if not held.token:
+        return
+    backend = held.guest.backend
+    waiting = _unsent(held)
+    if waiting and not reset and not backend.lingering.admit(held.token, waiting):
+        reset = True
+        reset_on_close(held)
+    _core.mover_release(backend.mover, held.token, reset, held.side)
+    held.token = 0
+
+
+def _unsent(held: Held) -> int:
+    """Bytes in `out`, as the guest says: never more than there is room for."""
+    ring = held.ring
+    if ring is None or not ring.open:
+        return 0
+    cons, prod = (
+        int.from_bytes(ring.indexes[at : at + 4], "little")
+        for at in (indexes.OUT_CONS, indexes.OUT_PROD)
+    )
+    return indexes.queued(prod, cons, len(ring.data) // 2)
+
+
+def reset_on_close(held: Held) -> None:
+    """Have the connection end by a reset when its last descriptor is closed."""
+    if held.sock is not None and held.kind == socket.SOCK_STREAM and held.family != socket.AF_UNIX:
+        held.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class Lingering:
+    """Connections whose guests have released them, and the bytes of theirs in our memory."""
+
+    def __init__(self, most: tuple[int, int]) -> None:
+        self._bytes, self._count = most
+        self._waiting: dict[int, int] = {}
+        self._sum = 0
+
+    def admit(self, token: int, waiting: int) -> bool:
+        """Whether so many bytes may wait; if so they count until `ended`."""
+        if self._sum + waiting > self._bytes or len(self._waiting) >= self._count:
+            return False
+        self._waiting[token] = waiting
+        self._sum += waiting
+        return True
+
+    def ended(self, token: int) -> None:
+        """A connection has ended."""
+        self._sum -= self._waiting.pop(token, 0)
 
 
 def forget(guest: Guest, held: Held) -> None:

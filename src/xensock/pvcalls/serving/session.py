@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from xensock import _core
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.guest import Guest
     from xensock.transport import base
 
+TURN = 0.002  # seconds of one guest's commands before others get their turn
 CATCH_UP = 16  # times that messages are read before requests are served in spite of more
 _numbers = itertools.count(1)
 log = logging.getLogger("xensock.backend")
@@ -52,6 +54,7 @@ class Session:
         self._seen: State | None = None
         self._reason = ""
         self._again = False
+        self._taken: deque[bytes] = deque()
         self._fd = transport.fileno()
         self._actions: dict[Action, Callable[[], None]] = {
             Action.PUBLISH: self._publish,
@@ -162,6 +165,7 @@ class Session:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        self._taken.clear()
         if self._page is not None:
             self._page.release()
             self._page = None
@@ -195,20 +199,21 @@ class Session:
         if ring is None or event is None or guest is None:
             return
         event.clear()
-        try:
-            requests = ring.take(self._backend.limits.turn)
-        except _core.RingError as error:
-            self.expel(str(error))
-            return
-        if requests:
-            self._catch_up()
-            if self.gone or self._ring is None:
+        if not self._taken:
+            try:
+                self._taken.extend(ring.take(self._backend.limits.turn))
+            except _core.RingError as error:
+                self.expel(str(error))
                 return
-        for request in requests:
-            guest.serve(request)
-            if self.gone or self._ring is None:
-                return
-        if requests or ring.arm():
+            if self._taken:
+                self._catch_up()
+        end = time.monotonic() + TURN
+        # A request may end the session.
+        while self._taken and self._ring is ring:
+            guest.serve(self._taken.popleft())
+            if time.monotonic() > end:
+                break
+        if self._ring is ring and (self._taken or ring.arm()):
             self._soon()
 
     def _catch_up(self) -> None:
