@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import threading
+import weakref
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
@@ -42,6 +43,9 @@ class Moved(Protocol):
         """The mover is done: everything is delivered, or `error` ended it."""
 
 
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
 class Link:
     """Everything own sockets share. Methods may be called from any thread."""
 
@@ -57,6 +61,7 @@ class Link:
         self._lock = threading.Lock()  # of _flows
         self._flows: dict[int, Moved] = {}
         self._names: NameService | None = None
+        _links.add(self)
         self.loop.add(_core.mover_fd(self._mover), IN, lambda _: self._fetch())
 
     def has(self, extension: Extension) -> bool:
@@ -123,6 +128,7 @@ class Link:
 
     def close(self) -> None:
         """End every socket and the frontend."""
+        _links.discard(self)
         self.loop.stop()
         _core.mover_close(self._mover, 0)
         self.frontend.close()
@@ -137,6 +143,11 @@ class Link:
             with self._lock:
                 flow = self._flows.pop(token)
             flow.moved(sent, received, error)
+
+
+def held_by(fd: int) -> Held | None:
+    """The own socket whose descriptor this is, of whatever backend."""
+    return next((held for link in list(_links) if (held := link.held_by(fd)) is not None), None)
 
 
 def inode_of(fd: int) -> tuple[int, int]:

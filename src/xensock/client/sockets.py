@@ -15,6 +15,7 @@ from xensock.client import attachment, names
 from xensock.client.address import endpoint_of, failure, python_of
 from xensock.client.datagrams import Datagrams
 from xensock.client.held import State
+from xensock.client.link import held_by
 from xensock.client.listener import Door
 from xensock.client.stream import Stream
 from xensock.client.transfer import Transfer
@@ -102,8 +103,7 @@ class socket(Transfer):
 
     def _take(self, family: int, type: int, proto: int, fileno: int) -> None:
         """A descriptor that exists: ours, of an accepted connection of ours, or somebody else's."""
-        link = attachment.current()
-        held = link.held_by(fileno) if link is not None and fileno >= 0 else None
+        held = held_by(fileno) if fileno >= 0 else None
         if held is None:
             super().__init__(family, type, proto, fileno)
             return
