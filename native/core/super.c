@@ -159,6 +159,30 @@ void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, 
 
 void xs_super_flush(struct xs_super *s) { xs_verdicts_flush(s->verdicts); }
 
+static void note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	pthread_mutex_lock(&s->lock);
+	s->born[cookie % BORN].cookie = cookie;
+	s->born[cookie % BORN].boot_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	s->born[cookie % BORN].tid = tid;
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool xs_super_born(struct xs_super *s, uint64_t cookie, uint32_t *tid, uint64_t *boot_ns)
+{
+	bool found;
+
+	pthread_mutex_lock(&s->lock);
+	found = cookie && s->born[cookie % BORN].cookie == cookie;
+	*tid = s->born[cookie % BORN].tid;
+	*boot_ns = s->born[cookie % BORN].boot_ns;
+	pthread_mutex_unlock(&s->lock);
+	return found;
+}
+
 static void on_socket(struct xs_super *s, const struct seccomp_notif *n)
 {
 	int domain = (int)n->data.args[0], type = (int)n->data.args[1], proto = (int)n->data.args[2], fd, r;
@@ -172,6 +196,7 @@ static void on_socket(struct xs_super *s, const struct seccomp_notif *n)
 		xs_super_answer(s, n->id, 0, errno, false);
 		return;
 	}
+	note_birth(s, xs_cookie_of(fd), n->pid);
 	r = xs_super_addfd(s, n->id, fd, -1, (uint32_t)(type & SOCK_CLOEXEC));
 	if (r < 0 && r != -ENOENT)
 		xs_super_answer(s, n->id, 0, -r, false);

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #define KEPT 64
+#define BORN 1024
 
 struct node {
 	struct xs_event ev;
@@ -43,6 +44,7 @@ struct xs_super {
 	struct xs_verdicts *verdicts;
 	struct { uint64_t cookie; int nr, error; } kept[KEPT];
 	unsigned nkept, kept_at;
+	struct { uint64_t cookie, boot_ns; uint32_t tid; } born[BORN]; /* by cookie: sockets handed out last */
 };
 
 uint64_t xs_now_ns(void);

@@ -240,6 +240,22 @@ static PyObject *keep(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *born(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long cookie;
+	uint32_t tid;
+	uint64_t boot_ns;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OK:super_born", &capsule, &cookie) || !(s = get(capsule)))
+		return NULL;
+	if (!xs_super_born(s, cookie, &tid, &boot_ns))
+		Py_RETURN_NONE;
+	return Py_BuildValue("(IK)", tid, (unsigned long long)boot_ns);
+}
+
 static PyMethodDef methods[] = {
 	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record, killable) -> handle; takes the descriptor over"},
 	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},
@@ -253,6 +269,7 @@ static PyMethodDef methods[] = {
 	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},
 	{"super_getfd", getfd, METH_VARARGS, "super_getfd(handle, tid, fd) -> duplicate of a guest's descriptor"},
 	{"super_keep", keep, METH_VARARGS, "super_keep(handle, cookie, nr, errno): outcome for a re-issued call"},
+	{"super_born", born, METH_VARARGS, "super_born(handle, cookie) -> (tid, CLOCK_BOOTTIME in ns) or None"},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -36,7 +36,7 @@ static void tell(int to, char type, int a, int b, const int *fds, int nfds)
 {
 	struct msg m = {.type = type, .a = a, .b = b};
 	struct iovec v = {&m, sizeof m};
-	union { char room[CMSG_SPACE(2 * sizeof(int))]; struct cmsghdr h; } u;
+	union { char room[CMSG_SPACE(3 * sizeof(int))]; struct cmsghdr h; } u;
 	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1};
 
 	if (nfds) {

@@ -2,6 +2,7 @@
 #include "../core/sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -84,7 +85,7 @@ static int install(const struct sock_fprog *prog, unsigned long flags)
 void run_program(const struct config *c)
 {
 	struct sock_fprog prog = {(unsigned short)c->head.filter_len, c->filter};
-	int fds[2], error, killable;
+	int fds[3], error, killable;
 
 	if (c->head.flags & F_DROP_CAPS)
 		drop_caps(c);
@@ -103,9 +104,12 @@ void run_program(const struct config *c)
 		fds[0] = install(&prog, 0);
 	if (fds[0] < 0)
 		fail(S_SECCOMP, errno);
-	say('L', killable, 0, fds, 2);
-	close(fds[0]);
-	close(fds[1]);
+	fds[2] = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fds[2] < 0)
+		fail(S_PROC, errno);
+	say('L', killable, 0, fds, 3);
+	for (int i = 0; i < 3; i++)
+		close(fds[i]);
 	/* A trapped call returns once the supervisor serves: the program then starts into a finished world. */
 	listen(-1, 0);
 	sigprocmask(SIG_SETMASK, &c->old_mask, NULL);

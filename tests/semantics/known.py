@@ -4,20 +4,9 @@ Keys: data path, then FILE:PROBE without ".4" or ".6". A probe listed here may s
 on the moment at which a signal arrives.
 """
 
-SHARED = "processes that share a socket before it is bound or connected to the guest's loopback"
 SIGNALS = "a signal without SA_RESTART can end a trapped call before the backend has noticed it"
 
 KNOWN: dict[tuple[str, str], str] = {
-    **{
-        ("direct", f"share:{title}"): SHARED
-        for title in (
-            "child_connects",
-            "parent_connects",
-            "passed_and_kept",
-            "connected_by_exec",
-            "epoll_shared",
-        )
-    },
     **{
         (datapath, f"interrupt:{title}"): SIGNALS
         for datapath in ("direct", "relay")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.supervisor import sharing
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
@@ -106,26 +107,34 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
             _allowed(sup, q, at, decision)
             return
         inside = Verdict(decision, "guest", "guest")
-    _inside(sup, q, inside)
+    _inside(sup, q, inside, at)
 
 
-def _inside(sup: Supervisor, q: Question, verdict: Verdict) -> None:
+def _inside(sup: Supervisor, q: Question, verdict: Verdict, at: Endpoint) -> None:
     """Connect within the guest's network."""
     if not q.host:
         sup.run_connect(q, verdict)
         return
     begun = [errno.EIO]
+    if at.host.is_loopback and sup.is_shared(q):
+        error = sharing.connect(sup, q, at, _guest_listens(sup, at))
+        if error is not None:
+            _begun_inside(sup, q, verdict, error)
+            return
 
     def begin(new: socket.socket) -> None:
         begun[0] = _core.connect_start(new.fileno(), q.addr, BEGIN_WAIT_US)
 
-    blocking = q.blocking
     sup.move(q, host=False, begin=begin)
-    if blocking and begun[0] == errno.EINPROGRESS:
+    _begun_inside(sup, q, verdict, begun[0])
+
+
+def _begun_inside(sup: Supervisor, q: Question, verdict: Verdict, error: int) -> None:
+    if q.blocking and error == errno.EINPROGRESS:
         sup.await_connect(q, verdict)
         return
-    sup.answer(q, begun[0])
-    sup.record(q, Verb.CONNECT, sup.target(q), verdict, begun[0])
+    sup.answer(q, error)
+    sup.record(q, Verb.CONNECT, sup.target(q), verdict, error)
 
 
 def _guest_listens(sup: Supervisor, at: Endpoint) -> bool:

@@ -107,6 +107,7 @@ class Guest:
         self.listener = -1  # seccomp notification descriptor, the supervisor's to take over
         self.killable = False  # whether only fatal signals end the wait for an answer (Linux 5.19)
         self.pidfd = -1  # of the program
+        self.proc = -1  # the guest's /proc, which shows its processes and no others
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
@@ -128,7 +129,7 @@ class Guest:
 
     def next_event(self) -> tuple[str, int, int, list[int]] | None:
         """The launcher's next message (type, a, b, descriptors); None at its end."""
-        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE.size, 2)
+        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
         if len(data) != MESSAGE.size:
             return None
         for fd in fds:
@@ -158,9 +159,10 @@ class Guest:
         self._control.close()
         self.helper.wait()
         self._maker.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for fd in (self.pidfd, self.proc):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.proc = -1
 
 
 def start(spec: Launch) -> Guest:
@@ -214,7 +216,7 @@ def _bring_up(guest: Guest, forced: tuple[str, int] | None) -> None:
             _network(guest, forced)
             guest.go()
         elif kind == "L":
-            guest.listener, guest.pidfd = fds
+            guest.listener, guest.pidfd, guest.proc = fds
             guest.killable = bool(a)
 
 

@@ -23,6 +23,7 @@ from xensock.calls.call import Decision, Verb
 from xensock.policy.point import Point
 from xensock.supervisor import binding, connecting, options, queries, swap
 from xensock.supervisor.diag import cookie
+from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
 from xensock.supervisor.question import DONE, Question
 
@@ -76,6 +77,7 @@ class Supervisor:
         self.parts = parts
         self.point = Point(parts.name, parts.policy, parts.names_of, parts.record)
         self.guest_diag = parts.guest.diag()
+        self._holders = Holders(parts.guest)
         self.ports: Ports = Ports(parts.host_diag) if parts.stacks.default.local else ForeignPorts()
         self.reserved: dict[
             int, socket.socket
@@ -105,6 +107,7 @@ class Supervisor:
         self._thread.join()
         self._rest()
         self.guest_diag.close()
+        self._holders.close()
         for sock in self.reserved.values():
             sock.close()
 
@@ -199,6 +202,11 @@ class Supervisor:
         if len(self.relayed) >= MOST_RELAYED:
             self.relayed.clear()  # only the wording of a second connect after a failed one depends on it
         self.relayed.add(key)
+
+    def is_shared(self, q: Question) -> bool:
+        """Whether other processes of the guest hold the caller's socket."""
+        born = _core.super_born(self.handle, cookie(q.sock))
+        return self._holders.elsewhere(q.tid, q.sock, born)
 
     def move(
         self, q: Question, host: bool, begin: Callable[[socket.socket], None] = lambda sock: None

@@ -2,8 +2,8 @@
 
 Theory of operation: a fresh socket of the other network gets the old one's options, binding and file flags, takes the
 same epoll registrations, and is installed over every descriptor of the calling process that names the old socket.
-Copies that other processes inherited stay the old, unconnected socket: a program that forks between socket() and
-bind() or connect() and goes on with both is the one case that this cannot serve.
+Copies that other processes hold stay the old, unconnected socket: connecting such a one is sharing.py's; binding it to
+the guest's loopback is the one case that is not served.
 """
 
 from __future__ import annotations
