@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from backkit import Front, sockaddr
 from xensock._core import RingError
 from xensock.transport import url
-from xensock.wire import requests
 from xensock.wire.commands import encode_request
 from xensock.wire.errors import WireError
 from xensock.wire.extensions import ALL, Extension
@@ -44,6 +43,8 @@ from xensock.wire.states import State
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
+
+    from xensock.wire import requests
 
 EVERY = ALL - {Extension.SHARED_RINGS}
 WORD = (0, 1, 2, 0x1000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -240,6 +241,7 @@ def leaves_at_some_step(attack: Attack) -> None:
     if left > 1:
         front.publish()
     if left > 2:
+        front.session.wait_for(lambda nodes: nodes.get("state") == "4", 5)
         front.state(State.CONNECTED)
         id = front.new_id()
         front.submit(Socket(id, 2, 1, 0))
