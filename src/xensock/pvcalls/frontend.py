@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.pvcalls.calltable import CallTable, make_call
-from xensock.pvcalls.datapages import DataPages
+from xensock.pvcalls.datapages import DataPages, Spares
 from xensock.transport.base import TransportError
 from xensock.wire import store
 from xensock.wire.commands import encode_request
@@ -74,6 +74,8 @@ class Frontend:
         self._ring: _core.FrontRing | None = None
         self._pages: Pages | None = None
         self._channel: Channel | None = None
+        self._spares: Spares | None = None
+        self._pid = os.getpid()
         self._over: OSError | None = None
         self._breach = ""
         self._settled = threading.Event()
@@ -103,8 +105,9 @@ class Frontend:
 
         The Future's exception is OSError (ENOTCONN, ECONNRESET) when the session ends first. Its callbacks run on the
         thread that reads answers, and must not wait for one. Raises OSError when the session is over, WireError for a
-        request that has no room in a slot.
+        request that has no room in a slot, RuntimeError in a child of fork(2).
         """
+        self._here()
         future: Future[Response] = Future()
         call = make_call(request, future)
         encode_request(0, request)  # what cannot be said fails here, not in the queue
@@ -131,10 +134,10 @@ class Frontend:
 
     def data_ring(self, order: int) -> DataPages:
         """A data ring of 2^order pages, or of the largest order that the backend takes. Raises OSError."""
-        largest = self.features.max_page_order
-        return DataPages.make(
-            self.session, max(1, min(order, largest)), Extension.DATA_EVENTS in self.features
-        )
+        self._here()
+        if self._spares is None or self._over is not None:
+            raise self._lost()
+        return self._spares.take(max(1, min(order, self.features.max_page_order)))
 
     def _send(self) -> None:
         """Put what may go into the ring; the lock is held."""
@@ -211,6 +214,8 @@ class Frontend:
                     break
             if self._state in (State.CONNECTED, State.CLOSED):
                 self._settled.set()
+            if self._state is State.CLOSED:
+                self._freed.set()
 
     def _one_step(self, what: Input) -> None:
         step = front(self._state, what)
@@ -258,6 +263,7 @@ class Frontend:
         self._channel = self.session.event()
         choice = store.Choice(self._pages.refs, self._channel.port, chosen, multi_page=order > 0)
         self.features = store.agree(offer, choice)
+        self._spares = Spares(self.session, Extension.DATA_EVENTS in self.features)
         with self._lock:
             self._ring = _core.FrontRing(self._pages.memory, True)
             self._table = CallTable(self.features.slots)
@@ -281,10 +287,11 @@ class Frontend:
                 ring.close()
         if pages is not None:
             pages.free()
+        if self._spares is not None:
+            self._spares.close()
         if self._reader is None and channel is not None:
             channel.close()  # else the thread that waits for it does
         os.eventfd_write(self._wake, 1)
-        self._freed.set()
 
     def _why(self) -> OSError:
         if self.session.error is not None:
@@ -292,6 +299,11 @@ class Frontend:
         if self._breach:
             return TransportError(errno.EPROTO, self._breach)
         return TransportError(errno.ENOTCONN, "the session with the backend is over")
+
+    def _here(self) -> None:
+        # In a child the locks may be held by threads that are not there, and the ring is the parent's.
+        if os.getpid() != self._pid:
+            raise RuntimeError("this XenSock session belongs to the parent process: make another")
 
     def _lost(self) -> OSError:
         error = self._over or self._why()
@@ -303,7 +315,9 @@ class Frontend:
         return self._over
 
     def close(self, timeout: float = GOODBYE_S) -> None:
-        """End the session in order, waiting up to `timeout` seconds for the backend to let go. Idempotent."""
+        """End the session in order, waiting up to `timeout` seconds for the backend to let go. Idempotent. Raises
+        RuntimeError in a child of fork(2)."""
+        self._here()
         self._step(Event.STOP)
         if self._state is not State.CLOSED and not self._freed.wait(timeout):
             log.debug("the backend does not let go; leaving")
