@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from _pytest.mark.structures import ParameterSet
 
-DATAPATHS = ("native", "direct", "relay")
+DATAPATHS = ("native", "direct", "relay", "ring")
 
 
 @pytest.fixture(scope="session")

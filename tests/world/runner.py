@@ -63,6 +63,7 @@ class Guest:
     xensock: list[str]
     directory: Path
     _before: set[int] = field(default_factory=set)
+    _backends: dict[tuple[str, ...], str] = field(default_factory=dict)
     _running: list[Running] = field(default_factory=list)
     _count: int = 0
 
@@ -78,15 +79,47 @@ class Guest:
     def native(self) -> bool:
         return self.datapath == "native"
 
-    def command(self, argv: list[str], options: tuple[str, ...] = ()) -> list[str]:
-        """`argv` as it is natively, else wrapped in `xensock run` with its own trace file."""
+    def command(
+        self, argv: list[str], options: tuple[str, ...] = (), user: str | None = "xstest"
+    ) -> list[str]:
+        """`argv` as it is natively, else wrapped in `xensock run` with its own trace file.
+
+        Over rings the rules among the options are those of a backend of `user`, which decides by them.
+        """
         argv = [str(word) for word in argv]
         if self.native:
             return argv
         self._count += 1
         trace = self.directory / f"trace-{self._count}.json"
-        wrap = [*self.xensock, "run", "--datapath", self.datapath, "--trace=json"]
-        return [*wrap, "--trace-file", str(trace), *options, "--", *argv]
+        wrap = [*self.xensock, "run", "--trace=json", "--trace-file", str(trace)]
+        if self.datapath != "ring":
+            return [*wrap, "--datapath", self.datapath, *options, "--", *argv]
+        rules, rest = split_rules(options)
+        return [*wrap, "--backend", self.backend(rules, user), *rest, "--", *argv]
+
+    def backend(self, rules: tuple[str, ...], user: str | None) -> str:
+        """The URL of a backend with these rules, which is started when it is first asked for."""
+        key = (user or "", *rules)
+        if key not in self._backends:
+            number = len(self._backends)
+            path = self.directory / f"backend-{number}.socket"
+            name = f"backend-{number}"
+            out, err = self.directory / f"{name}.out", self.directory / f"{name}.err"
+            argv = [*self.xensock, "backend", "--listen", f"local:{path}", *rules]
+            with out.open("wb") as stdout, err.open("wb") as stderr:
+                process = self.world.host.popen(
+                    argv, user=user, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL
+                )
+            running = Running(process, out, err)
+            self._running.append(running)
+
+            def ready() -> bool:
+                assert running.process.poll() is None, self._said(running)
+                return "listening at" in running.stderr
+
+            eventually(ready, 20, "the backend listens")
+            self._backends[key] = f"local:{path}"
+        return self._backends[key]
 
     def run(
         self,
@@ -100,7 +133,7 @@ class Guest:
         """Run to the end; as `Namespace.run`. `options` are given to `xensock run`."""
         kw.setdefault("cwd", self.directory)
         try:
-            done = self.world.host.run(self.command(argv, options), user=user, **kw)
+            done = self.world.host.run(self.command(argv, options, user), user=user, **kw)
         except subprocess.TimeoutExpired as error:
             error.add_note(f"stdout: {error.stdout}\nstderr: {error.stderr}\n{self.tail()}")
             raise
@@ -131,7 +164,7 @@ class Guest:
         out, err = self.directory / f"{name}.out", self.directory / f"{name}.err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = self.world.host.popen(
-                self.command(argv, options), user=user, stdout=stdout, stderr=stderr, **kw
+                self.command(argv, options, user), user=user, stdout=stdout, stderr=stderr, **kw
             )
         running = Running(process, out, err)
         self._running.append(running)
@@ -227,6 +260,19 @@ class Guest:
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.directory)
         assert not behind, "processes left behind on the host:\n" + "\n".join(behind)
+
+
+def split_rules(options: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The --allow and --deny of `options` with their values, and the others."""
+    rules: list[str] = []
+    rest: list[str] = []
+    words = iter(options)
+    for word in words:
+        if word in ("--allow", "--deny"):
+            rules += [word, next(words)]
+        else:
+            rest.append(word)
+    return tuple(rules), tuple(rest)
 
 
 def install(world: World) -> list[str]:
