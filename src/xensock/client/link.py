@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
+from xensock.client import kernel
 from xensock.loop import IN, Loop
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from xensock.client.held import Held
@@ -90,7 +91,7 @@ class Link:
         found = self.by_inode.get(inode_of(fd))
         if found is not None:
             return found
-        with socket.socket(fileno=os.dup(fd)) as plain:
+        with kernel.socket(fileno=os.dup(fd)) as plain:
             try:
                 name = plain.getpeername()
             except OSError:

@@ -12,6 +12,7 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
+from xensock.client import kernel
 from xensock.client.held import State, outcome
 from xensock.client.stream import Stream
 from xensock.wire.commands import Accept, Listen
@@ -43,7 +44,7 @@ class Door:
         self.stream.command(Listen(self.stream.id, max(backlog, 0)))
         if self.name:
             return None
-        outer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        outer = kernel.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.name = knock_name()
         outer.bind(self.name)
         outer.listen(max(backlog, 0))
@@ -53,7 +54,7 @@ class Door:
     def held(self) -> bool:
         """Whether somebody still holds the unix listener. One that is gone answers so (unix(7), ECONNREFUSED); one that
         is there may notice a caller that hangs up, which accept() passes over."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with kernel.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             return probe.connect_ex(self.name) != errno.ECONNREFUSED
 
@@ -81,7 +82,7 @@ class Door:
                 self.stream.link.loop.later(RETRY_S, self.wait)
             return
         name = knock_name()
-        caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        caller = kernel.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         caller.bind(name)
         child = Stream(self.stream.link, self.stream.family, caller, accepted=new)
         child.peer = response.address

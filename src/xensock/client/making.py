@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     Address = tuple[str | None, int]
 
-_DEFAULT: Any = object()
+# What http.client and its like pass for "none given".
+_DEFAULT: Any = standard._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
 
 
 def create_connection(

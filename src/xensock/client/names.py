@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
-from xensock.client import attachment
+from xensock.client import attachment, kernel
 from xensock.client.address import failure
 from xensock.client.datagrams import Datagrams
 from xensock.loop import IN
@@ -35,7 +35,7 @@ class NameService:
         """Raises OSError where the backend does not resolve."""
         if not link.has(Extension.RESOLVE):
             raise failure(errno.EOPNOTSUPP)
-        self._near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._near, far = kernel.socketpair(socket.SOCK_SEQPACKET)
         self._waiting: dict[int, Future[bytes]] = {}
         self._ids = itertools.count(int.from_bytes(os.urandom(2), "big"))
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ def getaddrinfo(
         plain = (
             numeric if host is not None and host not in ("", b"") else flags & ~socket.AI_ADDRCONFIG
         )
-        return list(socket.getaddrinfo(host, port, family, type, proto, plain))
+        return list(kernel.getaddrinfo(host, port, family, type, proto, plain))
     name = host.decode("ascii") if isinstance(host, (bytes, bytearray)) else host
     if not isinstance(name, str):
         raise TypeError("getaddrinfo() argument 1 must be string or None")
@@ -113,7 +113,7 @@ def getaddrinfo(
         raise ValueError("embedded null character")
     found: list[tuple[Any, ...]] = []
     for address in resolve(name, family):
-        found += socket.getaddrinfo(address, port, 0, type, proto, numeric)
+        found += kernel.getaddrinfo(address, port, 0, type, proto, numeric)
     if flags & socket.AI_CANONNAME and found:
         found[0] = (*found[0][:3], name, found[0][4])
     return found

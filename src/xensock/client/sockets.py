@@ -11,7 +11,7 @@ import socket as standard
 import struct
 from typing import TYPE_CHECKING, Any
 
-from xensock.client import attachment, names
+from xensock.client import attachment, kernel, names
 from xensock.client.address import endpoint_of, failure, python_of
 from xensock.client.datagrams import Datagrams
 from xensock.client.held import State
@@ -81,7 +81,7 @@ class socket(Transfer):
         if proto not in _PROTOCOLS[kind]:
             raise failure(errno.EPROTONOSUPPORT)
         link = link or attachment.default()
-        near, far = standard.socketpair(standard.AF_UNIX, pair)
+        near, far = kernel.socketpair(pair)
         try:
             if kind == standard.SOCK_STREAM:
                 self._hold(Stream(link, family, far, proto))
@@ -183,7 +183,7 @@ class socket(Transfer):
     def _look_full(self) -> None:
         """What is not connected yet is not writable."""
         try:
-            standard.socket.send(self, _FILLING, standard.MSG_DONTWAIT)
+            kernel.socket.send(self, _FILLING, standard.MSG_DONTWAIT)
         except BlockingIOError:
             return
 
