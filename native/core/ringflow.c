@@ -50,6 +50,8 @@ static void close_socket(struct xs_ringflow *f, bool reset)
 			setsockopt(f->sock.fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
 		}
 	}
+	if (!reset)
+		shutdown(f->sock.fd, SHUT_WR); /* others may hold the same file for a while */
 	close(f->sock.fd);
 	f->sock.fd = -1;
 }
@@ -145,14 +147,14 @@ static uint32_t left(struct xs_ringflow *f, int *over)
 	int32_t error;
 	uint32_t n = xs_readable_or_error(rx, &error);
 
-	*over = n || !error ? 0 : -error;
+	*over = n || !error ? 0 : xs_wire_errno(error);
 	if (f->stopping && n > f->stop - rx->own)
 		n = f->stop - rx->own;
 	if (f->stopping && !n)
 		*over = ENOTCONN;
 	/* A socket of TCP cannot be told that only its writing is over: once it has everything, it is reset. */
 	if (!n && !*over && f->role == XS_FRONT && f->family != AF_UNIX)
-		*over = -xs_error(&f->wire.ring.tx);
+		*over = xs_wire_errno(xs_error(&f->wire.ring.tx));
 	return n;
 }
 
@@ -232,7 +234,7 @@ static bool stream_up(struct xs_ringflow *f)
 {
 	struct xs_half *tx = &f->wire.ring.tx;
 	uint64_t before = xs_count_get(&f->task.bytes[1]);
-	int looks = 0;
+	int looks = 0, error;
 
 	while (f->wire.attached && has_socket(f) && !f->eof && f->readable) {
 		uint32_t room;
@@ -240,12 +242,12 @@ static bool stream_up(struct xs_ringflow *f)
 		struct msghdr m = {.msg_iov = chunk};
 		ssize_t k;
 
-		if (xs_error(tx)) {
+		if ((error = xs_wire_errno(xs_error(tx)))) {
 			/* The backend takes no more: a writer shall see EPIPE. TCP's is reset, see left(). */
 			if (f->family == AF_UNIX)
 				xs_ringflow_refuse(f);
 			else if (f->shut)
-				xs_ringflow_over(f, -xs_error(tx) == ENOTCONN ? EPIPE : -xs_error(tx));
+				xs_ringflow_over(f, error == ENOTCONN ? EPIPE : error);
 			break;
 		}
 		if (xs_count_get(&f->task.bytes[1]) - before >= XS_TASK_BUDGET)

@@ -45,7 +45,7 @@ static bool frames_down(struct xs_ringflow *f)
 	int looks = 0;
 
 	while (f->wire.attached && f->sock.fd >= 0 && !f->shut && !f->error) {
-		int32_t over = xs_error(rx);
+		int over = xs_wire_errno(xs_error(rx));
 		struct head h;
 		bool broken;
 		uint32_t size = first(rx, &h, &broken), one, two;
@@ -53,7 +53,7 @@ static bool frames_down(struct xs_ringflow *f)
 		struct msghdr m = {.msg_iov = part};
 
 		if (broken || (!size && over)) {
-			xs_ringflow_over(f, broken ? EPROTO : -over);
+			xs_ringflow_over(f, broken ? EPROTO : over);
 			break;
 		}
 		if (!size) {

@@ -5,6 +5,8 @@
 #include "mover.h"
 #include "task.h"
 
+#include <errno.h>
+
 /* The ring as a task holds it. */
 struct xs_wire {
 	struct xs_dataring ring;
@@ -22,6 +24,11 @@ void xs_wire_notify(struct xs_wire *l);
 void xs_wire_advance(struct xs_wire *l, struct xs_half *h, uint32_t n);
 /* Ends `in` and `out` (negated errno; 0: leaves it), unless they ended before; tells the frontend. */
 void xs_wire_fail(struct xs_wire *l, int in_error, int out_error);
+/* The errno that an error word of the other side says; EPROTO when that is none. */
+static inline int xs_wire_errno(int32_t word)
+{
+	return !word ? 0 : word < 0 && word > -4096 ? -word : EPROTO;
+}
 /* Lets go of the ring; harmless when that was done. */
 void xs_wire_close(struct xs_wire *l, int epfd);
 

@@ -117,6 +117,8 @@ static void back_reset(void)
 	CHECK(send(s[0], "last words", 10, 0) == 10);
 	hard_close(s[0]);
 	CHECK(peer_read_all(&p, buf, BIG, &got) == -ECONNRESET && got == 10);
+	while (!xs_error(&p.r.tx)) /* set behind in_error */
+		peer_wait(&p);
 	CHECK(xs_error(&p.r.tx) == -ECONNRESET);
 	CHECK(xs_mover_release(mover, token, false, 0) == 0);
 	peer_close(&p);
@@ -416,6 +418,45 @@ static void hostile(void)
 	close(t[0]);
 }
 
+/* A backend whose error words are no errors ends that one connection; lies about indices do not hang it. */
+static void hostile_backend(bool tcp)
+{
+	static const int32_t words[] = {1, INT32_MAX, INT32_MIN, -4096};
+
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+		struct peer p;
+		int s[2];
+		uint64_t token;
+		struct xs_indexes *x;
+		struct xs_ended e;
+
+		front_pair(tcp, s);
+		token = add(&p, 1, XS_FRONT, s[1]);
+		x = p.page;
+		for (uint32_t k = 0; k < 200; k++) {
+			xs_store_relaxed(&x->in_prod, k * 2654435761u);
+			xs_store_relaxed(&x->out_cons, k * 40503u);
+			xs_store_relaxed(&x->in_prod_event, k);
+			peer_notify(&p);
+			(void)!recv(s[0], buf, 65536, MSG_DONTWAIT);
+			(void)!send(s[0], buf, 100, MSG_DONTWAIT | MSG_NOSIGNAL);
+		}
+		xs_store_relaxed(&x->in_prod, xs_load_relaxed(&x->in_cons));
+		xs_store_relaxed(&x->in_error, (uint32_t)words[i]);
+		xs_store_relaxed(&x->out_error, (uint32_t)words[i]);
+		do {
+			peer_notify(&p);
+			xs_store_relaxed(&x->in_prod, xs_load_relaxed(&x->in_cons));
+			(void)!recv(s[0], buf, 65536, MSG_DONTWAIT);
+		} while (xs_mover_live(mover));
+		CHECK(wait_notice(mover, token).kind == XS_NOTICE_ERROR);
+		e = wait_ended(mover, token);
+		CHECK(e.error == EPROTO && e.side == 0);
+		close(s[0]);
+		peer_close(&p);
+	}
+}
+
 /* What cannot be taken is refused, and the socket is closed. */
 static void refused(void)
 {
@@ -486,6 +527,8 @@ int main(void)
 		front_out_error();
 		front_deaf();
 		hostile();
+		hostile_backend(false);
+		hostile_backend(true);
 		back_pressure();
 		refused();
 		release_at_any_time();
