@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xensock import __version__
-from xensock.calls.address import Endpoint
+from xensock.pvcalls.serving.addresses import own_end, peer_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.backend.daemon import Daemon
+    from xensock.calls.address import Endpoint
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.session import Session
 
@@ -227,18 +228,19 @@ def _socket(held: Held) -> dict[str, Any]:
         "type": held.kind,
         "protocol": held.protocol,
         "state": held.phase.name.lower(),
-        "local": _name(held, "getsockname"),
-        "peer": _name(held, "getpeername"),
+        "local": _name(held, own_end),
+        "peer": _name(held, peer_end),
     }
 
 
-def _name(held: Held, which: str) -> str | None:
-    if held.sock is None or held.family == socket.AF_UNIX:
+def _name(held: Held, which: Callable[[Held], Endpoint | None]) -> str | None:
+    if held.sock is None and held.joined is None:
         return None
     try:
-        return str(Endpoint.from_python(getattr(held.sock, which)()))
+        end = which(held)
     except OSError:
         return None
+    return str(end) if end is not None else None
 
 
 def _failed(number: Any, code: str, message: str) -> bytes:

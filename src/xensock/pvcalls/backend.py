@@ -74,7 +74,7 @@ class Backend:
         self.mover = _core.mover_open(threads)
         self.ports = Ports()
         self.sessions: dict[int, Session] = {}
-        self.tokens: dict[int, tuple[Counters, int]] = {}
+        self.tokens: dict[int, list[tuple[Counters, int]]] = {}
         self.lingering = Lingering(self.limits.lingering)
         self.past = Counters()
         self._name_service = name_service
@@ -110,9 +110,10 @@ class Backend:
     def retire(self, guest: Guest) -> None:
         """Remember what a guest that is gone did; what its connections still deliver counts too."""
         self.past.add(guest.counters)
-        for token, (counters, side) in self.tokens.items():
-            if counters is guest.counters:
-                self.tokens[token] = (self.past, side)
+        for token, ends in self.tokens.items():
+            if any(counters is guest.counters for counters, _ in ends):
+                past = [(self.past if c is guest.counters else c, side) for c, side in ends]
+                self.tokens[token] = past
 
     def forget(self, session: Session) -> None:
         """A session is over."""
@@ -144,12 +145,13 @@ class Backend:
         for each in wanted:
             total.add(each.counters)
         ours = {id(each.counters) for each in wanted}
-        for token, (counters, side) in self.tokens.items():
-            if guest is None or id(counters) in ours:
-                moved = _core.mover_bytes(self.mover, token)
-                if moved is not None:
-                    total.sent += moved[side]
-                    total.received += moved[1 - side]
+        for token, ends in self.tokens.items():
+            for counters, side in ends:
+                if guest is None or id(counters) in ours:
+                    moved = _core.mover_bytes(self.mover, token)
+                    if moved is not None:
+                        total.sent += moved[side]
+                        total.received += moved[1 - side]
         if guest is None:
             total.add(self.past)
         return total
@@ -158,9 +160,7 @@ class Backend:
         """Connections ended, or a guest broke the rules of a data ring."""
         for token, a, b, _, _ in _core.mover_ended(self.mover):
             self.lingering.ended(token)
-            found = self.tokens.pop(token, None)
-            if found is not None:
-                counters, side = found
+            for counters, side in self.tokens.pop(token, ()):
                 counters.sent += (a, b)[side]
                 counters.received += (b, a)[side]
         for token, kind, _, side in _core.mover_notices(self.mover):

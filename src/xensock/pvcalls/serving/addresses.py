@@ -28,20 +28,36 @@ def endpoint(held: Held, address: bytes) -> Endpoint:
     return end
 
 
-def own_name(held: Held) -> bytes:
-    """The socket's own address as a struct sockaddr; none for unix sockets, which have no name here."""
-    if held.family == socket.AF_UNIX:
-        return b""
-    return name_of(held.host.getsockname())
-
-
 def name_of(address: tuple[str, int]) -> bytes:
     """A struct sockaddr from Python's tuple."""
     return Endpoint.from_python(address).sockaddr()
 
 
-def peer_name(held: Held) -> bytes:
-    """The peer's address as a struct sockaddr. Raises OSError(ENOTCONN)."""
+def own_end(held: Held) -> Endpoint | None:
+    """The socket's own address; None for unix sockets, which have none here."""
+    if held.joined is not None:
+        return held.joined.own
     if held.family == socket.AF_UNIX:
-        return b""
-    return name_of(held.host.getpeername())
+        return None
+    return Endpoint.from_python(held.host.getsockname())
+
+
+def peer_end(held: Held) -> Endpoint | None:
+    """The peer's address; None for unix sockets. Raises OSError(ENOTCONN)."""
+    if held.joined is not None:
+        return held.joined.peer
+    if held.family == socket.AF_UNIX:
+        return None
+    return Endpoint.from_python(held.host.getpeername())
+
+
+def own_name(held: Held) -> bytes:
+    """The socket's own address as a struct sockaddr, empty where it has none."""
+    end = own_end(held)
+    return end.sockaddr() if end is not None else b""
+
+
+def peer_name(held: Held) -> bytes:
+    """The peer's address as a struct sockaddr, empty where it has none. Raises OSError(ENOTCONN)."""
+    end = peer_end(held)
+    return end.sockaddr() if end is not None else b""

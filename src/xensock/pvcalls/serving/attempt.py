@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock.pvcalls.serving import moving
@@ -22,7 +23,22 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.guest import Guest
     from xensock.wire.requests import Connect
 
-RETRY = 0.01  # seconds between attempts at a unix socket's listener whose queue is full
+# Seconds between attempts at a listener whose queue is full, where it does not say when it has room.
+RETRY, RETRY_MOST = 0.01, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a connection is made.
+
+    start   begins, and is asked again later: 0, EINPROGRESS, or the errno of connect(2); with
+            `waits`, EAGAIN means that the listener's queue is full
+    move    has the bytes of a connection that was made moved; raises OSError
+    """
+
+    start: Callable[[socket.socket], int]
+    move: Callable[[Held], None] = moving.move
+    waits: bool = False
 
 
 def begin(
@@ -30,11 +46,11 @@ def begin(
     call: Call,
     held: Held,
     request: Connect,
-    start: Callable[[socket.socket], int],
+    way: Way,
     done: Callable[[int], None],
 ) -> None:
-    """Map the ring and connect; `start` begins and may say EINPROGRESS, `done` is told the errno of
-    the attempt once it ended. Raises OSError for a ring that cannot be mapped."""
+    """Map the ring and connect; `done` is told the errno of the attempt once it ended. Raises OSError
+    for a ring that cannot be mapped."""
     held.ring = map_ring(guest, request.ref, request.port)
     asynchronous = bool(request.flags & ConnectFlag.ASYNC) and (
         Extension.ASYNC_CONNECT in guest.extensions
@@ -47,7 +63,7 @@ def begin(
         assert ring is not None
         if not error:
             try:
-                moving.move(held)
+                way.move(held)
             except OSError as failure:
                 error = failure.errno or errno.EIO
         if error:
@@ -72,15 +88,14 @@ def begin(
 
     def ended() -> None:
         # A second connect(2) tells the outcome, and unlike SO_ERROR leaves a socket that can try anew.
-        error = start(held.host)
+        error = way.start(held.host)
         if error not in (errno.EINPROGRESS, errno.EALREADY):
             finish(0 if error == errno.EISCONN else error)
 
-    def again() -> None:
-        error = start(held.host)
-        if error == errno.EAGAIN:
-            # A unix socket whose listener's queue is full says so instead of waiting.
-            timer = loop.call_later(RETRY, again)
+    def again(delay: float = RETRY) -> None:
+        error = way.start(held.host)
+        if error == errno.EAGAIN and way.waits:
+            timer = loop.call_later(delay, again, min(2 * delay, RETRY_MOST))
             held.cancel = lambda error: give_up(timer, error)
         elif error == errno.EINPROGRESS:
             held.cancel = finish

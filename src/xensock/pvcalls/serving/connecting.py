@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import attempt, datagrams, unix
+from xensock.pvcalls.serving import attempt, datagrams, joining, unix
 from xensock.pvcalls.serving.addresses import OWN, endpoint
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -45,7 +45,8 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         outcome: Outcome | None = "guest" if own else None
         guest.record(call, Verb.CONNECT, str(end), decision, error, outcome=outcome)
 
-    attempt.begin(guest, call, held, request, lambda sock: start(sock, end), done)
+    way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
+    attempt.begin(guest, call, held, request, way, done)
 
 
 def decide(guest: Guest, end: Endpoint) -> tuple[Decision, bool]:

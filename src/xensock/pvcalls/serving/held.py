@@ -6,7 +6,10 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
+
+from xensock.calls.address import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,28 @@ class Phase(Enum):
     DATAGRAMS = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A connection to another socket of this backend's guests, in memory, and what its ends are called."""
+
+    token: int
+    own: Endpoint
+    peer: Endpoint
+
+    def other(self, family: int) -> Joined:
+        """The other end, on a socket of that family."""
+        return Joined(self.token, in_family(self.peer, family), in_family(self.own, family))
+
+
+def in_family(end: Endpoint, family: int) -> Endpoint:
+    """An address as a socket of a family names it: IPv4 on an IPv6 socket as ::ffff:a.b.c.d."""
+    if family == end.family:
+        return end
+    if family == socket.AF_INET:
+        return end.unmapped()
+    return Endpoint(IPv6Address(f"::ffff:{end.host}"), end.port)
+
+
 @dataclass(slots=True, eq=False)
 class Held:
     """A socket of the host that a guest knows as `id`.
@@ -38,6 +63,10 @@ class Held:
     cancel    while CONNECTING or ACCEPTING: gives the attempt up with that errno
     accepts   of a listener: sockets whose ACCEPT is parked, oldest first
     polls     of a listener: parked POLL calls
+    queue     of a listener: connections from other sockets of this backend that wait to be accepted,
+              beside the kernel's queue; at most `backlog` and one. `arrived` tells of a new one
+    joined    the names of a connection that is not the kernel's
+    parent    of a joined socket that was accepted: its listener, whose options it inherits
     linger    SO_LINGER in seconds, None while it is off; the kernel is not told: its close would wait
     error     errno of an asynchronous connect that failed, until SO_ERROR is read
     close     undoes what a kind of socket needs beside the host's socket
@@ -57,6 +86,11 @@ class Held:
     call: Call | None = None
     accepts: deque[Held] = field(default_factory=deque)
     polls: list[Call] = field(default_factory=list)
+    queue: deque[Joined] = field(default_factory=deque)
+    backlog: int = 0
+    arrived: Callable[[], None] = lambda: None
+    joined: Joined | None = None
+    parent: Held | None = None
     watched: bool = False
     datagrams: Datagrams | None = None
     linger: int | None = None

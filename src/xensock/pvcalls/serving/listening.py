@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import moving
+from xensock.pvcalls.serving import joining, moving
 from xensock.pvcalls.serving.addresses import endpoint, name_of
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from xensock.wire.requests import Accept, Bind, Listen, Poll
 
 LONGEST_BACKLOG = 0x7FFFFFFF  # listen(2) takes an int; the kernel cuts it to net.core.somaxconn
+MOST_JOINED = 4096  # net.core.somaxconn's default
 ACCEPTED = Decision(True, "the guest's own listener")
 
 
@@ -82,6 +83,8 @@ def listen(guest: Guest, call: Call, request: Listen) -> None:
         try:
             held.host.listen(min(request.backlog, LONGEST_BACKLOG))
             held.phase = Phase.LISTENING
+            held.backlog = min(request.backlog, MOST_JOINED)
+            held.arrived = lambda: pump(held)
             guest.backend.ports.listens(held, local)
         except OSError as failure:
             error = failure.errno or errno.EIO
@@ -133,6 +136,8 @@ def poll(guest: Guest, call: Call, request: Poll) -> None:
 
 def pump(listener: Held) -> None:
     """Serve what is parked at a listener as far as there are connections."""
+    if listener.sock is None:
+        return  # it was released meanwhile
     while listener.accepts and _take(listener):
         pass
     if listener.polls and not listener.accepts and _waits(listener):
@@ -144,6 +149,9 @@ def pump(listener: Held) -> None:
 
 def _take(listener: Held) -> bool:
     """Give one connection to the oldest ACCEPT; whether there was any, or an error to give it."""
+    if listener.queue:
+        _take_joined(listener)
+        return True
     try:
         sock, peer = listener.host.accept()
     except BlockingIOError:
@@ -160,16 +168,38 @@ def _take(listener: Held) -> bool:
     return True
 
 
+def _take_joined(listener: Held) -> None:
+    """Accept a connection that waits in our own queue."""
+    joined, promised = listener.queue.popleft(), listener.accepts.popleft()
+    promised.parent = listener
+    try:
+        joining.accept(promised, joined)
+    except ProcessLookupError:  # both its guests are gone
+        listener.accepts.appendleft(promised)
+        return
+    except OSError as error:
+        joining.refuse(listener, joined)
+        _failed(listener.guest, promised, error.errno or errno.EIO)
+        return
+    _answer(promised, joined.peer.sockaddr())
+
+
 def _accepted(held: Held, sock: socket.socket, peer: bytes) -> None:
-    guest, call = held.guest, held.call
-    assert call is not None
-    arrived = time.monotonic_ns()
-    held.sock, held.cancel, held.call = sock, None, None
+    held.sock = sock
     try:
         moving.move(held)
     except OSError as error:
-        _failed(guest, held, error.errno or errno.EIO, call)
+        _failed(held.guest, held, error.errno or errno.EIO)
         return
+    _answer(held, peer)
+
+
+def _answer(held: Held, peer: bytes) -> None:
+    """A parked ACCEPT has its connection."""
+    guest, call = held.guest, held.call
+    assert call is not None
+    arrived = time.monotonic_ns()
+    held.cancel, held.call = None, None
     guest.counters.accepted += 1
     target = str(Endpoint.from_sockaddr(peer))
     guest.record(call, Verb.ACCEPT, target, ACCEPTED, 0, outcome="guest", start=arrived)
@@ -179,8 +209,8 @@ def _accepted(held: Held, sock: socket.socket, peer: bytes) -> None:
     call.send(response)
 
 
-def _failed(guest: Guest, promised: Held, error: int, call: Call | None = None) -> None:
-    call = call or promised.call
+def _failed(guest: Guest, promised: Held, error: int) -> None:
+    call = promised.call
     promised.cancel = None
     moving.forget(guest, promised)
     assert call is not None
@@ -188,7 +218,9 @@ def _failed(guest: Guest, promised: Held, error: int, call: Call | None = None) 
 
 
 def _waits(listener: Held) -> bool:
-    """Whether a connection is in the queue."""
+    """Whether a connection is in a queue."""
+    if listener.queue:
+        return True
     waiting = select.poll()
     waiting.register(listener.host.fileno(), select.POLLIN)
     return bool(waiting.poll(0))
@@ -208,11 +240,13 @@ def _watch(listener: Held) -> None:
 
 
 def unpark(listener: Held, error: int) -> None:
-    """Answer everything that is parked at a listener: it is being released."""
+    """A listener is being released: answer everything that is parked, reset what waits."""
     for promised in list(listener.accepts):
         if promised.cancel is not None:
             promised.cancel(error)
     polls, listener.polls = listener.polls, []
     for call in polls:
         call.fail(error)
+    while listener.queue:
+        joining.refuse(listener, listener.queue.popleft())
     _watch(listener)

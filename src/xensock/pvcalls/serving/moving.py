@@ -17,24 +17,27 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.held import Held
 
 
-def move(held: Held) -> None:
-    """Give a connected socket and its ring to the mover. Raises OSError."""
+def ring_end(held: Held) -> _core.RingEnd:
+    """The guest's end of a connection, for the mover."""
     ring = held.ring
     assert ring is not None
-    backend = held.guest.backend
-    held.token = _core.mover_add_ring(
-        backend.mover,
-        os.dup(held.host.fileno()),
-        ring.indexes,
-        ring.data,
-        "back",
-        ring.event.notify_fd,
-        ring.event.wait_fd,
-        Extension.DATA_EVENTS in held.guest.extensions,
-        True,
-    )
-    backend.tokens[held.token] = (held.guest.counters, held.side)
-    held.phase = Phase.CONNECTED
+    events = Extension.DATA_EVENTS in held.guest.extensions
+    return ring.indexes, ring.data, ring.event.notify_fd, ring.event.wait_fd, events
+
+
+def move(held: Held) -> None:
+    """Give a connected socket and its ring to the mover. Raises OSError."""
+    page, data, notify_fd, wait_fd, events = ring_end(held)
+    fd = os.dup(held.host.fileno())
+    mover = held.guest.backend.mover
+    token = _core.mover_add_ring(mover, fd, page, data, "back", notify_fd, wait_fd, events, True)
+    carried(held, token, 0)
+
+
+def carried(held: Held, token: int, side: int) -> None:
+    """The mover carries the socket's connection; the guest is that side of it."""
+    held.token, held.side, held.phase = token, side, Phase.CONNECTED
+    held.guest.backend.tokens.setdefault(token, []).append((held.guest.counters, side))
 
 
 def let_go(held: Held, *, reset: bool = False) -> None:
@@ -44,7 +47,7 @@ def let_go(held: Held, *, reset: bool = False) -> None:
         return
     backend = held.guest.backend
     waiting = _unsent(held)
-    if waiting and not reset and not backend.lingering.admit(held.token, waiting):
+    if waiting and not reset and not backend.lingering.admit((held.token, held.side), waiting):
         reset = True
         reset_on_close(held)
     _core.mover_release(backend.mover, held.token, reset, held.side)
@@ -74,11 +77,11 @@ class Lingering:
 
     def __init__(self, most: tuple[int, int]) -> None:
         self._bytes, self._count = most
-        self._waiting: dict[int, int] = {}
+        self._waiting: dict[tuple[int, int], int] = {}
         self._sum = 0
 
-    def admit(self, token: int, waiting: int) -> bool:
-        """Whether so many bytes may wait; if so they count until `ended`."""
+    def admit(self, token: tuple[int, int], waiting: int) -> bool:
+        """Whether so many bytes of a side may wait; if so they count until `ended`."""
         if self._sum + waiting > self._bytes or len(self._waiting) >= self._count:
             return False
         self._waiting[token] = waiting
@@ -87,7 +90,8 @@ class Lingering:
 
     def ended(self, token: int) -> None:
         """A connection has ended."""
-        self._sum -= self._waiting.pop(token, 0)
+        for side in (0, 1):
+            self._sum -= self._waiting.pop((token, side), 0)
 
 
 def forget(guest: Guest, held: Held) -> None:

@@ -7,6 +7,7 @@ that it does not know.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -61,14 +62,32 @@ _LINGER = struct.Struct("=ii")
 def _with_socket(guest: Guest, id: int) -> Held:
     """A socket that has one of the host behind it. Raises OSError: EBADF, EOPNOTSUPP."""
     held = guest.held(id)
+    if held.sock is None and held.joined is not None:
+        held.sock = _stand_in(held)
     if held.sock is None:
         raise refuse(errno.EOPNOTSUPP)
     return held
 
 
+def _stand_in(held: Held) -> socket.socket:
+    """A socket for the options of an accepted one that the kernel has none for, with its listener's."""
+    sock = socket.socket(held.family, held.kind)
+    parent = held.parent.sock if held.parent is not None else None
+    if parent is None:
+        return sock
+    for level, name in SETTABLE:
+        with contextlib.suppress(OSError):
+            value = parent.getsockopt(level, name, 64)
+            if value != sock.getsockopt(level, name, 64):
+                sock.setsockopt(level, name, value)
+    return sock
+
+
 def get_name(guest: Guest, call: Call, request: GetName) -> None:
     """The own address, or the peer's."""
-    held = _with_socket(guest, request.id)
+    held = guest.held(request.id)
+    if held.sock is None and held.joined is None:
+        raise refuse(errno.EOPNOTSUPP)
     if request.which == Which.OWN:
         name = own_name(held)
     elif request.which == Which.PEER:

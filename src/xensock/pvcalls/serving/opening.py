@@ -35,7 +35,7 @@ def _make(guest: Guest, request: Socket) -> Held:
         if (inet and tcp) or (family == socket.AF_UNIX and protocol == 0 and has(Extension.UNIX)):
             return _open(guest, request, Phase.FRESH)
     elif kind == socket.SOCK_DGRAM and has(Extension.DATAGRAMS):
-        if inet and protocol in (0, socket.IPPROTO_UDP):
+        if inet and protocol in (0, socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE):
             return _open(guest, request, Phase.DATAGRAMS)
         if inet and protocol == datagrams.echo_protocol(family) and has(Extension.ICMP_ECHO):
             return _open(guest, request, Phase.DATAGRAMS)

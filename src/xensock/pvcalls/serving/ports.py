@@ -60,12 +60,22 @@ class Ports:
         _drop(self._by_port, key, held)
         _drop(self._listeners, key[1], held)
 
+    def listener(self, end: Endpoint) -> Held | None:
+        """The listener that a connection to this (unmapped) address of the host reaches, if it is a
+        guest's. Several may share a port (SO_REUSEPORT); then each has its turn."""
+        there = self._listeners.get(end.port, {})
+        able = [h for h, at in there.items() if _meet(at, end) and _hears(h, at, end)]
+        if not able:
+            return None
+        exact = [held for held in able if there[held].host == end.host]
+        return min(exact or able, key=lambda held: len(held.queue))
+
     def is_own(self, guest: Guest, end: Endpoint, kind: int = socket.SOCK_STREAM) -> bool:
         """Whether this destination on the loopback is a listener of the guest itself, or for
         datagrams a bound socket."""
         if not (end.host.is_loopback or end.host.is_unspecified):
             return False
-        at = _loopback(end)
+        at = loopback_of(end)
         if kind == socket.SOCK_STREAM:
             there = self._listeners.get(end.port, {})
         else:
@@ -76,7 +86,7 @@ class Ports:
         )
 
 
-def _loopback(end: Endpoint) -> Endpoint:
+def loopback_of(end: Endpoint) -> Endpoint:
     """Where a connection to the unspecified address goes (ip(7))."""
     if not end.host.is_unspecified:
         return end

@@ -41,7 +41,8 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
             return error.errno or errno.EIO
         return 0
 
-    attempt.begin(guest, call, held, request, start, done)
+    way = attempt.Way(start, waits=True)  # a unix socket says EAGAIN instead of waiting
+    attempt.begin(guest, call, held, request, way, done)
 
 
 def path_of(guest: Guest, request: Connect) -> str:
