@@ -77,12 +77,14 @@ class CallTable:
             return cookie, call
         return None
 
-    def take(self, cookie: int) -> Call | None:
-        """The call that this answer is for; None for an answer that nobody waits for."""
-        call = self._under_way.pop(cookie, None)
-        if call is not None:
-            self._free.append(cookie)
-            self.parked -= call.parks
+    def take(self, cookie: int, command: int) -> Call | None:
+        """The call that this answer is for; None for an answer to what nobody asked (the call stays then)."""
+        call = self._under_way.get(cookie)
+        if call is None or call.command != command:
+            return None
+        del self._under_way[cookie]
+        self._free.append(cookie)
+        self.parked -= call.parks
         return call
 
     def clear(self) -> list[Call]:

@@ -172,23 +172,25 @@ class Frontend:
     def _answers(self) -> bool:
         """Deliver what is there; whether more came meanwhile. Raises RingError, WireError."""
         done = []
-        with self._lock:
-            if self._ring is None or self._table is None or self._over is not None:
-                return False
-            while (slot := self._ring.pop()) is not None:
-                response = Response.decode(slot)
-                call = self._table.take(response.req_id)
-                if call is None:
-                    raise WireError(f"an answer to {response.req_id}, which was not asked")
-                if response.cmd != call.command:
-                    # v1 says that it is echoed; Linux's backend always does.
-                    raise WireError(f"an answer to command {response.cmd}, not {int(call.command)}")
-                done.append((call, response))
-            self._send()
-            more = self._ring.arm()
-        for call, response in done:
-            call.future.set_result(response)
-        return more
+        try:
+            with self._lock:
+                if self._ring is None or self._table is None or self._over is not None:
+                    return False
+                while (slot := self._ring.pop()) is not None:
+                    response = Response.decode(slot)
+                    call = self._table.take(response.req_id, response.cmd)
+                    if call is None:
+                        # v1 says that the command is echoed; Linux's backend always does.
+                        raise WireError(
+                            f"an answer to {response.req_id}, command {response.cmd}, which was not asked"
+                        )
+                    done.append((call, response))
+                self._send()
+                return self._ring.arm()
+        finally:
+            # Also those that came before an answer that breaks the rules.
+            for call, response in done:
+                call.future.set_result(response)
 
     # --- states
 
@@ -321,6 +323,8 @@ class Frontend:
         self._step(Event.STOP)
         if self._state is not State.CLOSED and not self._freed.wait(timeout):
             log.debug("the backend does not let go; leaving")
+        with self._stepping:
+            pass  # the step that frees also says that we are closed
         self.session.close()
         if self._state is not State.CLOSED:
             self._step(Event.LOST)

@@ -139,6 +139,11 @@ class LocalEvent:
             local_packets.close_all(fds)
             self._session.forget_port(self.port)
 
+    def __del__(self) -> None:
+        # Nobody can name it any more. Locks may be held here: the backend is not told.
+        if self._fds is not None:
+            local_packets.close_all(self._fds)
+
 
 class LocalSession:
     """A connection to a backend on this machine (`transport.base.FrontSession`)."""
