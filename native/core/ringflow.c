@@ -365,12 +365,14 @@ static enum xs_next run(struct xs_task *t, struct xs_thread *w, uint64_t now_ms)
 		more = f->ops->down(f);
 		more |= f->ops->up(f);
 	}
-	/* A socket whose stream ended can still fail: its peer closed and answers our data with a reset. */
-	if (f->look && f->eof && has_socket(f)) {
+	/* A socket that is not read now can fail all the same: its stream has ended, or there is no room in the ring. */
+	if (f->look && f->state == RING_LIVE && has_socket(f)) {
 		if (!f->error)
 			getsockopt(f->sock.fd, SOL_SOCKET, SO_ERROR, &f->error, &len);
-		if (f->error)
+		if (f->error && f->eof)
 			xs_ringflow_dead(f, f->error);
+		else if (f->error && f->role == XS_BACK)
+			xs_wire_fail(&f->wire, 0, -f->error);
 	}
 	f->look = false;
 	if (f->state == RING_LAST || f->state == RING_RESET)
@@ -430,8 +432,12 @@ static bool sent(const struct xs_task *t)
 
 static void cut(struct xs_task *t, struct xs_thread *w)
 {
+	struct xs_ringflow *f = (struct xs_ringflow *)t;
+
 	(void)w;
-	end((struct xs_ringflow *)t, !sent(t));
+	if (f->role == XS_BACK && f->wire.attached)
+		xs_wire_fail(&f->wire, -ECONNRESET, -ECONNRESET);
+	end(f, !sent(t));
 }
 
 /* CLOSE and RELEASE: nothing touches the ring afterwards. */
@@ -503,7 +509,7 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy};
+static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy, true};
 
 static struct xs_task *ringflow_new(int fd, const struct xs_ring_end *e, enum xs_role role, bool report)
 {

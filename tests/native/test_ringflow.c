@@ -125,6 +125,30 @@ static void back_reset(void)
 	CHECK(wait_ended(mover, token).error == ECONNRESET);
 }
 
+/* A reset is told to the writer though `in` is full and nobody reads; the data is still there then. */
+static void back_reset_while_full(void)
+{
+	struct peer p;
+	int s[2];
+	size_t got;
+	uint64_t token;
+
+	tcp_pair(s);
+	token = add(&p, 1, XS_BACK, s[1]);
+	CHECK(send(s[0], sent_bytes, 20000, 0) == 20000);
+	for (int i = 0; xs_readable(&p.r.rx) != p.r.rx.size; i++)
+		CHECK(i < 5000 && usleep(1000) == 0);
+	hard_close(s[0]);
+	for (int i = 0; !xs_error(&p.r.tx); i++)
+		CHECK(i < 5000 && usleep(1000) == 0);
+	CHECK(xs_error(&p.r.tx) == -ECONNRESET && xs_error(&p.r.rx) == 0);
+	CHECK(peer_read_all(&p, buf, BIG, &got) == -ECONNRESET && got == 20000);
+	expect(buf, got, 1);
+	CHECK(xs_mover_release(mover, token, false, 0) == 0);
+	peer_close(&p);
+	wait_ended(mover, token);
+}
+
 /* The host's peer closed for good: what the frontend still sends is answered by a reset, in_error stays the end. */
 static void back_write_after_close(void)
 {
@@ -515,6 +539,7 @@ int main(void)
 		back_release(false);
 		back_release(true);
 		back_reset();
+		back_reset_while_full();
 		back_write_after_close();
 		back_shutdown_read();
 		for (int tcp = 0; tcp < 2; tcp++) {
