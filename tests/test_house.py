@@ -93,6 +93,12 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/resolving.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/unix.py": "tests/pvcalls/test_extensions.py",
+    "pvcalls/calltable.py": "tests/unit/pvcalls/test_frontend.py",
+    "pvcalls/datapages.py": "tests/unit/pvcalls/test_frontend.py",
+    "transport/base.py": "tests/unit/transport/test_local_front.py",
+    "transport/local_events.py": "tests/unit/transport/test_local_back.py",
+    "transport/local_packets.py": "tests/unit/transport/test_local_back.py",
+    "transport/pages.py": "tests/unit/transport/test_local_front.py",
     # What the supervisor does to calls shows in a guest only: the kernel is the oracle there.
     "supervisor/binding.py": "tests/semantics/probes/probe_bind.py",
     "supervisor/connecting.py": "tests/semantics/probes/probe_connect.py",
