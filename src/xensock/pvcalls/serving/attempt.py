@@ -86,22 +86,24 @@ def begin(
         timer.cancel()
         finish(error)
 
-    def ended() -> None:
+    def ended() -> bool:
         # A second connect(2) tells the outcome, and unlike SO_ERROR leaves a socket that can try anew.
         error = way.start(held.host)
-        if error not in (errno.EINPROGRESS, errno.EALREADY):
-            finish(0 if error == errno.EISCONN else error)
+        if error in (errno.EINPROGRESS, errno.EALREADY):
+            return False
+        finish(0 if error == errno.EISCONN else error)
+        return True
 
     def again(delay: float = RETRY) -> None:
         error = way.start(held.host)
         if error == errno.EAGAIN and way.waits:
             timer = loop.call_later(delay, again, min(2 * delay, RETRY_MOST))
             held.cancel = lambda error: give_up(timer, error)
-        elif error == errno.EINPROGRESS:
+        elif error != errno.EINPROGRESS:
+            finish(error)  # natively, too, a non-blocking connect may end at once
+        elif not ended():  # within the host it has ended by now
             held.cancel = finish
             loop.add_writer(held.host.fileno(), ended)
-        else:
-            finish(error)  # natively, too, a non-blocking connect may end at once
 
     held.phase = Phase.CONNECTING
     again()
