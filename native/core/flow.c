@@ -291,7 +291,7 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, NULL, destroy};
+static const struct xs_kind kind = {start, event, run, sent, cut, NULL, destroy, false};
 
 static struct xs_task *flow_new(int a, int b, bool report)
 {

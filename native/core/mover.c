@@ -7,6 +7,7 @@
 #include "mover.h"
 
 #include "fetch.h"
+#include "spin.h"
 #include "task.h"
 
 #include <errno.h>
@@ -33,6 +34,8 @@ struct worker {
 	xs_count live;
 	/* The thread's own. */
 	struct xs_task *tasks, *queue, **queue_tail, *ticking;
+	unsigned prompt; /* tasks whose kind says so */
+	uint32_t spin_ns;
 };
 
 struct slot {
@@ -177,6 +180,7 @@ static void unlink_task(struct worker *w, struct xs_task *t)
 				*p = t->next_tick;
 				break;
 			}
+	w->prompt -= t->kind->prompt;
 	if (t->prev)
 		t->prev->next = t->next;
 	else
@@ -194,6 +198,7 @@ static void adopt(struct worker *w, struct xs_task *t)
 	if (t->next)
 		t->next->prev = t;
 	w->tasks = t;
+	w->prompt += t->kind->prompt;
 	pthread_mutex_lock(&t->lock);
 	error = t->kind->start(t, &w->thread);
 	if (error) {
@@ -297,6 +302,13 @@ static bool all_sent(const struct worker *w)
 	return true;
 }
 
+static int wait_for_events(struct worker *w, struct epoll_event *ev, int timeout)
+{
+	if (timeout < 0 && w->prompt && w->thread.mover->count > 1) /* one thread: one processor */
+		return xs_spin_epoll(w->thread.epfd, ev, BATCH, &w->spin_ns);
+	return epoll_wait(w->thread.epfd, ev, BATCH, timeout);
+}
+
 static void *work(void *arg)
 {
 	struct worker *w = arg;
@@ -306,7 +318,7 @@ static void *work(void *arg)
 
 	while (!stopping || (now_ms() < stop_at && !all_sent(w))) {
 		int timeout = w->queue ? 0 : w->ticking || stopping ? TICK_MS : -1;
-		int n = epoll_wait(w->thread.epfd, ev, BATCH, timeout);
+		int n = wait_for_events(w, ev, timeout);
 
 		for (int i = 0; i < n; i++) {
 			struct xs_source *s = ev[i].data.ptr;

@@ -313,7 +313,7 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy};
+static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy, true};
 
 uint64_t xs_mover_join(struct xs_mover *m, const struct xs_ring_end *a, const struct xs_ring_end *b, bool report)
 {

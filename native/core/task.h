@@ -75,6 +75,8 @@ struct xs_kind {
 	int (*command)(struct xs_task *t, const struct xs_command *c);
 	/* Closes what is still open and frees it. */
 	void (*destroy)(struct xs_task *t);
+	/* Worth a short busy wait: what it waits for is often microseconds away. */
+	bool prompt;
 };
 
 struct xs_task {

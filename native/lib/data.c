@@ -1,11 +1,14 @@
 /* Bytes: between the caller's buffers and the ring, in the caller's thread. */
 #include "internal.h"
 
+#include "spin.h"
+
 #include <errno.h>
 #include <string.h>
 
 /* A larger write is shown in pieces, so that the backend sends the first while the next is copied. */
 #define PIECE (64u << 10)
+#define SPIN_LOOKS 32
 
 /* A position in an array of buffers. */
 struct cursor {
@@ -74,11 +77,36 @@ uint32_t xs_room_wanted(const struct xs_sock *s)
 	return s->ring.tx.size / 4;
 }
 
+/* Looks for a moment whether something comes (spin.h). */
+static bool spin(struct xs_sock *s, uint64_t start)
+{
+	uint64_t until = start + s->spin_ns;
+	const struct xs_half *rx = &s->ring.rx;
+	uint32_t seen = xs_load_relaxed(rx->mine);
+
+	if (!s->x->spins || !s->spin_ns)
+		return false;
+	do {
+		for (int i = 0; i < SPIN_LOOKS; i++) {
+			if (xs_load_relaxed(rx->theirs) != seen || xs_error(rx))
+				return true;
+			xs_spin_pause();
+		}
+		sched_yield();
+	} while (xs_clock() < until && !s->closed);
+	return false;
+}
+
 /* Sleeps until the half has moved. 0 or an errno. */
 static int await(struct xs_sock *s, struct xs_waiting *w, bool *waiting, bool in, uint64_t deadline)
 {
-	bool ready;
+	uint64_t start = in ? xs_clock() : 0;
+	bool ready, slept;
 
+	if (in && spin(s, start)) {
+		s->spin_ns = xs_spin_next(xs_clock() - start);
+		return 0;
+	}
 	if (!*waiting) {
 		if (!xs_wait_begin(w, &s->source))
 			return errno;
@@ -95,9 +123,10 @@ static int await(struct xs_sock *s, struct xs_waiting *w, bool *waiting, bool in
 	}
 	if (ready || s->closed || s->x->dead || (in ? s->in_shut : s->out_shut))
 		return 0;
-	if (xs_sleep(s->x, w, false, deadline))
-		return 0;
-	return errno == ETIMEDOUT ? EAGAIN : errno;
+	slept = xs_sleep(s->x, w, false, deadline);
+	if (in)
+		s->spin_ns = xs_spin_next(xs_clock() - start);
+	return slept ? 0 : errno == ETIMEDOUT ? EAGAIN : errno;
 }
 
 /* What an error of the ring is to the caller, once; afterwards the stream has just ended. */

@@ -161,6 +161,7 @@ struct xs_sock {
 	pthread_mutex_t in_lock, out_lock;
 	struct xs_dataring ring;
 	_Atomic bool in_shut, out_shut;
+	_Atomic uint32_t spin_ns; /* how long to look for bytes before sleeping; 0 after a long wait */
 	_Atomic bool told; /* the ring's error was reported */
 	/* Names: length 0 is unknown. */
 	struct xs_address own, peer;
@@ -244,6 +245,7 @@ struct xensock {
 	pthread_mutex_t lock;
 	int fd; /* the store's unix socket */
 	_Atomic bool dead;
+	bool spins; /* there is a processor to wait on */
 	char reason[200];
 	/* The backend's nodes that matter. */
 	unsigned backend_state, announced, features;

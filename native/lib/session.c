@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,6 +146,7 @@ struct xensock *xensock_attach(const char *url, const char *name, unsigned flags
 {
 	struct xensock *x;
 	int fd, error;
+	cpu_set_t mine;
 
 	if (!url)
 		url = getenv("XENSOCK");
@@ -168,6 +170,7 @@ struct xensock *xensock_attach(const char *url, const char *name, unsigned flags
 	x->wanting_tail = &x->wanting;
 	pthread_mutex_init(&x->lock, NULL);
 	xs_source_init(&x->source, -1);
+	x->spins = sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) > 1;
 	if (shake_hands(x, *name ? name : "guest", flags))
 		return x;
 	error = errno;
