@@ -108,7 +108,8 @@ class Supervisor:
         self._rest()
         self.guest_diag.close()
         self._holders.close()
-        for sock in self.reserved.values():
+        for sock in list(self.reserved.values()):
+            self.parts.relay.unpublish(sock)  # it may not have heard yet that the guest's is gone
             sock.close()
 
     def _rest(self) -> None:
@@ -232,6 +233,9 @@ class Supervisor:
     # --- records
 
     def target(self, q: Question) -> str:
+        """What the record calls the address; "" while nobody records."""
+        if self.parts.record is None:
+            return ""
         end = q.endpoint()
         return str(end) if end is not None else f"[{len(q.addr)} bytes]"
 

@@ -18,6 +18,7 @@ from xensock.backend.embedded import Embedded, Order, choose_path, forced_failur
 from xensock.policy.policy import Policy
 from xensock.supervisor.launch import ExecError, LaunchError
 from xensock.supervisor.question import DONE
+from xensock.supervisor.relay_server import Server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,6 +191,13 @@ def test_a_call_that_ends_its_program_is_recorded(
     program = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
     told = ended(serve([sys.executable, "-c", program], path, tell=True))[0]
     assert told == f"connect 127.0.0.1:9 {errno.ECONNREFUSED};status 0"
+
+
+def test_a_listener_whose_end_the_relay_has_not_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of it by messages, which may come late, or be lost."""
+    monkeypatch.setattr(Server, "watch", lambda *arguments: None)
+    program = "import socket; listener = socket.create_server(('', 0)); print('up')"
+    assert ended(serve([sys.executable, "-c", program])) == ("status 0", b"up\n")
 
 
 def test_no_thread_outlives_a_run() -> None:
