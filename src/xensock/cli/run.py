@@ -113,6 +113,7 @@ def run(
     from xensock.supervisor.publication import Publication
 
     policy = Policy.parse(allow, deny)
+    _no_paths((*allow, *deny))
     table = _routes(routes)
     carriers = _backends(backends, table, datapath)
     if carriers and not allow and not deny:
@@ -193,6 +194,18 @@ def _routes(texts: tuple[str, ...]) -> tuple[Route, ...]:
     from xensock.policy.routes import Route
 
     return tuple(Route.parse(text) for text in texts)
+
+
+def _no_paths(rules: tuple[str, ...]) -> None:
+    """Raises UserError for rules about the host's unix sockets, which a guest has by its file system."""
+    from xensock.policy.unix import is_unix
+
+    for rule in filter(is_unix, rules):
+        raise UserError(
+            f"rule {rule}: a program in a guest shares the host's files",
+            "its unix sockets are governed by the files' permissions",
+            "leave the rule out; it is one for `xensock backend`",
+        )
 
 
 def _complain(text: str) -> None:
