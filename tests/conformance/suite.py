@@ -1,9 +1,10 @@
 """Runs one module of CPython's own network tests and prints what became of each test, as JSON.
 
-    suite.py MODULE [URL]
+    suite.py MODULE [URL [PATTERN]]
 
-With URL the standard library's sockets are those of the backend there (`xensock.install`); without it they are the
-kernel's, which is the control. The tests are those of the running interpreter (package `test`).
+With URL the standard library's sockets are those of the backend there (`xensock.install`), and what is known not to be
+carried is not run; without it they are the kernel's, which is the control. The tests are those of the running
+interpreter (package `test`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ import time
 import unittest
 from typing import Any
 
-
-# Families that are no business of an internet backend; some of their tests hang on hosts without the hardware.
-FOREIGN = ("VSOCK", "CAN", "RDS", "TIPC", "Bluetooth", "BT", "Qipcrtr", "AFALG", "LinuxKernelCryptoAPI", "HyperV")
+from known import is_foreign, reason
 
 
 class Outcomes(unittest.TestResult):
@@ -69,13 +68,13 @@ class Outcomes(unittest.TestResult):
         self._put(test, "passed")
 
 
-def carried(suite: unittest.TestSuite) -> unittest.TestSuite:
-    """The tests that are not about foreign families."""
+def wanted(suite: unittest.TestSuite, own: bool) -> unittest.TestSuite:
+    """The tests that are about families we carry; of own sockets those that are about what they carry."""
     kept = unittest.TestSuite()
     for test in suite:
         if isinstance(test, unittest.TestSuite):
-            kept.addTest(carried(test))
-        elif not any(word in type(test).__name__ for word in FOREIGN):
+            kept.addTest(wanted(test, own))
+        elif not is_foreign(test.id()) and not (own and reason(test.id())):
             kept.addTest(test)
     return kept
 
@@ -93,7 +92,7 @@ def main(module: str, url: str | None = None, pattern: str | None = None) -> Non
     if pattern:
         loader.testNamePatterns = [f"*{pattern}*"]
     outcomes = Outcomes()
-    carried(loader.loadTestsFromName(module)).run(outcomes)
+    wanted(loader.loadTestsFromName(module), url is not None).run(outcomes)
     json.dump(outcomes.found, sys.stdout)
 
 

@@ -167,7 +167,9 @@ class Held:
     def closed(self) -> None:
         """The last Python object is closed. What is connected ends when nobody holds the descriptor; the rest ends now,
         so that its port is free when close(2) returns, as natively."""
-        if not self._token and self.link.pid == os.getpid() and not self.held_elsewhere():
+        if self._token or self.state is State.CONNECTED or self.link.pid != os.getpid():
+            return  # the mover has it, or is about to
+        if not self.held_elsewhere():
             self.release(wait=True)
 
     def held_elsewhere(self) -> bool:

@@ -94,8 +94,6 @@ def create_server(
 
 def socket_functions() -> Iterable[tuple[str, Any]]:
     """What `install` puts into the standard module, by name."""
+    # create_connection and its like are made of these two.
     yield "socket", socket
-    yield "SocketType", socket
     yield "getaddrinfo", getaddrinfo
-    yield "create_connection", create_connection
-    yield "create_server", create_server

@@ -34,6 +34,7 @@ _FILLING = bytes(
     64 << 10
 )  # more than a quarter of a send buffer: not writable (net/unix/af_unix.c)
 _CARRIED = (standard.AF_INET, standard.AF_INET6)
+_MAYBE_OURS = (-1, *_CARRIED)
 _PAIRS: dict[int, int] = {
     standard.SOCK_STREAM: standard.SOCK_STREAM,
     standard.SOCK_DGRAM: standard.SOCK_SEQPACKET,
@@ -41,7 +42,13 @@ _PAIRS: dict[int, int] = {
 _ICMPV6 = 58
 _PROTOCOLS: dict[int, tuple[int, ...]] = {
     standard.SOCK_STREAM: (0, standard.IPPROTO_TCP),
-    standard.SOCK_DGRAM: (0, standard.IPPROTO_UDP, standard.IPPROTO_ICMP, _ICMPV6),
+    standard.SOCK_DGRAM: (
+        0,
+        standard.IPPROTO_UDP,
+        standard.IPPROTO_UDPLITE,
+        standard.IPPROTO_ICMP,
+        _ICMPV6,
+    ),
 }
 # Answered here: they are about the descriptor that the program holds.
 _OWN_OPTIONS = (standard.SO_RCVTIMEO, standard.SO_SNDTIMEO)
@@ -103,7 +110,7 @@ class socket(Transfer):
 
     def _take(self, family: int, type: int, proto: int, fileno: int) -> None:
         """A descriptor that exists: ours, of an accepted connection of ours, or somebody else's."""
-        held = held_by(fileno) if fileno >= 0 else None
+        held = held_by(fileno) if fileno >= 0 and family in _MAYBE_OURS else None
         if held is None:
             super().__init__(family, type, proto, fileno)
             return
@@ -287,6 +294,8 @@ class socket(Transfer):
         if stream is None or self.fileno() < 0:
             super().shutdown(how)
             return
+        if not -(1 << 31) <= how < 1 << 31:
+            raise OverflowError("Python int too large to convert to C int")
         if how not in (standard.SHUT_RD, standard.SHUT_WR, standard.SHUT_RDWR):
             raise failure(errno.EINVAL)
         if isinstance(stream, Stream) and stream.state is State.LISTENING:

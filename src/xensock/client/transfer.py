@@ -7,6 +7,7 @@ go as frames with their address.
 from __future__ import annotations
 
 import errno
+import operator
 import socket as standard
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 LONGEST = 65535  # bytes of a datagram
 _WAITING = standard.MSG_PEEK | standard.MSG_DONTWAIT
+
+
+def _bytes_of(data: Any) -> bytes:
+    """What a bytes-like object holds. Raises TypeError in the standard library's words."""
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        kind = type(data).__name__
+        raise TypeError(f"a bytes-like object is required, not '{kind}'") from None
 
 
 class Transfer(standard.socket):
@@ -70,7 +80,7 @@ class Transfer(standard.socket):
     # --- datagrams
 
     def _send_frame(self, held: Datagrams, data: Any, address: Any, flags: int) -> int:
-        payload = bytes(memoryview(data).cast("B")) if not isinstance(data, bytes) else data
+        payload = data if isinstance(data, bytes) else _bytes_of(data)
         if address is None and held.state is not State.CONNECTED:
             raise failure(errno.EDESTADDRREQ)
         if len(payload) > LONGEST:
@@ -132,7 +142,7 @@ class Transfer(standard.socket):
         held = self._held
         if held is None or self.fileno() < 0 or len(args) not in (1, 2):
             return super().sendto(data, *args)
-        flags = args[0] if len(args) == 2 else 0
+        flags = operator.index(args[0]) if len(args) == 2 else 0
         if isinstance(held, Datagrams):
             return self._send_frame(held, data, args[-1], flags)
         endpoint_of(held.family, args[-1], names.first)
@@ -147,7 +157,7 @@ class Transfer(standard.socket):
         if list(ancdata):
             raise failure(errno.EINVAL)
         if isinstance(held, Datagrams):
-            return self._send_frame(held, b"".join(bytes(b) for b in buffers), address, flags)
+            return self._send_frame(held, b"".join(map(_bytes_of, buffers)), address, flags)
         try:
             return super().sendmsg(buffers, (), flags)
         except BrokenPipeError:

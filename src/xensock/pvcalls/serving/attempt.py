@@ -62,6 +62,9 @@ def begin(
         ring = held.ring
         assert ring is not None
         if not error:
+            if call.answered:
+                # First: an end that the mover tells at once must not look like an attempt that failed.
+                ring.connected()
             try:
                 way.move(held)
             except OSError as failure:
@@ -74,8 +77,6 @@ def begin(
             ring.release()
         else:
             guest.counters.connections += 1
-            if call.answered:
-                ring.connected()
         done(error)
         if not call.answered:
             answer(guest, call, held, error)
