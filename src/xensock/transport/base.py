@@ -30,7 +30,7 @@ class ProtocolError(Exception):
 
 class GrantError(Exception):
     """References or a port that the frontend has not granted, or a limit reached. `errno` is what
-    the command that named them is answered with: EINVAL, ENOMEM, ENOSPC or EBUSY."""
+    the command that named them is answered with: EINVAL, ENOMEM, ENFILE or EBUSY."""
 
     def __init__(self, reason: str, error: int = errno.EINVAL) -> None:
         super().__init__(reason)
@@ -39,15 +39,16 @@ class GrantError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one frontend may hold of a backend."""
+    """What one frontend may hold of a backend; less where the process is short of descriptors or
+    mappings (`transport.budget`)."""
 
     regions: int = 4096
     """Regions of memory granted at a time (one descriptor each)."""
-    pages: int = 1 << 18
-    """Pages mapped at a time; also the most that all regions together may have (1 GiB)."""
-    mappings: int = 16384
-    """Memory mappings at a time: each run of adjacent references is one, of 65,530 per process."""
-    ports: int = 8192
+    pages: int = 1 << 19
+    """Pages mapped at a time; also the most that all regions together may have (2 GiB)."""
+    mappings: int = 40960
+    """Memory mappings at a time: each run of adjacent references is one."""
+    ports: int = 16400
     """Event channels that the frontend has made (two descriptors each)."""
     store_bytes: int = 256 * 1024
     """Keys and values of the frontend's part of the store."""

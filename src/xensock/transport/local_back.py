@@ -19,7 +19,7 @@ from bisect import bisect_right, insort
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.transport import local_events, local_packets
+from xensock.transport import budget, local_events, local_packets
 from xensock.transport.base import GrantError, Limits, Nodes, ProtocolError
 from xensock.transport.url import LONGEST_PATH
 from xensock.wire import local
@@ -49,6 +49,7 @@ class _Channel:
         if self.withdrawn and not self.bound:
             fds, self.fds = self.fds, []
             local_packets.close_all(fds)
+            budget.DESCRIPTORS.give(len(fds))
 
 
 class BoundEvent:
@@ -103,6 +104,7 @@ class LocalBackSession:
         self._mapped: dict[weakref.ref[_core.PageMap], tuple[int, int]] = {}
         self._pages = 0
         self._mappings = 0
+        self._short_of_regions = self._short_of_channels = False
 
     @property
     def guest(self) -> str:
@@ -159,11 +161,14 @@ class LocalBackSession:
         limits = self._limits
         if self._pages + len(refs) > limits.pages:
             raise GrantError("the frontend has too many pages mapped", errno.ENOMEM)
-        if self._mappings + len(runs) > limits.mappings:
+        if self._mappings + len(runs) > limits.mappings or not budget.MAPPINGS.take(
+            self._mappings, len(runs)
+        ):
             raise GrantError("the frontend's pages lie in too many places", errno.ENOMEM)
         try:
             mapped = _core.map_pages(runs)
         except OSError as error:
+            budget.MAPPINGS.give(len(runs))
             raise GrantError(f"pages cannot be mapped: {error.strerror}", errno.ENOMEM) from None
         self._mapped[weakref.ref(mapped, self._unmapped)] = len(refs), len(runs)
         self._pages += len(refs)
@@ -173,6 +178,8 @@ class LocalBackSession:
     def bind(self, port: int) -> BoundEvent:
         """Bind an event channel."""
         channel = self._channels.get(port)
+        if channel is None and self._short_of_channels:
+            raise GrantError(f"there was no room for event channel {port}", errno.ENFILE)
         if channel is None:
             raise GrantError(f"event channel {port} was not made")
         if channel.bound:
@@ -191,6 +198,7 @@ class LocalBackSession:
         regions, self._regions = self._regions, {}
         self._firsts.clear()
         local_packets.close_all(fd for fd, _ in regions.values())
+        budget.DESCRIPTORS.give(len(regions))
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             channel.withdrawn = True
@@ -224,6 +232,7 @@ class LocalBackSession:
                     self._firsts.remove(first)
                     self._granted -= region[1]
                     os.close(region[0])
+                    budget.DESCRIPTORS.give(1)
 
     def _hello(self, name: str, version: int) -> None:
         if version < local.VERSION:
@@ -258,21 +267,34 @@ class LocalBackSession:
         if fault:
             raise ProtocolError(f"memory of {pages} pages: {fault}")
         limits = self._limits
-        if len(self._firsts) < limits.regions and self._granted + pages <= limits.pages:
+        if (
+            len(self._firsts) < limits.regions
+            and self._granted + pages <= limits.pages
+            and budget.DESCRIPTORS.take(self._descriptors(), 1)
+        ):
             self._regions[first] = (fds.pop(), pages)
             insort(self._firsts, first)
             self._granted += pages
+        else:
+            self._short_of_regions = True
 
     def _event(self, port: int, fds: list[int]) -> None:
         if port in self._channels:
             raise ProtocolError(f"event channel {port} was made already")
         if not all(local_events.is_eventfd(fd) for fd in fds):
             raise ProtocolError(f"event channel {port}: its descriptors are no eventfds")
-        if len(self._channels) < self._limits.ports:
+        if len(self._channels) < self._limits.ports and budget.DESCRIPTORS.take(
+            self._descriptors(), len(fds)
+        ):
             for fd in fds:
                 os.set_blocking(fd, False)
             self._channels[port] = _Channel([*fds])
             fds.clear()
+        else:
+            self._short_of_channels = True
+
+    def _descriptors(self) -> int:
+        return len(self._firsts) + 2 * len(self._channels)
 
     def _write(self, nodes: dict[str, str]) -> None:
         for key, value in nodes.items():
@@ -309,6 +331,8 @@ class LocalBackSession:
             first = self._firsts[index]
             if ref < first + self._regions[first][1]:
                 return first + self._regions[first][1]
+        if self._short_of_regions:
+            raise GrantError(f"there was no room for reference {ref}", errno.ENOMEM)
         raise GrantError(f"reference {ref} was not granted")
 
     def _run(self, start: int, pages: int) -> tuple[int, int, int]:
@@ -319,6 +343,7 @@ class LocalBackSession:
         pages, runs = self._mapped.pop(ref)
         self._pages -= pages
         self._mappings -= runs
+        budget.MAPPINGS.give(runs)
 
 
 class LocalListener:

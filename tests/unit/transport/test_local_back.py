@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from xensock.transport import budget
 from xensock.transport.base import PAGE, GrantError, Limits, ProtocolError, TransportError
+from xensock.transport.budget import Budget
 from xensock.transport.local_back import TURN, LocalBackSession, listen
 from xensock.transport.local_front import connect
 from xensock.transport.pages import make_memory
@@ -163,7 +165,7 @@ def test_what_is_beyond_a_limit_is_refused_when_it_is_named(raw: Raw, holds) -> 
             back.map([ref])
     with pytest.raises(GrantError) as raised:
         back.bind(3)
-    assert raised.value.errno == errno.EINVAL
+    assert raised.value.errno == errno.ENFILE
     send(sock, local.Unmap(1))
     give(sock, 301, 4)
     send(sock, local.Unevent(1))
@@ -171,6 +173,29 @@ def test_what_is_beyond_a_limit_is_refused_when_it_is_named(raw: Raw, holds) -> 
     back.receive()
     back.map([301]).release()
     back.bind(3).close()
+    close(fds)
+
+
+def test_one_frontend_leaves_half_to_the_others(raw: Raw, monkeypatch) -> None:
+    sock, back = raw
+    monkeypatch.setattr(budget, "DESCRIPTORS", Budget(lambda: 8))
+    monkeypatch.setattr(budget, "MAPPINGS", Budget(lambda: 4))
+    fds = make_port(sock, 1)
+    give(sock, 1, 4)
+    back.receive()
+    assert budget.DESCRIPTORS.used == 3
+    fds += make_port(sock, 2)
+    back.receive()
+    back.bind(1).close()
+    with pytest.raises(GrantError, match="no room"):
+        back.bind(2)
+    view = back.map([1, 3])
+    with pytest.raises(GrantError, match="places"):
+        back.map([2])
+    view.release()
+    assert budget.MAPPINGS.used == 0
+    back.close()
+    assert budget.DESCRIPTORS.used == 0
     close(fds)
 
 
