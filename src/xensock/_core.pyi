@@ -113,8 +113,8 @@ def mover_shutdown(mover: Mover, token: int, how: int, side: int, /) -> None: ..
 def mover_release(mover: Mover, token: int, reset: bool, side: int, /) -> None: ...
 
 # (token, "eof" | "reset" | "error", errno, side). "eof" and "reset": what the socket did (role "front": the owner
-# sends SHUTDOWN, or CLOSE with reset). "error": the other domain broke the rules of the ring (EPROTO). mover_fd() is
-# readable for notices too.
+# sends SHUTDOWN, or CLOSE with reset). "error": the other domain broke the rules of the ring (EPROTO), or the socket
+# failed otherwise. Role "front" only; each at most once. mover_fd() is readable for notices too.
 def mover_notices(mover: Mover, /) -> list[tuple[int, str, int, int]]: ...
 def mover_close(mover: Mover, linger_ms: int, /) -> None: ...
 
@@ -229,3 +229,38 @@ def map_pages(runs: list[tuple[int, int, int]], /) -> PageMap:
 
 def region_fault(fd: int, pages: int, /) -> str:
     """Why a descriptor is no memfd of this many pages that stays what it is (sealed); "" when it is one."""
+
+# The relay of datagrams (native/ext/udp.c). Addresses are 16 bytes, IPv4 ones mapped (::ffff:a.b.c.d); protocols are 17
+# (UDP) and 1 (echo of ICMP and ICMPv6, whose "port" is the guest's identifier). Flags: see native/core/udp.h.
+
+Udp: TypeAlias = Any
+
+def udp_open(card_fd: int, mac: Buffer, plain: Buffer, record: bool, /) -> Udp: ...
+def udp_close(handle: Udp, /) -> None: ...
+def udp_fd(handle: Udp, /) -> int: ...
+def udp_events(handle: Udp, /) -> list[tuple[int, int, bytes, int, bytes, int, int]]: ...
+def udp_port(
+    handle: Udp, proto: int, addr: Buffer, number: int, fd: int, flags: int, id: int, /
+) -> None: ...
+def udp_unport(
+    handle: Udp, proto: int, addr: Buffer, number: int, automatic: bool = ..., /
+) -> bool: ...
+def udp_has(handle: Udp, proto: int, addr: Buffer, number: int, /) -> bool: ...
+def udp_decide(
+    handle: Udp, proto: int, number: int, remote: Buffer, port: int, error: int, /
+) -> None: ...
+def udp_count(handle: Udp, /) -> tuple[int, int]: ...
+def udp_read_packets(
+    packets: list[bytes], /
+) -> list[tuple[int, bytes, int, bytes, int, int, int, bool, bytes]]: ...
+def udp_error_packet(
+    sender: Buffer,
+    proto: int,
+    src: Buffer,
+    sport: int,
+    dst: Buffer,
+    dport: int,
+    length: int,
+    error: int,
+    /,
+) -> bytes: ...
