@@ -46,10 +46,14 @@ class Settings:
 
 
 class Daemon:
-    """A backend with its listeners and its control socket."""
+    """A backend with its listeners and its control socket, on the running event loop.
 
-    def __init__(self, settings: Settings) -> None:
+    signals   whether SIGTERM and SIGINT end it; only the main thread can have them
+    """
+
+    def __init__(self, settings: Settings, *, signals: bool = True) -> None:
         self._settings = settings
+        self._signals = (signal.SIGTERM, signal.SIGINT) if signals else ()
         self._stopping = asyncio.Event()
         self._reason = ""
         self._resolver = Resolver()
@@ -66,7 +70,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._signals:
             loop.add_signal_handler(number, self.stop, f"the backend got {number.name}")
         control: Control | None = None
         try:
@@ -78,7 +82,10 @@ class Daemon:
                 control = Control(self, self._settings.users)
                 await control.listen(self._settings.control)
             self._settings.ready()
+            # The first question for a name needs what takes long to load; nobody shall wait for that.
+            loading = asyncio.create_task(asyncio.to_thread(_load_names))
             await self._stopping.wait()
+            await loading
         finally:
             for listener in self._listeners:
                 if listener.fileno() not in self._paused:
@@ -87,7 +94,7 @@ class Daemon:
             await self.backend.stop(self._reason or "the backend stopped")
             if control is not None:
                 await control.close()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._signals:
                 loop.remove_signal_handler(number)
 
     def stop(self, reason: str) -> None:
@@ -121,6 +128,10 @@ class Daemon:
                 loop.add_reader(fd, self._accept, listener)
 
         loop.call_later(0.5, again)
+
+
+def _load_names() -> None:
+    import xensock.supervisor.questions  # noqa: F401 - to have it
 
 
 def raise_descriptors() -> int:
