@@ -448,6 +448,36 @@ def leaves_bytes_for_a_deaf_peer(attack: Attack) -> None:
         attack.soon(front.submit(Release(id)))
 
 
+def joined_with_itself(attack: Attack) -> None:
+    """A connection in memory between two of its own sockets, whose pages lie and whose ends go in any order."""
+    front, rnd = attack.front.handshake(), attack.random
+    port = rnd.randrange(20000, 30000)
+    listener, client = front.socket(), front.socket()
+    front.command(Bind(listener, sockaddr("127.0.0.1", port)))
+    front.command(Listen(listener, rnd.choice((0, 1, 100))))
+    near, far = front.stream(2), front.stream(rnd.choice((1, 3)))
+    steps: list[Callable[[], object]] = [
+        lambda: front.submit(Connect(client, sockaddr("127.0.0.1", port), 1, near.ref, near.port)),
+        lambda: front.submit(Accept(listener, 77, far.ref, far.port)),
+        lambda: near.ring.write(bytes(5000)),
+        lambda: far.ring.write(bytes(5000)),
+        lambda: front.submit(Shutdown(rnd.choice((client, 77)), rnd.randrange(3))),
+        lambda: front.submit(Close(rnd.choice((client, 77, listener)), rnd.randrange(2))),
+        lambda: front.submit(GetName(rnd.choice((client, 77)), rnd.randrange(2))),
+    ]
+    for _ in range(rnd.randrange(2, 25)):
+        rnd.choice(steps)()
+        for stream in (near, far):
+            if rnd.random() < 0.2:
+                at = rnd.choice((0, 4, 64, 68))
+                stream.page[at : at + 4] = struct.pack("<I", attack.word())
+            stream.event.notify()
+        if rnd.random() < 0.4:
+            time.sleep(0.001)
+            front.responses.clear()
+            front.collect()
+
+
 def withdraws_what_is_in_use(attack: Attack) -> None:
     front = attack.front.handshake()
     _, stream = attack.live()
@@ -493,6 +523,7 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
         a_storm_of_events,
         nonsense_in_frames,
         leaves_bytes_for_a_deaf_peer,
+        joined_with_itself,
         withdraws_what_is_in_use,
         raw_messages,
     )
