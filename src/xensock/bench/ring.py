@@ -8,6 +8,7 @@ they are compared with.
 from __future__ import annotations
 
 import resource
+import sys
 import sysconfig
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from xensock.bench.side import Setting
 
 READY = "ready "
+STREAM_CLIENT = Path(__file__).with_name("stream_client.py")
 MESSAGE = 64  # bytes of a round trip and of a message
 BULK = 128 * 1024
 # Of the descriptors there may be (RLIMIT_NOFILE), a backend lets one guest's sockets have a part.
@@ -93,6 +95,21 @@ def throughput(setting: Setting, size: int, streams: int, guests: bool = False) 
         yield Pair(
             lambda: gbits(output_of([guest[0], "send", *native, *what], limit)),
             lambda: gbits(output_of([*guest, "send", *ours, *what], limit)),
+        )
+
+
+@contextmanager
+def python(setting: Setting, size: int) -> Iterator[Pair]:
+    """Gbit/s that arrive of a Python program's writes, with xensock.socket and the standard one."""
+    with ExitStack() as stack:
+        url, _ = stack.enter_context(backend(setting))
+        port = stack.enter_context(_server(setting.address))
+        client = [sys.executable, "-I", str(STREAM_CLIENT), str(setting.address), port]
+        argv = [*client, str(setting.seconds), str(size)]
+        limit = setting.seconds + PATIENCE
+        yield Pair(
+            lambda: gbits(output_of(argv, limit)),
+            lambda: gbits(output_of([*argv, url], limit)),
         )
 
 

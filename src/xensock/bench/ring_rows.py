@@ -12,6 +12,8 @@ ROWS: tuple[Row, ...] = (
     Row("ring.tcp.128k", "Gbit/s", True, partial(ring.throughput, size=BULK, streams=1)),
     Row("ring.tcp.4k", "Gbit/s", True, partial(ring.throughput, size=4096, streams=1)),
     Row("ring.tcp.3", "Gbit/s", True, partial(ring.throughput, size=BULK, streams=3)),
+    Row("ring.python.128k", "Gbit/s", True, partial(ring.python, size=BULK)),
+    Row("ring.python.4k", "Gbit/s", True, partial(ring.python, size=4096)),
     Row("ring.tcp.rtt", "µs", False, ring.round_trips),
     Row("ring.tcp.messages", "1/s", True, ring.messages),
     Row("ring.tcp.connections", "1/s", True, ring.connections),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from xensock.bench import ring
+from xensock.bench import ring, stream_client
 from xensock.bench.failure import BenchError
 from xensock.bench.machine import host_address
 from xensock.bench.side import Setting, xensock
@@ -23,6 +25,27 @@ def test_bytes_arrive_on_both_sides(setting: Setting, guests: bool) -> None:
         assert 0.001 < pair.native() < 1000
         assert 0.001 < pair.ours() < 1000
         assert 0.001 < pair.ours() < 1000
+
+
+def test_a_python_programs_bytes_arrive(setting: Setting) -> None:
+    with ring.python(setting, 65536) as pair:
+        assert 0.001 < pair.native() < 1000
+        assert 0.001 < pair.ours() < 1000
+
+
+def test_a_server_that_leaves_before_its_report_is_an_error() -> None:
+    near, far = socket.socketpair()
+
+    def leave() -> None:
+        with far:
+            while far.recv(1 << 20):
+                pass
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    with near, pytest.raises(EOFError):
+        stream_client.rate(near, 0, 65536)
+    thread.join()
 
 
 @pytest.mark.parametrize("guests", [False, True], ids=["tcp", "guests"])
