@@ -161,11 +161,10 @@ class World:
         self.area = mmap.mmap(-1, self.pages * PAGE)
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         for fds in self.channels.values():
             for fd in fds:
                 os.close(fd)
-        self.channels.clear()
         os.close(self.wake)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from xensock.wire.extensions import Extension
 from xensock.wire.requests import ConnectFlag
 
 if TYPE_CHECKING:
-    import socket
     from asyncio import TimerHandle
     from collections.abc import Callable
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # Seconds between attempts at a listener whose queue is full, where it does not say when it has room.
 RETRY, RETRY_MOST = 0.01, 1.0
+# What start() says where the answer to an asynchronous CONNECT is EINPROGRESS.
+_TCP = (0, errno.EINPROGRESS, errno.EAGAIN)
+UNDER_WAY: dict[int, tuple[int, ...]] = {socket.AF_INET: _TCP, socket.AF_INET6: _TCP, socket.AF_UNIX: (errno.EAGAIN,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +100,20 @@ def begin(
 
     def again(delay: float = RETRY) -> None:
         error = way.start(held.host)
+        if asynchronous and not call.answered and error in UNDER_WAY[held.family]:
+            # As natively, where a non-blocking connect of TCP never says at once how it went.
+            call.answer(to_wire(errno.EINPROGRESS))
         if error == errno.EAGAIN and way.waits:
             timer = loop.call_later(delay, again, min(2 * delay, RETRY_MOST))
             held.cancel = lambda error: give_up(timer, error)
         elif error != errno.EINPROGRESS:
-            finish(error)  # natively, too, a non-blocking connect may end at once
+            finish(error)
         elif not ended():  # within the host it has ended by now
             held.cancel = finish
             loop.add_writer(held.host.fileno(), ended)
 
     held.phase = Phase.CONNECTING
     again()
-    if asynchronous and not call.answered and held.phase == Phase.CONNECTING:
-        call.answer(to_wire(errno.EINPROGRESS))
 
 
 def answer(guest: Guest, call: Call, held: Held, error: int) -> None:
