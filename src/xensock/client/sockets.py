@@ -23,7 +23,6 @@ from xensock.wire.commands import How, Which
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Self
 
     from xensock.client.held import Held
     from xensock.client.link import Link
@@ -90,11 +89,13 @@ class socket(Transfer):
         link = link or attachment.default()
         near, far = kernel.socketpair(pair)
         try:
-            if kind == standard.SOCK_STREAM:
-                self._hold(Stream(link, family, far, proto))
-            else:
-                self._hold(Datagrams(link, family, proto, far))
-            link.remember(self._held_now(), near.fileno())
+            held = (
+                Stream(link, family, far, proto)
+                if kind == standard.SOCK_STREAM
+                else Datagrams(link, family, proto, far)
+            )
+            self._hold(held)
+            link.remember(held, near.fileno())
             Transfer.__init__(self, standard.AF_UNIX, pair, 0, near.detach())
         except BaseException:
             near.close()
@@ -102,11 +103,6 @@ class socket(Transfer):
             raise
         if type & standard.SOCK_NONBLOCK:
             self.setblocking(False)
-
-    def _held_now(self) -> Held:
-        if self._held is None:
-            raise failure(errno.EBADF)
-        return self._held
 
     def _take(self, family: int, type: int, proto: int, fileno: int) -> None:
         """A descriptor that exists: ours, of an accepted connection of ours, or somebody else's."""
@@ -140,24 +136,27 @@ class socket(Transfer):
 
     def getsockname(self) -> Any:
         """getsockname(2)."""
-        if self._held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             return super().getsockname()
-        return python_of(self._held.family, self._held.name(Which.OWN))
+        return python_of(held.family, held.name(Which.OWN))
 
     def getpeername(self) -> Any:
         """getpeername(2)."""
-        if self._held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             return super().getpeername()
-        return python_of(self._held.family, self._held.name(Which.PEER))
+        return python_of(held.family, held.name(Which.PEER))
 
     # --- connecting
 
     def connect(self, address: Any) -> None:
         """connect(2), with the time limit of settimeout()."""
-        if self._held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             super().connect(address)
             return
-        number = self._connect(self._held, address)
+        number = self._connect(held, address)
         if number == errno.ETIME:
             raise TimeoutError("timed out")
         if number:
@@ -165,8 +164,10 @@ class socket(Transfer):
 
     def connect_ex(self, address: Any) -> int:
         """connect(2), its errno returned."""
-        if self._held is None or self.fileno() < 0:
+        if self._held is None:
             return super().connect_ex(address)
+        if self.fileno() < 0:
+            return errno.EBADF
         number = self._connect(self._held, address)
         return errno.EAGAIN if number == errno.ETIME else number
 
@@ -198,15 +199,16 @@ class socket(Transfer):
 
     def bind(self, address: Any) -> None:
         """bind(2)."""
-        if self._held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             super().bind(address)
             return
-        self._held.bind(endpoint_of(self._held.family, address, names.first).sockaddr())
+        held.bind(endpoint_of(held.family, address, names.first).sockaddr())
 
     def listen(self, backlog: int = 128) -> None:
         """listen(2)."""
-        stream = self._held
-        if stream is None or self.fileno() < 0:
+        stream = self._own()
+        if stream is None:
             super().listen(backlog)
             return
         if not isinstance(stream, Stream):
@@ -225,15 +227,16 @@ class socket(Transfer):
         stream.link.remember(stream, self.fileno())
         door.wait()
 
-    def accept(self) -> tuple[Self, Any]:
+    def accept(self) -> tuple[standard.socket, Any]:
         """accept(2)."""
-        if self._held is None or self.fileno() < 0:
-            return super().accept()  # type: ignore[return-value]
-        if self._held.state is not State.LISTENING:
+        held = self._own()
+        if held is None:
+            return super().accept()
+        if held.state is not State.LISTENING:
             raise failure(errno.EINVAL)
         while True:
             fd, _ = self._accept()  # type: ignore[attr-defined]
-            found = type(self)(fileno=fd)
+            found = socket(fileno=fd)
             if found._held is not None:
                 break
             found.close()  # somebody in the guest knocked at the door itself
@@ -245,8 +248,8 @@ class socket(Transfer):
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
         """getsockopt(2)."""
-        stream = self._held
-        if stream is None or self.fileno() < 0:
+        stream = self._own()
+        if stream is None:
             return (
                 super().getsockopt(level, option, buflen)
                 if buflen
@@ -268,9 +271,9 @@ class socket(Transfer):
 
     def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
         """setsockopt(2)."""
-        stream = self._held
+        stream = self._own()
         own = level == standard.SOL_SOCKET and option in _OWN_OPTIONS
-        if stream is None or self.fileno() < 0 or own:
+        if stream is None or own:
             if optlen is None:
                 super().setsockopt(level, option, value)
             else:
@@ -290,8 +293,8 @@ class socket(Transfer):
 
     def shutdown(self, how: int) -> None:
         """shutdown(2)."""
-        stream = self._held
-        if stream is None or self.fileno() < 0:
+        stream = self._own()
+        if stream is None:
             super().shutdown(how)
             return
         if not -(1 << 31) <= how < 1 << 31:
@@ -310,19 +313,18 @@ class socket(Transfer):
 
     def detach(self) -> int:
         """Give the descriptor away: it stays a socket of the backend's network until nobody holds it."""
-        stream, self._held = self._held, None
-        if stream is not None:
-            stream.holders -= 1
+        if self._held is not None and self.fileno() >= 0:
+            self._held.holders -= 1
         return super().detach()
 
     def _real_close(self, *args: Any) -> None:
+        held = self._held if self.fileno() >= 0 else None
         super()._real_close(*args)  # type: ignore[misc]
-        stream, self._held = self._held, None
-        if stream is None:
+        if held is None:
             return
-        stream.holders -= 1
-        if not stream.holders:
-            stream.closed()
+        held.holders -= 1
+        if not held.holders:
+            held.closed()
 
 
 _USUAL: dict[int, int] = {

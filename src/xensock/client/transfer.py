@@ -13,25 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from xensock.client import names
 from xensock.client.address import endpoint_of, failure, python_of
+from xensock.client.arguments import bytes_of, control_of, room_of, writable
 from xensock.client.datagrams import Datagrams
 from xensock.client.held import State
 from xensock.client.stream import Stream
 from xensock.wire.frames import HEADER, Frame, decode_frame
 
 if TYPE_CHECKING:
+    from xensock.calls.address import Endpoint
     from xensock.client.held import Held
 
 LONGEST = 65535  # bytes of a datagram
 _WAITING = standard.MSG_PEEK | standard.MSG_DONTWAIT
-
-
-def _bytes_of(data: Any) -> bytes:
-    """What a bytes-like object holds. Raises TypeError in the standard library's words."""
-    try:
-        return bytes(memoryview(data))
-    except TypeError:
-        kind = type(data).__name__
-        raise TypeError(f"a bytes-like object is required, not '{kind}'") from None
 
 
 class Transfer(standard.socket):
@@ -39,11 +32,17 @@ class Transfer(standard.socket):
 
     _held: Held | None = None
 
+    def _own(self) -> Held | None:
+        """The socket at the backend; None for one of the guest's kernel. Raises OSError (EBADF) once it is closed."""
+        if self._held is not None and self.fileno() < 0:
+            raise failure(errno.EBADF)
+        return self._held
+
     # --- what the state of a stream allows
 
     def _may_send(self, flags: int) -> None:
-        held = self._held
-        if not isinstance(held, Stream) or self.fileno() < 0:
+        held = self._own()
+        if not isinstance(held, Stream):
             return
         if flags & standard.MSG_OOB:
             raise failure(errno.EOPNOTSUPP)  # rings have no urgent data
@@ -55,8 +54,8 @@ class Transfer(standard.socket):
             raise failure(held.take_error())
 
     def _may_receive(self, flags: int) -> None:
-        held = self._held
-        if not isinstance(held, Stream) or self.fileno() < 0:
+        held = self._own()
+        if not isinstance(held, Stream):
             return
         if flags & standard.MSG_OOB:
             raise failure(errno.EINVAL)  # as tcp(7) says when there is none
@@ -79,15 +78,12 @@ class Transfer(standard.socket):
 
     # --- datagrams
 
-    def _send_frame(self, held: Datagrams, data: Any, address: Any, flags: int) -> int:
-        payload = data if isinstance(data, bytes) else _bytes_of(data)
-        if address is None and held.state is not State.CONNECTED:
+    def _send_frame(self, held: Datagrams, payload: bytes, to: Endpoint | None, flags: int) -> int:
+        if to is None and held.state is not State.CONNECTED:
             raise failure(errno.EDESTADDRREQ)
         if len(payload) > LONGEST:
             raise failure(errno.EMSGSIZE)
-        where = (
-            b"" if address is None else endpoint_of(held.family, address, names.first).sockaddr()
-        )
+        where = b"" if to is None else to.sockaddr()
         super().send(Frame(payload, where).encode(), flags & standard.MSG_DONTWAIT)
         return len(payload)
 
@@ -115,9 +111,9 @@ class Transfer(standard.socket):
 
     def send(self, data: Any, flags: int = 0) -> int:
         """send(2)."""
-        held = self._held
-        if isinstance(held, Datagrams) and self.fileno() >= 0:
-            return self._send_frame(held, data, None, flags)
+        held = self._own()
+        if isinstance(held, Datagrams):
+            return self._send_frame(held, bytes_of(data), None, flags)
         self._may_send(flags)
         try:
             return super().send(data, flags)
@@ -127,7 +123,7 @@ class Transfer(standard.socket):
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """send(2) until everything is sent."""
-        if isinstance(self._held, Datagrams):
+        if isinstance(self._own(), Datagrams):
             self.send(data, flags)
             return
         self._may_send(flags)
@@ -139,27 +135,31 @@ class Transfer(standard.socket):
 
     def sendto(self, data: Any, *args: Any) -> int:
         """sendto(2): a stream's address is ignored, as tcp(7) does."""
-        held = self._held
-        if held is None or self.fileno() < 0 or len(args) not in (1, 2):
+        held = self._own()
+        if held is None or len(args) not in (1, 2):
             return super().sendto(data, *args)
         flags = operator.index(args[0]) if len(args) == 2 else 0
+        data = bytes_of(data)
+        where = endpoint_of(held.family, args[-1], names.first)
         if isinstance(held, Datagrams):
-            return self._send_frame(held, data, args[-1], flags)
-        endpoint_of(held.family, args[-1], names.first)
+            return self._send_frame(held, data, where, flags)
         return self.send(data, flags)
 
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
         """sendmsg(2). Control messages are not carried: EINVAL, as for those that the kernel does not know."""
-        held = self._held
-        if held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             return super().sendmsg(buffers, ancdata, flags, address)
-        self._may_send(flags)
-        if list(ancdata):
+        flags, given = operator.index(flags), list(buffers)
+        parts = list(map(bytes_of, given)) if isinstance(held, Datagrams) else []
+        if control_of(ancdata):
             raise failure(errno.EINVAL)
+        to = None if address is None else endpoint_of(held.family, address, names.first)
+        self._may_send(flags)
         if isinstance(held, Datagrams):
-            return self._send_frame(held, b"".join(map(_bytes_of, buffers)), address, flags)
+            return self._send_frame(held, b"".join(parts), to, flags)
         try:
-            return super().sendmsg(buffers, (), flags)
+            return super().sendmsg(given, (), flags)
         except BrokenPipeError:
             self._ended()
             raise
@@ -168,8 +168,9 @@ class Transfer(standard.socket):
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """recv(2)."""
-        if isinstance(self._held, Datagrams) and self.fileno() >= 0:
-            return self._receive_datagram(self._held, bufsize, flags)[0]
+        held = self._own()
+        if isinstance(held, Datagrams):
+            return self._receive_datagram(held, bufsize, flags)[0]
         self._may_receive(flags)
         data = super().recv(bufsize, flags)
         if not data and bufsize:
@@ -178,7 +179,7 @@ class Transfer(standard.socket):
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """recv(2) into a buffer."""
-        if isinstance(self._held, Datagrams) and self.fileno() >= 0:
+        if isinstance(self._own(), Datagrams):
             return self.recvfrom_into(buffer, nbytes, flags)[0]
         self._may_receive(flags)
         got = super().recv_into(buffer, nbytes, flags)
@@ -188,8 +189,8 @@ class Transfer(standard.socket):
 
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
         """recvfrom(2): a stream names no sender."""
-        held = self._held
-        if held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             return super().recvfrom(bufsize, flags)
         if isinstance(held, Datagrams):
             return self._receive_datagram(held, bufsize, flags)[:2]
@@ -197,12 +198,12 @@ class Transfer(standard.socket):
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         """recvfrom(2) into a buffer."""
-        held = self._held
-        if held is None or self.fileno() < 0:
+        held = self._own()
+        if held is None:
             return super().recvfrom_into(buffer, nbytes, flags)
         if not isinstance(held, Datagrams):
             return self.recv_into(buffer, nbytes, flags), None
-        view = memoryview(buffer).cast("B")
+        view = writable(buffer)
         if nbytes < 0:
             raise ValueError("negative buffersize in recvfrom_into")
         if nbytes > len(view):
@@ -215,8 +216,9 @@ class Transfer(standard.socket):
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0
     ) -> tuple[bytes, list[Any], int, Any]:
         """recvmsg(2)."""
-        held = self._held
-        if isinstance(held, Datagrams) and self.fileno() >= 0:
+        held = self._own()
+        if isinstance(held, Datagrams):
+            bufsize, flags = room_of("recvmsg", bufsize, ancbufsize), operator.index(flags)
             data, address, seen = self._receive_datagram(held, bufsize, flags)
             return data, [], seen, address
         self._may_receive(flags)
@@ -229,10 +231,13 @@ class Transfer(standard.socket):
         self, buffers: Any, ancbufsize: int = 0, flags: int = 0
     ) -> tuple[int, list[Any], int, Any]:
         """recvmsg(2) into buffers."""
-        held = self._held
-        if isinstance(held, Datagrams) and self.fileno() >= 0:
-            views = [memoryview(each).cast("B") for each in buffers]
-            data, address, seen = self._receive_datagram(held, sum(map(len, views)), flags)
+        held = self._own()
+        if isinstance(held, Datagrams):
+            if isinstance(buffers, (bytes, bytearray)):
+                raise TypeError("a bytes-like object is required, not 'int'")
+            views = [writable(each) for each in buffers]
+            size = room_of("recvmsg_into", sum(map(len, views)), ancbufsize)
+            data, address, seen = self._receive_datagram(held, size, operator.index(flags))
             at = 0
             for view in views:
                 part = data[at : at + len(view)]
