@@ -331,6 +331,7 @@ class Front:
         self.extensions = extensions
         self.order = order
         self.responses: dict[int, Response] = {}
+        self.event: Any = None
         self._last = 0
         self._ids = 0
         self.streams: deque[Stream] = deque()
@@ -453,6 +454,8 @@ class Front:
         self.session.close()
         for stream in self.streams:
             stream.free()
+        if self.event is not None:
+            self.event.close()
 
 
 def sockaddr(host: str, port: int) -> bytes:
