@@ -367,6 +367,7 @@ def receive_timeout(net: Net) -> None:
     sock = net.far("echo")
     set_timeval(sock, socket.SO_RCVTIMEO, 0.05)
     say("recv", outcome(sock.recv, 1), "EAGAIN")
+    set_timeval(sock, socket.SO_RCVTIMEO, 10)
     say("still fine", echo(sock), "hello")
 
 
