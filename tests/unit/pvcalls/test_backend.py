@@ -363,3 +363,20 @@ def test_larger_command_rings(serving: Serving) -> None:
         assert guest.ret(Release(guest.socket())) == 0
         assert guest.ret(Release(listener)) == 0
         assert {guest.result(cookie).ret for cookie in parked} == {-errno.EBADF}
+
+
+def test_frontends_that_do_not_get_on_are_disconnected() -> None:
+    with Serving(limits=Limits(handshake=0.1)) as serving:
+        near, far = pair()
+        serving.serve(far)
+        until(lambda: near.world.reason is not None)
+        assert near.world.reason == "it took longer than 0.1 s"
+        near, far = pair()
+        serving.serve(far)
+        slow = Front(near).handshake()
+        with front(serving) as other:
+            assert slow.pending(slow.submit(Poll(slow.listener())), 0.2)  # connected, it has time
+            slow.state(State.CLOSING)
+            until(lambda: near.world.reason is not None)
+            assert other.ret(Release(other.socket())) == 0
+        slow.close()

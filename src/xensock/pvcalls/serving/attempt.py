@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 RETRY, RETRY_MOST = 0.01, 1.0
 # What start() says where the answer to an asynchronous CONNECT is EINPROGRESS.
 _TCP = (0, errno.EINPROGRESS, errno.EAGAIN)
-UNDER_WAY: dict[int, tuple[int, ...]] = {socket.AF_INET: _TCP, socket.AF_INET6: _TCP, socket.AF_UNIX: (errno.EAGAIN,)}
+UNDER_WAY: dict[int, tuple[int, ...]] = {
+    socket.AF_INET: _TCP,
+    socket.AF_INET6: _TCP,
+    socket.AF_UNIX: (errno.EAGAIN,),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Limits:
     lingering   bytes (and connections) that may wait for slow receivers after their sockets were
                 released; beyond, a release resets the connection
     guests      (all together) that are connected at once; further ones are turned away
+    handshake   seconds that a frontend has to connect, and to let go once told to
     order       of the largest data ring of v1 frontends (max-page-order)
     large_order of the largest data ring where large-rings is agreed
     ring_order  of the largest command ring (max-ring-page-order)
@@ -31,6 +32,7 @@ class Limits:
     turn: int = 32
     lingering: tuple[int, int] = (1 << 28, 4096)
     guests: int = 256
+    handshake: float = 30.0
     order: int = 9
     large_order: int = 13
     ring_order: int = 4

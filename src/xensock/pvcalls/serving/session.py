@@ -21,6 +21,7 @@ from xensock.wire.errors import WireError
 from xensock.wire.states import Action, Event, State
 
 if TYPE_CHECKING:
+    from asyncio import TimerHandle
     from collections.abc import Callable
 
     from xensock.pvcalls.backend import Backend
@@ -53,6 +54,7 @@ class Session:
         self._event: base.Event | None = None
         self._seen: State | None = None
         self._reason = ""
+        self._deadline: TimerHandle | None = None
         self._again = False
         self._taken: deque[bytes] = deque()
         self._fd = transport.fileno()
@@ -77,6 +79,7 @@ class Session:
     def start(self) -> None:
         """Announce what there is and wait for the frontend."""
         self._backend.loop.add_reader(self._fd, self._readable)
+        self._within(self._backend.limits.handshake)
         self._step(Event.START)
 
     def stop(self, reason: str) -> None:
@@ -88,6 +91,13 @@ class Session:
         """End it now."""
         self._reason = self._reason or reason
         self._step(Event.FAULT)
+
+    def _within(self, seconds: float) -> None:
+        """Expel a frontend that is not where it should be by then."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        late = f"it took longer than {seconds:g} s"
+        self._deadline = self._backend.loop.call_later(seconds, self.expel, late)
 
     # --- the state table
 
@@ -130,6 +140,8 @@ class Session:
             return
         if step.state != self.state:
             self.state = step.state
+            if self.state == State.CLOSING:
+                self._within(self._backend.limits.handshake)
             try:
                 self._transport.write({store.STATE: str(int(step.state))})
             except ProtocolError as error:
@@ -148,6 +160,8 @@ class Session:
         self._ring = _core.BackRing(self._page)
         transport, backend = self._transport, self._backend
         self.guest = backend.make_guest(self, features.extensions)
+        if self._deadline is not None:
+            self._deadline.cancel()
         self.guest.respond = self._respond
         self.guest.breach = self.expel
         backend.loop.add_reader(self._event.wait_fd, self._serve)
@@ -182,6 +196,8 @@ class Session:
             return
         self.gone = True
         self._unmap()
+        if self._deadline is not None:
+            self._deadline.cancel()
         transport = self._transport
         who = f"{self.name} (pid {transport.pid}, uid {transport.uid})"
         self._backend.loop.remove_reader(self._fd)
