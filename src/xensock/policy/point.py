@@ -50,6 +50,12 @@ class Point:
 
     def connect(self, protocol: Protocol, end: Endpoint) -> Decision:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
+        if self.policy.names_needed:
+            return self.policy.connect(protocol, end.host, end.port, self.names_of(end.host))
+        decision = self.policy.connect(protocol, end.host, end.port)
+        if decision.allowed:
+            return decision
+        # The names make a better hint.
         return self.policy.connect(protocol, end.host, end.port, self.names_of(end.host))
 
     def listen(self, protocol: Protocol, end: Endpoint, v6only: bool = False) -> Decision:

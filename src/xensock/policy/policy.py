@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
 
 _generations = count(1)
+_KNOWN = 4096  # destinations whose decision is remembered
 
 _PROTECTED = {
     "loopback": "default: host loopback",
@@ -58,6 +59,7 @@ class Policy:
         self._deny = _Side(rule for rule in deny if rule.direction == "connect")
         self._listen_allow = tuple(rule for rule in allow if rule.direction == "listen")
         self._listen_deny = tuple(rule for rule in deny if rule.direction == "listen")
+        self._known: dict[tuple[Protocol, IPAddress, int], Decision] = {}
         self.names_needed = bool(self._allow.by_name or self._deny.by_name)
         self._names_closed = bool(self._allow.by_name) and not any(
             rule.group in _WIDE or _set(rule).whole(4) or _set(rule).whole(6)
@@ -76,6 +78,19 @@ class Policy:
     ) -> Decision:
         """May the guest reach this destination? `names` are those by which it learned the
         address (`Names.of`). Refused with EACCES."""
+        key = (protocol, host, port)
+        decision = self._known.get(key)
+        if decision is None:
+            decision = self._connect(protocol, host, port, names)
+            if decision.allowed and decision.cacheable:  # a refusal's hint depends on the names
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
+                self._known[key] = decision
+        return decision
+
+    def _connect(
+        self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str]
+    ) -> Decision:
         names = [normal_name(name) for name in names]
         forms = destination_forms(host)
         for rule in self._deny.by_address:

@@ -47,6 +47,8 @@ class Ports:
 
     def owner(self, at: Endpoint) -> bool:
         """Whether a connection of the host to `at` would reach this guest's own listener."""
+        if not self._listening:
+            return False
         found = self._host.listener(at.host, at.port)
         return found is not None and found in self._listening
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Question:
     addr: bytes
     start_ns: int
     program: str = "?"
+    _end: Endpoint | None = None
 
     @classmethod
     def from_event(cls, event: _core.Event) -> Question:
@@ -43,12 +45,13 @@ class Question:
 
     def endpoint(self) -> Endpoint | None:
         """The address argument, or None where it is not one of the socket's family: then the kernel words the error."""
-        raw = self.addr
-        if len(raw) < 2 or int.from_bytes(raw[:2], "little") != self.sock.family:
+        if self._end is not None:
+            return self._end
+        raw, family = self.addr, self.sock.family
+        if len(raw) < 2 or int.from_bytes(raw[:2], "little") != family:
             return None
-        if self.sock.family == socket.AF_INET6 and SHORTEST6 <= len(raw) < WHOLE6:
+        if family == socket.AF_INET6 and SHORTEST6 <= len(raw) < WHOLE6:
             raw = raw.ljust(WHOLE6, b"\0")
-        try:
-            return Endpoint.from_sockaddr(raw)
-        except AddressError:
-            return None
+        with suppress(AddressError):
+            self._end = Endpoint.from_sockaddr(raw)
+        return self._end

@@ -558,15 +558,16 @@ def _name_like(guest: socket.socket, far: socket.socket) -> None:
     """Give the guest's socket the name that the far side sees, unless the program bound it to one of its own."""
     if guest.getsockname()[1]:
         return
-    own = Endpoint.from_python(far.getsockname())
-    if not own.port:
+    host, port, *more = far.getsockname()
+    if not port:
         return
-    if guest.family == socket.AF_INET6 and own.host.version == 4:
-        own = Endpoint.from_python((f"::ffff:{own.host}", own.port))
-    elif guest.family == socket.AF_INET:
-        own = own.unmapped()
+    host = host.partition("%")[0]  # the scope is among what follows
+    if guest.family != socket.AF_INET6:
+        host, more = host.removeprefix("::ffff:"), []
+    elif ":" not in host:
+        host = f"::ffff:{host}"
     # The host gives one port to connections of different destinations.
-    options.bind_beside(guest, own.as_python())
+    options.bind_beside(guest, (host, port, *more))
 
 
 def _outcome(far: socket.socket) -> int:

@@ -236,6 +236,9 @@ class Supervisor:
         """What the record calls the address; "" while nobody records."""
         if self.parts.record is None:
             return ""
+        """What the record calls the address; "" while nobody records."""
+        if self.parts.record is None:
+            return ""
         end = q.endpoint()
         return str(end) if end is not None else f"[{len(q.addr)} bytes]"
 
