@@ -221,15 +221,6 @@ static int copy_addr(const struct seccomp_notif *n, struct xs_event *ev)
 	return process_vm_readv((pid_t)n->pid, &here, 1, &there, 1, 0) == len ? 0 : EFAULT;
 }
 
-/* A datagram socket on port 53 meets the backend's own name service in the guest's network: Python makes room for it. */
-static bool binds_dns(const struct xs_event *ev)
-{
-	uint16_t port;
-
-	memcpy(&port, ev->addr + 2, sizeof port); /* sin_port and sin6_port are at the same place */
-	return ev->nr == SYS_bind && ev->type == SOCK_DGRAM && ev->addrlen >= 4 && port == htons(53);
-}
-
 static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t start)
 {
 	struct xs_event ev;
@@ -271,8 +262,8 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		close(ev.fd);
 		return;
 	}
-	if ((ev.domain != AF_INET && ev.domain != AF_INET6) || (ev.type != SOCK_STREAM && n->data.nr != SYS_ioctl && !binds_dns(&ev))) {
-		/* Not a stream of the Internet families: local to the guest, whatever happens to its arguments meanwhile. */
+	if ((ev.domain != AF_INET && ev.domain != AF_INET6) || (ev.type != SOCK_STREAM && n->data.nr != SYS_ioctl && !(ev.type == SOCK_DGRAM && addr))) {
+		/* Not of the Internet families: local to the guest, whatever happens to its arguments meanwhile. */
 		xs_super_answer(s, n->id, 0, 0, true);
 		close(ev.fd);
 		return;

@@ -9,5 +9,6 @@ int xs_ext_add_super(PyObject *module);
 int xs_ext_add_mover(PyObject *module);
 int xs_ext_add_ring(PyObject *module);
 int xs_ext_add_pagemap(PyObject *module);
+int xs_ext_add_udp(PyObject *module);
 
 #endif

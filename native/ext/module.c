@@ -175,7 +175,7 @@ static int fill(PyObject *m)
 	Py_DECREF(d);
 	if (PyModule_AddIntConstant(m, "AUDIT_ARCH", (long)XS_AUDIT_ARCH))
 		return -1;
-	return xs_ext_add_super(m) || xs_ext_add_mover(m) || xs_ext_add_ring(m) || xs_ext_add_pagemap(m) ? -1 : 0;
+	return xs_ext_add_super(m) || xs_ext_add_mover(m) || xs_ext_add_ring(m) || xs_ext_add_pagemap(m) || xs_ext_add_udp(m) ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill}, {0, NULL}};

@@ -12,7 +12,7 @@ enum stage {
 	S_CONFIG = 1, S_USERNS, S_UIDMAP, S_NETNS, S_PIDNS, S_FORK, S_PIDFD, S_MOUNTNS, S_PROC, S_SYSFS, S_HIDE, S_CAPS, S_LANDLOCK, S_SECCOMP
 };
 
-enum flag { F_USERNS = 1, F_LANDLOCK = 2, F_DROP_CAPS = 4 };
+enum flag { F_USERNS = 1, F_LANDLOCK = 2, F_DROP_CAPS = 4, F_PING = 8 };
 
 struct head {
 	uint32_t magic, flags, uid, gid, group, force_stage, force_errno, filter_len, hide_count, arg_count;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -79,6 +80,21 @@ static void tune(const struct config *c)
 	}
 }
 
+/* Ping sockets (icmp(7)): for every group that there is, which in a user namespace is one. */
+static void let_ping(const struct config *c)
+{
+	char range[32] = "0 2147483647";
+	int fd = open("/proc/sys/net/ipv4/ping_group_range", O_WRONLY | O_CLOEXEC);
+
+	if (c->head.flags & F_USERNS)
+		snprintf(range, sizeof range, "%u %u", c->head.gid, c->head.gid);
+	if (fd < 0)
+		return;
+	if (write(fd, range, strlen(range)) < 0)
+		fail(S_PROC, errno);
+	close(fd);
+}
+
 void make_mounts(const struct config *c)
 {
 	forced(c, S_MOUNTNS);
@@ -92,6 +108,8 @@ void make_mounts(const struct config *c)
 	if (mount("proc", "/proc", "proc", PLAIN, NULL))
 		fail(S_PROC, errno);
 	tune(c);
+	if (c->head.flags & F_PING)
+		let_ping(c);
 	make_sys(c);
 	if (c->head.flags & F_DROP_CAPS) {
 		/* uid 0 may write kernel settings without any capability; some of them run programs outside (core(5)). */

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.backend import hidden
+from xensock.calls.call import Protocol
 from xensock.policy.names import Names
+from xensock.policy.point import Point
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
 from xensock.stack.stacks import SplitResolver, Stacks
+from xensock.supervisor import echoing, launch, options
 from xensock.supervisor import filter as guest_filter
-from xensock.supervisor import launch, options
+from xensock.supervisor.datagrams import Datagrams
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
 from xensock.supervisor.launch import ExecError, Guest, Launch, LaunchError
@@ -103,6 +106,7 @@ class Embedded:
             hide=hidden.paths(os.environ),
             group=order.group,
             landlock=landlock,
+            ping=echoing.permitted(),
             forced_failure=forced,
         )
         with ExitStack() as stack:
@@ -134,6 +138,14 @@ class Embedded:
             # A guest's own libc reads /etc/hosts without asking us.
             return (*names.of(address), *resolver.hosts_names(address))
 
+        point = Point(order.name, order.policy, names_of, record)
+        published = [p for p in order.publications if p.protocol == Protocol.UDP]
+        datagrams = None
+        try:
+            datagrams = Datagrams(guest, point, stacks, published)
+            stack.callback(datagrams.close)
+        except OSError as error:
+            self._complain(f"no UDP and no ICMP for the guest: {error}\n")
         host_diag = open_host()
         stack.callback(host_diag.close)
         supervisor = Supervisor(
@@ -147,7 +159,8 @@ class Embedded:
                 host_diag,
                 direct,
                 stacks,
-                order.publications,
+                tuple(p for p in order.publications if p.protocol == Protocol.TCP),
+                datagrams,
                 record,
                 self._complain,
             )

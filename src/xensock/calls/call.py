@@ -27,6 +27,7 @@ class Protocol(StrEnum):
 
     TCP = "tcp"
     UDP = "udp"
+    ICMP = "icmp"  # echo, of ICMP and ICMPv6; its port is 0
 
 
 @dataclass(frozen=True, slots=True)

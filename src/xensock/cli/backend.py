@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EPILOG = """\b
-Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp], unix:PATH
+Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp], unix:PATH
 Without rules, guests may connect to public and private addresses, not to the
 host's loopback, link-local and metadata addresses, and listen on ports from
 1024 on. Any --allow refuses everything else.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xensock.supervisor.launch import ExecError, LaunchError
 
 EPILOG = """\b
-Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp], for example
+Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp], for example
   api.example.test:443   10.0.0.0/8   loopback:5432   listen:any:80
 Without rules, connections to public and private addresses are allowed, the
 host's loopback, link-local and metadata addresses are not, and the program may

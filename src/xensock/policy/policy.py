@@ -242,7 +242,7 @@ def _denied(
 
 
 def _suffix(protocol: Protocol) -> str:
-    return "/udp" if protocol == Protocol.UDP else ""
+    return "" if protocol == Protocol.TCP else f"/{protocol}"
 
 
 def _literal(host: IPAddress) -> str:
@@ -262,7 +262,7 @@ def _name_literal(name: str, rest: str = "") -> str | None:
 
 
 def _connect_hint(protocol: Protocol, host: IPAddress, port: int, names: Sequence[str]) -> str:
-    rest = f":{port}{_suffix(protocol)}"
+    rest = _suffix(protocol) if protocol == Protocol.ICMP else f":{port}{_suffix(protocol)}"
     if host in GROUPS["loopback"]:
         return f"--allow loopback{rest}"
     for name in names:

@@ -1,6 +1,6 @@
 """One rule: its text, its meaning, and what is wrong with it.
 
-    [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp]
+    [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp]
 
     web.test:443            connect to web.test, by the addresses it resolved to
     *.web.test              any name below web.test, at any depth, but not web.test itself
@@ -8,6 +8,7 @@
     [2001:db8::1]:53/udp    IPv6 stands in brackets when a port follows
     loopback:5432           a group; this one is the host's loopback (so is `localhost`)
     listen:any:8080         listen on any local address
+    web.test/icmp           ping web.test; a rule with ports is not about ICMP
 
 Rules
 - A name that is also a group is written with its trailing dot: `public.`.
@@ -67,7 +68,7 @@ class Rule:
 
     @property
     def every_port(self) -> bool:
-        """Whether it is about the host as a whole: all its ports, both protocols."""
+        """Whether it is about the host as a whole: all its ports, all protocols."""
         return self.protocol is None and self.low == 0 and self.high == 65535
 
     def takes(self, protocol: Protocol, port: int) -> bool:
@@ -120,6 +121,8 @@ class _Reader:
             self.fail("the host is missing", f"for every host write {right}")
         low, high = self.ports_of(host, ports)
         protocol = Protocol(self.after[1:].lower()) if self.after else None
+        if protocol == Protocol.ICMP:
+            self.no_ports(host, ports)
         rule = Rule(self.whole, self.direction, low=low, high=high, protocol=protocol)
         return self.host_of(rule, host)
 
@@ -136,7 +139,7 @@ class _Reader:
         if not slash or not tail[:1].isalpha():
             return text
         if tail.lower() not in _PROTOCOLS:
-            self.fail(f"unknown protocol {tail!r}", "write /tcp, /udp, or neither for both")
+            self.fail(f"unknown protocol {tail!r}", "write /tcp, /udp or /icmp, or nothing for all")
         self.after = f"/{tail}"
         return head
 
@@ -190,6 +193,13 @@ class _Reader:
             right = self.spell(f"{_bracketed(host)}:{high}-{low}")
             self.fail("the range of ports ends before it starts", f"write {right}")
         return low, high
+
+    def no_ports(self, host: str, ports: str | None) -> None:
+        if ports is not None:
+            right = f"{self.before}{_bracketed(host)}{self.after}"
+            self.fail("ICMP has no ports", f"write {right}")
+        if self.direction == "listen":
+            self.fail("ICMP has no listeners", "leave the rule out: a guest answers no pings")
 
     def port_hint(self, host: str, ports: str) -> str:
         if ports in ("", "*"):

@@ -30,19 +30,16 @@ ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 
 
 def bind(sup: Supervisor, q: Question) -> None:
-    if q.sock.type & 0xF == socket.SOCK_DGRAM:
-        _datagram(sup, q)
-        return
-    local = _local(q)
+    local = local_of(q)
     if local is None:
-        sup.answer(q, _wrong(q))
+        sup.answer(q, wrong(q))
         return
     verdict, error = _bind(sup, q, local)
     sup.answer(q, error)
     sup.record(q, Verb.BIND, str(local), verdict, error)
 
 
-def _local(q: Question) -> Endpoint | None:
+def local_of(q: Question) -> Endpoint | None:
     """The address to bind; AF_UNSPEC with INADDR_ANY is an old spelling of AF_INET (ip(7), inet_bind)."""
     if (
         q.sock.family == socket.AF_INET
@@ -54,7 +51,7 @@ def _local(q: Question) -> Endpoint | None:
     return q.endpoint()
 
 
-def _wrong(q: Question) -> int:
+def wrong(q: Question) -> int:
     """The kernel's errno for an address that is not of the socket's family (inet_bind, inet6_bind)."""
     shortest = 16 if q.sock.family == socket.AF_INET else 24
     return errno.EINVAL if len(q.addr) < shortest else errno.EAFNOSUPPORT
@@ -170,7 +167,7 @@ def _bind_pair(
         port = outer.getsockname()[1]
         sup.parts.relay.release_port(port)
         try:
-            _bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
+            bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
         except OSError as error:
             # The port that the host found free may still be that of an ended connection in the guest's network.
             if local.port or error.errno != errno.EADDRINUSE or len(tried) >= PORT_TRIES:
@@ -220,27 +217,11 @@ def _drop(sup: Supervisor, key: int) -> None:
         outer.close()
 
 
-def _bind_reusing(sock: socket.socket, local: Endpoint) -> None:
+def bind_reusing(sock: socket.socket, local: Endpoint) -> None:
     """Bind past ended connections of ours on the same port, which the guest knows nothing of, and to addresses of the
-    host, which IPv6 does not take for the guest's own in spite of the route."""
+    host, which IPv6 does not take for the guest's own in spite of the route; or beside our own name service."""
     with options.temporarily(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
         options.bind_anywhere(sock, local.as_python())
-
-
-def _datagram(sup: Supervisor, q: Question) -> None:
-    """A name server of the guest's own beside ours on port 53: both must say SO_REUSEADDR at the moment of binding."""
-    error = 0
-    local = q.endpoint()
-    try:
-        if local is None:
-            error = _wrong(q)
-        elif not may_bind(q.tid, local.port):
-            error = errno.EACCES
-        else:
-            _bind_reusing(q.sock, local)
-    except OSError as failure:
-        error = failure.errno or errno.EIO
-    sup.answer(q, error)
 
 
 def listen(sup: Supervisor, q: Question) -> None:

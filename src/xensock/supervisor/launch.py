@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAGIC = 0x58534331
-USERNS, LANDLOCK, DROP_CAPS = 1, 2, 4
+USERNS, LANDLOCK, DROP_CAPS, PING = 1, 2, 4, 8
 STAGES = (
     "", "config", "userns", "uidmap", "netns", "pidns", "fork", "pidfd",
     "mountns", "proc", "sysfs", "hide", "caps", "landlock", "seccomp",
@@ -53,13 +53,14 @@ class ExecError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start. `group`: process group of the job it belongs to, 0 for the caller's own."""
+    """What to start. `group`: process group of the job it belongs to, 0 for the caller's own. `ping`: ping sockets."""
 
     argv: Sequence[str]
     filter: bytes
     hide: Sequence[str] = ()
     group: int = 0
     landlock: bool = True
+    ping: bool = False
     env: Mapping[str, str] | None = None
     forced_failure: tuple[str, int] | None = field(default=None)
 
@@ -76,6 +77,7 @@ def launcher_path() -> Path:
 
 def _config(spec: Launch, root: bool) -> bytes:
     flags = (LANDLOCK if spec.landlock else 0) | (DROP_CAPS if root else USERNS)
+    flags |= PING if spec.ping else 0
     stage, number = spec.forced_failure or ("", 0)
     head = struct.pack(
         "=10I",

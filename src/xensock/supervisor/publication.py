@@ -1,10 +1,12 @@
-"""``--publish [ADDR:]PORT[:GUESTPORT]``: a port of the guest that the world reaches at a port of the host."""
+"""``--publish [ADDR:]PORT[:GUESTPORT][/tcp|udp]``: a port of the guest that the world reaches at a port of the host."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+from xensock.calls.call import Protocol
 
 if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
@@ -15,7 +17,10 @@ class PublishError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.hint = "write [ADDR:]PORT[:GUESTPORT], for example 3000, 8080:3000, 127.0.0.1:8080:3000 or [::1]:8080:3000"
+        self.hint = (
+            "write [ADDR:]PORT[:GUESTPORT][/udp], for example 3000, 8080:3000, 127.0.0.1:8080:3000, "
+            "[::1]:8080:3000 or 5353/udp"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +30,29 @@ class Publication:
     host: IPAddress | None
     port: int
     guest_port: int
+    protocol: Protocol = Protocol.TCP
 
     @classmethod
     def parse(cls, text: str) -> Publication:
         """Raises PublishError."""
         host: IPAddress | None = None
-        rest = text
-        if text.startswith("["):
-            literal, bracket, rest = text[1:].partition("]:")
+        rest, slash, name = text.partition("/")
+        if slash and name.lower() not in (Protocol.TCP, Protocol.UDP):
+            raise PublishError(f"unknown protocol {name!r} in publication {text!r}")
+        protocol = Protocol(name.lower()) if slash else Protocol.TCP
+        if rest.startswith("["):
+            literal, bracket, rest = rest[1:].partition("]:")
             if not bracket:
                 raise PublishError(f"malformed publication {text!r}")
             host = _address(literal, text)
-        elif "." in text:
-            literal, _, rest = text.partition(":")
+        elif "." in rest:
+            literal, _, rest = rest.partition(":")
             host = _address(literal, text)
         parts = rest.split(":")
         if len(parts) > 2:
             raise PublishError(f"malformed publication {text!r}")
         ports = [_port(part, text) for part in parts]
-        return cls(host, ports[0], ports[-1])
+        return cls(host, ports[0], ports[-1], protocol)
 
 
 def _address(literal: str, text: str) -> IPAddress:

@@ -8,16 +8,36 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REQUEST, ACK, EXCL, CREATE = 0x1, 0x4, 0x200, 0x400
-RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 20, 24
+RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE, RTM_DELRULE = 16, 20, 24, 32, 33
+IFLA_MTU, IFLA_AF_SPEC, IFLA_INET_CONF = 4, 26, 1
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 3, 18, 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_F_NODAD = 1, 2, 8, 0x02
-RTA_OIF, RTA_PREFSRC = 4, 7
-RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL = 255, 3, 254, 2
-IFF_UP = 1
+RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTAX_MTU = 4, 7, 8, 2
+RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_LINK, RT_SCOPE_HOST, RTN_UNICAST, RTN_LOCAL = (
+    255,
+    3,
+    253,
+    254,
+    1,
+    2,
+)
+FRA_DST, FRA_IIFNAME, FRA_PRIORITY, FRA_IP_PROTO, FRA_DPORT_RANGE = 1, 3, 6, 22, 24
+FR_ACT_TO_TBL = 1
+DEVCONF_RP_FILTER, DEVCONF_ACCEPT_LOCAL = 8, 23  # <linux/ip.h>
+IFF_UP, IFF_NOARP = 1, 0x80
+LARGEST = 65535  # MTU of the card: one packet for every datagram that there is
 LO = 1  # lo is the first device of every network namespace
+
+OUTSIDE = 100  # the table with the way out for datagrams
+DNS_PORT = 53
 
 # The IPv4 dummy address (RFC 7600, section 4.8) is nobody else's; so is a unique local prefix (RFC 4193).
 GUEST4 = IPv4Address("192.0.0.8")
@@ -26,6 +46,18 @@ GUEST6 = IPv6Address("fd78:656e:736f::100")
 
 def _attr(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+CARD, FAR_END = "eth0", "xs0"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way out of one family: the source address of datagrams for which none was chosen, and what fits (bytes)."""
+
+    family: int
+    source: IPv4Address | IPv6Address | None
+    mtu: int
 
 
 class Layout:
@@ -49,13 +81,21 @@ class Layout:
         self._ask(RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index, IFF_UP, IFF_UP))
 
     def veth(self, name: str, peer: str) -> None:
-        """A pair with both ends inside: a card without a way out. Indices 2 (peer) and 3, as created."""
-        far = bytes(16) + _attr(IFLA_IFNAME, peer.encode() + b"\0")
+        """A pair with both ends inside: what goes out by one comes in by the other. Neither asks for neighbours."""
+        whole = _attr(IFLA_MTU, struct.pack("=I", LARGEST))
+        quiet = struct.pack("=BxHiII", 0, 0, 0, IFF_NOARP, IFF_NOARP)
+        far = quiet + _attr(IFLA_IFNAME, peer.encode() + b"\0") + whole
         data = _attr(IFLA_INFO_DATA, _attr(VETH_INFO_PEER, far))
         info = _attr(IFLA_LINKINFO, _attr(IFLA_INFO_KIND, b"veth\0") + data)
-        self._ask(
-            RTM_NEWLINK, CREATE | EXCL, bytes(16) + _attr(IFLA_IFNAME, name.encode() + b"\0") + info
-        )
+        near = quiet + _attr(IFLA_IFNAME, name.encode() + b"\0") + whole
+        self._ask(RTM_NEWLINK, CREATE | EXCL, near + info)
+
+    def accept_any_source(self, index: int) -> None:
+        """Take packets in from addresses that are this namespace's own, as all are."""
+        conf = _attr(DEVCONF_ACCEPT_LOCAL, struct.pack("=I", 1))
+        conf += _attr(DEVCONF_RP_FILTER, struct.pack("=I", 0))
+        spec = _attr(IFLA_AF_SPEC, _attr(socket.AF_INET, _attr(IFLA_INET_CONF, conf)))
+        self._ask(RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index, 0, 0) + spec)
 
     def address(self, index: int, host: IPv4Address | IPv6Address, prefix: int) -> None:
         family = socket.AF_INET if host.version == 4 else socket.AF_INET6
@@ -75,6 +115,54 @@ class Layout:
             body += _attr(RTA_PREFSRC, source.packed)
         self._ask(RTM_NEWROUTE, CREATE | EXCL, body)
 
+    def way_out(
+        self, index: int, family: int, source: IPv4Address | IPv6Address | None, mtu: int
+    ) -> None:
+        """``ip route add default dev DEV src SOURCE mtu MTU table 100``."""
+        body = struct.pack(
+            "=BBBBBBBBI", family, 0, 0, 0, OUTSIDE, RTPROT_BOOT, RT_SCOPE_LINK, RTN_UNICAST, 0
+        )
+        body += _attr(RTA_OIF, struct.pack("=i", index))
+        body += _attr(RTA_METRICS, _attr(RTAX_MTU, struct.pack("=I", mtu)))
+        if source is not None:
+            body += _attr(RTA_PREFSRC, source.packed)
+        self._ask(RTM_NEWROUTE, CREATE | EXCL, body)
+
+    def rule(
+        self,
+        family: int,
+        priority: int,
+        table: int,
+        to: IPv4Network | IPv6Network | None = None,
+        protocol: int = 0,
+        port: int = 0,
+    ) -> None:
+        """``ip rule add``; with a protocol for what is sent here (``iif lo``), not for what arrives."""
+        length = to.prefixlen if to is not None else 0
+        body = struct.pack("=BBBBBBBBI", family, length, 0, 0, table, 0, 0, FR_ACT_TO_TBL, 0)
+        body += _attr(FRA_PRIORITY, struct.pack("=I", priority))
+        if to is not None:
+            body += _attr(FRA_DST, to.network_address.packed)
+        if protocol:
+            body += _attr(FRA_IIFNAME, b"lo\0") + _attr(FRA_IP_PROTO, bytes([protocol]))
+        if port:
+            body += _attr(FRA_DPORT_RANGE, struct.pack("=HH", port, port))
+        self._ask(RTM_NEWRULE, CREATE | EXCL, body)
+
+    def datagrams_out(self, family: int, own: tuple[IPv4Network | IPv6Network, ...]) -> None:
+        """Datagrams to anybody but this namespace leave by table 100; all else stays as it was."""
+        for number, network in enumerate(own, 1):
+            self.rule(family, number, RT_TABLE_LOCAL, to=network)
+        icmp = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
+        self.rule(family, 10, RT_TABLE_LOCAL, protocol=socket.IPPROTO_UDP, port=DNS_PORT)
+        self.rule(family, 11, OUTSIDE, protocol=socket.IPPROTO_UDP)
+        self.rule(family, 12, OUTSIDE, protocol=icmp)
+        self.rule(family, 20, RT_TABLE_LOCAL)
+        first = struct.pack(
+            "=BBBBBBBBI", family, 0, 0, 0, RT_TABLE_LOCAL, 0, 0, FR_ACT_TO_TBL, 0
+        ) + _attr(FRA_PRIORITY, bytes(4))
+        self._ask(RTM_DELRULE, 0, first)
+
 
 def host_has_ipv6() -> bool:
     """Whether this host has an IPv6 address with which it could reach others (/proc/net/if_inet6)."""
@@ -89,17 +177,42 @@ def lay_out(link: socket.socket, ipv6: bool) -> None:
     """A guest looks like a host with one card, so that getaddrinfo's AI_ADDRCONFIG and interface lists work."""
     layout = Layout(link)
     layout.up(LO)
-    layout.veth("eth0", "xs0")
-    names = {name: socket_index(link, name) for name in ("eth0", "xs0")}
+    layout.veth(CARD, FAR_END)
+    names = {name: socket_index(link, name) for name in (CARD, FAR_END)}
     # A wider prefix would be a route of its own, more specific than the one below, to neighbours that never answer.
-    layout.address(names["eth0"], GUEST4, 32)
+    layout.address(names[CARD], GUEST4, 32)
     if ipv6:
-        layout.address(names["eth0"], GUEST6, 64)
-    layout.up(names["xs0"])
-    layout.up(names["eth0"])
+        layout.address(names[CARD], GUEST6, 64)
+    layout.up(names[FAR_END])
+    layout.up(names[CARD])
     layout.everything_local(socket.AF_INET, GUEST4)
     if os.path.exists("/proc/sys/net/ipv6"):
         layout.everything_local(socket.AF_INET6, GUEST6 if ipv6 else None)
+
+
+def let_datagrams_out(link: socket.socket, ways: Sequence[Way]) -> None:
+    """Lead UDP and ICMP echo to the card. Raises OSError where the kernel has no policy routing by protocol (4.17)."""
+    layout = Layout(link)
+    card = socket_index(link, CARD)
+    for way in ways:
+        if way.family == socket.AF_INET:
+            layout.accept_any_source(card)
+        layout.way_out(card, way.family, way.source, way.mtu)
+        own: tuple[IPv4Network | IPv6Network, ...] = (
+            IPv4Network("127.0.0.0/8"),
+            IPv4Network(GUEST4),
+        )
+        if way.family == socket.AF_INET6:
+            own = (IPv6Network("::1/128"), IPv6Network(GUEST6))
+        layout.datagrams_out(way.family, own)
+
+
+def hardware_address(link: socket.socket, name: str) -> bytes:
+    """The 6 bytes of a device (netdevice(7), SIOCGIFHWADDR)."""
+    import fcntl
+
+    request = struct.pack("16s24x", name.encode())
+    return fcntl.ioctl(link.fileno(), 0x8927, request)[18:24]
 
 
 def socket_index(link: socket.socket, name: str) -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.policy.point import Point
-from xensock.supervisor import binding, connecting, options, queries, swap
+from xensock.supervisor import binding, connecting, datagram_calls, options, queries, swap
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from xensock.calls.record import Outcome, Path, Record
     from xensock.policy.policy import Policy
     from xensock.stack.stacks import Stacks
+    from xensock.supervisor.datagrams import Datagrams
     from xensock.supervisor.diag import Diag
     from xensock.supervisor.dns import DnsServer
     from xensock.supervisor.launch import Guest
@@ -66,6 +67,7 @@ class Parts:
     direct: bool
     stacks: Stacks
     publications: tuple[Publication, ...] = ()
+    datagrams: Datagrams | None = None
     record: Callable[[Record], None] | None = None
     complain: Callable[[str], None] = field(default=lambda text: None)
 
@@ -92,6 +94,11 @@ class Supervisor:
             _core.SYS["bind"]: binding.bind,
             _core.SYS["listen"]: binding.listen,
             _core.SYS["ioctl"]: queries.ioctl,
+        }
+        self._of_datagrams: dict[int, Handler] = {
+            **self._handlers,
+            _core.SYS["connect"]: datagram_calls.connect,
+            _core.SYS["bind"]: datagram_calls.bind,
         }
 
     def start(self) -> None:
@@ -132,8 +139,11 @@ class Supervisor:
                     question.program = program_of(
                         question.tid
                     )  # it may be gone once it is answered
+                datagrams = question.sock.type & 0xF == socket.SOCK_DGRAM
                 try:
-                    self._handlers[question.nr](self, question)
+                    (self._of_datagrams if datagrams else self._handlers)[question.nr](
+                        self, question
+                    )
                 except Exception:
                     # No decision means no: the guest is refused and the fault is shown, not hidden.
                     self.parts.complain(traceback.format_exc())
@@ -233,9 +243,6 @@ class Supervisor:
     # --- records
 
     def target(self, q: Question) -> str:
-        """What the record calls the address; "" while nobody records."""
-        if self.parts.record is None:
-            return ""
         """What the record calls the address; "" while nobody records."""
         if self.parts.record is None:
             return ""

@@ -84,7 +84,7 @@ def test_examples(text: str, host: str | None, port: int, guest: int) -> None:
         ("[::1:80", "[::1:80"),
         ("web.test:80", "web.test"),
         ("localhost:80", "localhost"),
-        ("80/tcp", "80/tcp"),
+        ("80/tpc", "80/tpc"),
         ("-80", "-80"),
     ],
 )

@@ -92,8 +92,8 @@ def test_a_wrong_address_to_bind_is_worded_as_the_kernel_words_it(
     raw = (struct.pack("=HH", named, 0) + bytes(124))[:length]
     q = question(family, raw)
     with q.sock, socket.socket(family) as twin:
-        local = binding._local(q)
-        mine = binding._wrong(q) if local is None else 0
+        local = binding.local_of(q)
+        mine = binding.wrong(q) if local is None else 0
         theirs = _bind(twin, raw)
         assert mine == theirs or (mine == 0 and local is not None and theirs == 0)
 

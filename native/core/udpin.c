@@ -1,0 +1,60 @@
+#include "udpin.h"
+
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <string.h>
+
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
+void xs_in_control(struct msghdr *m, struct xs_datagram *d, uint16_t *gso)
+{
+	int v;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+		memset(&v, 0, sizeof v);
+		if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO) {
+			memcpy(&v, CMSG_DATA(c), sizeof v);
+			*gso = (uint16_t)v;
+		} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
+			struct in_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(c), sizeof info);
+			memset(d->dst, 0, 10);
+			d->dst[10] = d->dst[11] = 0xff;
+			memcpy(d->dst + 12, &info.ipi_addr, 4);
+		} else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
+			struct in6_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(c), sizeof info);
+			memcpy(d->dst, &info.ipi6_addr, 16);
+		} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TOS) {
+			memcpy(&d->tos, CMSG_DATA(c), 1);
+		} else if ((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TTL) ||
+			   (c->cmsg_level == IPPROTO_IPV6 && (c->cmsg_type == IPV6_HOPLIMIT || c->cmsg_type == IPV6_TCLASS))) {
+			memcpy(&v, CMSG_DATA(c), sizeof v);
+			*(c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_TCLASS ? &d->tos : &d->ttl) = (uint8_t)v;
+		}
+	}
+}
+
+void xs_in_prepare(const struct xs_port *p)
+{
+	int one = 1;
+
+	/* Each makes the guest see more; one that this kernel does not know is not missed by the others. */
+	setsockopt(p->fd, IPPROTO_IP, IP_RECVERR, &one, sizeof one);
+	setsockopt(p->fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof one);
+	setsockopt(p->fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof one);
+	if (p->six) {
+		setsockopt(p->fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof one);
+		setsockopt(p->fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof one);
+		setsockopt(p->fd, IPPROTO_IPV6, IPV6_RECVTCLASS, &one, sizeof one);
+		setsockopt(p->fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &one, sizeof one);
+	} else {
+		setsockopt(p->fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one);
+	}
+	if (p->proto == XS_UDP)
+		setsockopt(p->fd, IPPROTO_UDP, UDP_GRO, &one, sizeof one);
+}

@@ -1,0 +1,221 @@
+"""connect(2) and bind(2) of datagram sockets: what a program is told at once. Who may send where is decided again for
+every flow, so that nothing depends on these calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.supervisor import binding
+from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
+from xensock.supervisor.datagrams import Who, target
+from xensock.supervisor.diag import cookie
+from xensock.supervisor.options import bind_anywhere
+from xensock.supervisor.rtnetlink import GUEST4, GUEST6
+
+if TYPE_CHECKING:
+    from xensock.calls.record import Path
+    from xensock.supervisor.datagrams import Datagrams
+    from xensock.supervisor.publication import Publication
+    from xensock.supervisor.question import Question
+    from xensock.supervisor.supervisor import Supervisor
+
+SO_PROTOCOL = 38
+TRIES = 64
+WAIT_US = 100
+PING = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+
+
+def connect(sup: Supervisor, q: Question) -> None:
+    """A datagram socket takes a peer: refused by policy or by the host's routes as the host's own would be."""
+    datagrams = sup.parts.datagrams
+    dest = q.endpoint()
+    if datagrams is None or dest is None:
+        # AF_UNSPEC dissolves the association; another family is an error that the kernel words.
+        sup.answer(q, _core.connect_start(q.sock.fileno(), q.addr, WAIT_US))
+        return
+    end = dest.unmapped()
+    ping = q.sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) in PING
+    protocol = Protocol.ICMP if ping else Protocol.UDP
+    inside = is_own(end.host) or (end.port == DNS_PORT and not ping)
+    decision = OWN if inside else _judge(datagrams, protocol, end)
+    error = decision.error
+    try:
+        if decision.allowed:
+            if not inside:
+                _take_source(q, dest)
+            error = _core.connect_start(q.sock.fileno(), q.addr, WAIT_US)
+        if not error and not inside:
+            local = Endpoint.from_python(q.sock.getsockname())
+            datagrams.remember(local, end, Who(q.tid, q.program))
+    except OSError as failure:
+        error = failure.errno or errno.EIO
+    start, who = q.start_ns, Who(q.tid, q.program)
+    sup.answer(q, error)
+    if error and not inside:
+        # One that succeeds is recorded with its first datagram: resolvers connect only to see a route.
+        datagrams.write(Verb.CONNECT, target(end, protocol), decision, "relay", error, who, start)
+
+
+def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint) -> Decision:
+    """Connecting sends nothing, and programs do it to learn their own address (getaddrinfo(3), ping(8)): so it is
+    refused only where nothing at all may be sent to that port."""
+    if protocol == Protocol.UDP and end.port == 0:
+        return Decision(True, "nothing can be sent to port 0")
+    decision = datagrams.judge(protocol, end)
+    if not decision.allowed and decision.error == errno.EACCES and protocol == Protocol.UDP:
+        echo = Endpoint(end.host, 0, end.scope)
+        for other, where in ((Protocol.TCP, end), (Protocol.ICMP, echo)):
+            found = datagrams.point.connect(other, where)
+            if found.allowed:
+                return found
+    return decision
+
+
+def _take_source(q: Question, dest: Endpoint) -> None:
+    """Bind to the address that the host would send from. Raises OSError where it has no route.
+
+    A socket that has a port keeps what it has.
+    """
+    end = dest.unmapped()
+    with socket.socket(end.family, socket.SOCK_DGRAM, 0) as probe:
+        for name in (socket.SO_BROADCAST,):
+            probe.setsockopt(socket.SOL_SOCKET, name, q.sock.getsockopt(socket.SOL_SOCKET, name))
+        probe.connect(end.as_python())
+        own = Endpoint.from_python(probe.getsockname())
+    if q.sock.getsockname()[1]:
+        return
+    host = str(own.host)
+    if q.sock.family == socket.AF_INET6 and own.host.version == 4:
+        host = f"::ffff:{host}"
+    bind_anywhere(q.sock, (host, 0))
+
+
+def bind(sup: Supervisor, q: Question) -> None:
+    """A datagram socket takes a local address: the host's too, unless it is the guest's own."""
+    datagrams = sup.parts.datagrams
+    local = binding.local_of(q)
+    if local is None:
+        sup.answer(q, binding.wrong(q))
+        return
+    start, who = q.start_ns, Who(q.tid, q.program)
+    ping = q.sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) in PING
+    decision, error, outside = OWN, 0, False
+    try:
+        if local.port > 0 and not ping and not binding.may_bind(q.tid, local.port):
+            error = errno.EACCES
+        elif datagrams is None or ping or not _is_outside(datagrams, q, local.unmapped()):
+            _inside(q, local)
+        else:
+            decision = _listen(datagrams, q, local)
+            outside = decision.allowed or local.port == 0
+            if local.port == DNS_PORT and not outside:
+                decision, outside = OWN, False  # a name server for the guest itself
+                _inside(q, local)
+            elif not outside:
+                error = decision.error
+            else:
+                local = _bind(sup, datagrams, q, local, decision)
+                datagrams.remember(local, None, who)
+    except OSError as failure:
+        error = failure.errno or errno.EIO
+    sup.answer(q, error)
+    if datagrams is not None and not ping:
+        path: Path = "guest" if decision is OWN else "relay"
+        if outside and not decision.allowed:
+            decision = Decision(True, f"answers only ({decision.rule})")
+        where = target(local.unmapped(), Protocol.UDP)
+        datagrams.write(Verb.BIND, where, decision, path, error, who, start)
+
+
+def _is_outside(datagrams: Datagrams, q: Question, end: Endpoint) -> bool:
+    return not (
+        q.sock.getsockname()[1]  # bound already: the kernel says so
+        or end.host.is_loopback
+        or end.host in (GUEST4, GUEST6)
+        or end.host.is_multicast
+    )
+
+
+def _inside(q: Question, local: Endpoint) -> None:
+    if local.port == DNS_PORT:
+        binding.bind_reusing(q.sock, local)  # beside our own name service
+    else:
+        q.sock.bind(local.as_python())
+
+
+def _listen(datagrams: Datagrams, q: Question, local: Endpoint) -> Decision:
+    if datagrams.published(local.port) is not None:
+        return Decision(True, f"--publish {local.port}/udp")
+    only = q.sock.family == socket.AF_INET6 and bool(
+        q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    )
+    return datagrams.point.listen(Protocol.UDP, local.unmapped(), v6only=only)
+
+
+def _bind(
+    sup: Supervisor, datagrams: Datagrams, q: Question, local: Endpoint, decision: Decision
+) -> Endpoint:
+    """The host's socket first, then the guest's own, on the same number. Returns that address. Raises OSError."""
+    at = local.unmapped()
+    key = cookie(q.sock)
+    if local.port and datagrams.holds(at):
+        # Another socket of the guest's has it, or had it just now: its kernel knows whether they may share.
+        _guest_bind(q, local)
+        datagrams.share(at, key)
+        return at
+    published = datagrams.published(local.port)
+    for tries in range(TRIES):
+        outer = _outer(q, local, published)
+        number = local.port or outer.getsockname()[1]
+        at, here = Endpoint(at.host, number, at.scope), Endpoint(local.host, number, local.scope)
+        datagrams.hold(at, outer, decision)
+        try:
+            _guest_bind(q, here)
+        except OSError as error:
+            datagrams.drop(at)
+            # The port that the host found free is one that the guest uses inside.
+            if local.port or error.errno != errno.EADDRINUSE or tries == TRIES - 1:
+                raise
+            continue
+        datagrams.share(at, key)
+        return at
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _guest_bind(q: Question, local: Endpoint) -> None:
+    if local.port == DNS_PORT:
+        binding.bind_reusing(q.sock, local)
+    else:
+        bind_anywhere(q.sock, local.as_python())
+
+
+def _outer(q: Question, local: Endpoint, published: Publication | None) -> socket.socket:
+    """The host's socket, bound. It shares its port with nobody: sockets of the guest's that do have one together."""
+    end = local if q.sock.family == socket.AF_INET6 else local.unmapped()
+    family, host, port = q.sock.family, end.host, local.port
+    dual = False
+    if published is not None:
+        port = published.port
+        if published.host is not None:
+            host = published.host
+            family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+        elif local.host.is_unspecified and socket.has_dualstack_ipv6():
+            dual = family == socket.AF_INET6
+    outer = socket.socket(family, socket.SOCK_DGRAM, 0)
+    try:
+        if family == socket.AF_INET6:
+            only = q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) if not dual else 0
+            if q.sock.family == socket.AF_INET:
+                only = 1
+            outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        outer.bind(Endpoint(host, port, local.scope if host.version == 6 else 0).as_python())
+    except BaseException:
+        outer.close()
+        raise
+    return outer

@@ -1,0 +1,440 @@
+"""UDP and ICMP echo of one guest: who may send where, and the host's sockets that send and receive for it.
+
+Theory of operation
+- The guest's sockets stay its own. What they send to the outside leaves the guest's network by its card, whose far
+  end is a packet socket of ours; the C core (native/core/udp.c) reads it, and asks here once per flow.
+- A port number of the guest's has one socket of the host's, bound to the same number where that is free. A program that
+  binds gets it before bind(2) returns; one that only sends gets it with its first datagram.
+- When the guest's last socket of a port is gone, which the kernel tells by sock_diag(7), so is the host's.
+
+See docs/explanation/udp.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision, Protocol, Verb
+from xensock.loop import IN, Loop
+from xensock.supervisor import echoing, rtnetlink
+from xensock.supervisor.diag import NETLINK_SOCK_DIAG
+from xensock.supervisor.rtnetlink import GUEST4, GUEST6
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xensock.calls.address import IPAddress
+    from xensock.calls.record import Path
+    from xensock.policy.point import Point
+    from xensock.stack.stacks import Stacks
+    from xensock.supervisor.launch import Guest
+    from xensock.supervisor.publication import Publication
+
+UDP, ECHO = 17, 1
+ASK, INBOUND = 0, 1
+SIX, DUAL, OPEN, AUTOMATIC, RAW = 1, 2, 4, 8, 16  # native/core/udp.h
+SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23
+SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_MTU, IPV6_MTU = 33, 32, 14, 24
+CARD_BUFFER = 8 << 20  # bytes that a guest may send faster than they can be passed on
+ETH_P_ALL = 3
+UDP_DESTROY_GROUPS = 1 << 1 | 1 << 3  # SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY
+COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
+BROADCAST = IPv4Address("255.255.255.255")
+ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
+MOST_CALLERS = 4096
+FOREIGN = "no datagrams through another backend"
+
+
+def packed(host: IPAddress) -> bytes:
+    """16 bytes; IPv4 mapped."""
+    return host.packed if host.version == 6 else bytes(10) + b"\xff\xff" + host.packed
+
+
+def unpacked(raw: bytes) -> IPAddress:
+    """The address that 16 bytes mean."""
+    return IPv4Address(raw[12:]) if raw[:12] == bytes(10) + b"\xff\xff" else IPv6Address(raw)
+
+
+@dataclass(slots=True)
+class Bound:
+    """A port that a program has bound. `cookies` of the guest's sockets that share it."""
+
+    outer: socket.socket
+    decision: Decision
+    cookies: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A process that made a call."""
+
+    pid: int = 0
+    program: str = "?"
+
+
+class Datagrams:
+    """The datagrams of one guest. Methods may be called from any thread. Raises OSError where the kernel lacks policy
+    routing or packet sockets."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        point: Point,
+        stacks: Stacks,
+        publications: Sequence[Publication] = (),
+    ) -> None:
+        self.point = point
+        self.publications = tuple(publications)
+        self._guest = guest
+        self._stacks = stacks
+        self._lock = threading.RLock()
+        self.bound: dict[tuple[bytes, int], Bound] = {}
+        self._cookies: dict[int, tuple[bytes, int, bool]] = {}  # address, port, automatic
+        self._callers: dict[tuple[int, bytes, int], Who] = {}
+        ways = [way(socket.AF_INET, GUEST4)]
+        if rtnetlink.host_has_ipv6():
+            ways.append(way(socket.AF_INET6, None))
+        with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
+            rtnetlink.let_datagrams_out(link, ways)
+            mac = rtnetlink.hardware_address(link, rtnetlink.CARD)
+        plain = b"".join(packed(each.source) for each in ways if each.source) + packed(GUEST4)
+        self._core = _core.udp_open(
+            self._card().detach(), mac, plain + packed(GUEST6), point.recording
+        )
+        self._diag: socket.socket | None = None
+        self._loop = Loop("xs-udp")
+        with suppress(OSError):  # no UDP in sock_diag: ports are closed when they are idle
+            self._diag = self._open_diag()
+            self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
+        self._loop.add(_core.udp_fd(self._core), IN, lambda _: self._read_events())
+
+    def _card(self) -> socket.socket:
+        card = self._guest.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            card.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            with suppress(
+                OSError
+            ):  # Linux 4.20; without it we see our own packets, which are nobody's
+                card.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            for force, name in (
+                (SO_RCVBUFFORCE, socket.SO_RCVBUF),
+                (SO_SNDBUFFORCE, socket.SO_SNDBUF),
+            ):
+                try:
+                    card.setsockopt(socket.SOL_SOCKET, force, CARD_BUFFER)
+                except PermissionError:  # only the host's root: as much as anybody gets
+                    card.setsockopt(socket.SOL_SOCKET, name, CARD_BUFFER)
+            card.bind((rtnetlink.FAR_END, ETH_P_ALL))
+        except BaseException:
+            card.close()
+            raise
+        return card
+
+    def close(self) -> None:
+        """End the threads and close every socket."""
+        self._loop.stop()
+        _core.udp_close(self._core)
+        if self._diag is not None:
+            self._diag.close()
+        for held in self.bound.values():
+            held.outer.close()
+
+    def count(self) -> tuple[int, int]:
+        """How many flows and ports there are."""
+        return _core.udp_count(self._core)
+
+    # --- ports that programs bind
+
+    def published(self, number: int) -> Publication | None:
+        """What shows a port of the guest's outside."""
+        return next((p for p in self.publications if p.guest_port == number), None)
+
+    def holds(self, local: Endpoint) -> bool:
+        """Whether the guest has this very address and port outside already."""
+        return (packed(local.host), local.port) in self.bound
+
+    def hold(self, local: Endpoint, outer: socket.socket, decision: Decision) -> None:
+        """The host's socket for a port that the guest is about to bind. Raises OSError; takes `outer` over."""
+        key = (packed(local.host), local.port)
+        six = outer.family == socket.AF_INET6
+        flags = SIX if six else 0
+        if six and not outer.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+            flags |= DUAL
+        if decision.allowed:
+            flags |= OPEN
+        with self._lock:
+            try:
+                # An automatic one of an earlier socket of the guest's with this number.
+                _core.udp_unport(self._core, UDP, *key, True)
+                _core.udp_port(self._core, UDP, *key, os.dup(outer.fileno()), flags, 0)
+            except OSError:
+                outer.close()
+                raise
+            self.bound[key] = Bound(outer, decision)
+
+    def share(self, local: Endpoint, cookie: int) -> None:
+        """A socket of the guest's is bound there."""
+        key = (packed(local.host), local.port)
+        with self._lock:
+            self.bound[key].cookies.add(cookie)
+            self._cookies[cookie] = (*key, False)
+
+    def drop(self, local: Endpoint) -> None:
+        """Nobody is bound there after all."""
+        self._release((packed(local.host), local.port))
+
+    def _release(self, key: tuple[bytes, int]) -> None:
+        held = self.bound.pop(key, None)
+        if held is not None:
+            _core.udp_unport(self._core, UDP, *key)
+            held.outer.close()
+
+    # --- who calls
+
+    def remember(self, local: Endpoint, remote: Endpoint | None, who: Who) -> None:
+        """Who connected, or bound (no remote), so that records of what is sent later can name it."""
+        key = (local.port, packed(remote.host) if remote else b"", remote.port if remote else 0)
+        with self._lock:
+            self._callers.pop(key, None)
+            self._callers[key] = who
+            if len(self._callers) > MOST_CALLERS:
+                del self._callers[next(iter(self._callers))]
+
+    def _caller(self, number: int, remote: bytes, port: int) -> tuple[Verb, Who]:
+        with self._lock:
+            who = self._callers.get((number, remote, port))
+            if who is not None:
+                return Verb.CONNECT, who
+            return Verb.SEND, self._callers.get((number, b"", 0), Who())
+
+    # --- flows
+
+    def judge(self, protocol: Protocol, end: Endpoint) -> Decision:
+        """May the guest send there?"""
+        decision = self.point.connect(protocol, end)
+        if decision.allowed:
+            names = self.point.names_of(end.host)
+            carrier = self._stacks.of(Protocol.UDP, end.host, end.port, names)
+            if not carrier.local:
+                return Decision(False, f"{carrier.name}: {FOREIGN}", errno.ENETUNREACH)
+        return decision
+
+    def _read_events(self) -> None:
+        while events := _core.udp_events(self._core):
+            for kind, number, source, sport, remote, rport, start in events:
+                if kind == ASK:
+                    self._asked(number, source, sport, remote, rport, start)
+                else:
+                    self._came(source, sport, remote, rport, start)
+
+    def _asked(
+        self, number: int, source: bytes, sport: int, remote: bytes, rport: int, start: int
+    ) -> None:
+        end = Endpoint(unpacked(remote), rport)
+        protocol = Protocol.UDP if number == UDP else Protocol.ICMP
+        decision, error = Decision(False, "fault", errno.EPERM), errno.EPERM
+        try:
+            decision = self.judge(protocol, end)
+            error = decision.error
+            if decision.allowed and not _core.udp_has(self._core, number, source, sport):
+                self._make(number, source, sport, end)
+        except OSError as failure:
+            error = failure.errno or errno.EIO
+        finally:
+            _core.udp_decide(self._core, number, sport, remote, rport, error)
+        verb, who = self._caller(sport, remote, rport)
+        self.write(verb, target(end, protocol), decision, "relay", error, who, start)
+
+    def _came(self, source: bytes, sport: int, remote: bytes, rport: int, start: int) -> None:
+        """A stranger's first datagram to a port of the guest's."""
+        with self._lock:
+            held = self.bound.get((source, sport)) or next(
+                (b for (_, port), b in self.bound.items() if port == sport), None
+            )
+            who = self._callers.get((sport, b"", 0), Who())
+        decision = held.decision if held is not None else Decision(True, "default: ports from 1024")
+        where = target(Endpoint(unpacked(remote), rport), Protocol.UDP)
+        self.write(Verb.ACCEPT, where, decision, "relay", 0, who, start)
+
+    def _make(self, number: int, source: bytes, sport: int, end: Endpoint) -> None:
+        """The host's socket for a port number from which the guest sends without having bound it."""
+        six = unpacked(source).version == 6
+        family, wildcard = (socket.AF_INET6, ANY6) if six else (socket.AF_INET, ANY4)
+        flags = AUTOMATIC | (SIX if six else 0)
+        if number == ECHO:
+            made, identifier = echoing.open_echo(family)
+            flags |= RAW if identifier else 0
+            _core.udp_port(
+                self._core, ECHO, packed(wildcard), sport, made.detach(), flags, identifier
+            )
+            return
+        made = socket.socket(family, socket.SOCK_DGRAM, 0)
+        try:
+            if six:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if end.host == BROADCAST:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            try:
+                made.bind((str(wildcard), sport))
+            except OSError:
+                made.bind(
+                    (str(wildcard), 0)
+                )  # taken, or privileged: the number alone is not the guest's
+        except BaseException:
+            made.close()
+            raise
+        if self.point.listen(Protocol.UDP, Endpoint(wildcard, 0), v6only=six).allowed:
+            flags |= OPEN
+        _core.udp_port(self._core, UDP, packed(wildcard), sport, made.detach(), flags, 0)
+        self._watch(source, sport, end, packed(wildcard))
+
+    # --- the end of the guest's sockets
+
+    def _open_diag(self) -> socket.socket:
+        diag = self._guest.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+        )
+        try:
+            diag.setblocking(False)
+            diag.bind((0, UDP_DESTROY_GROUPS))
+        except OSError:
+            diag.close()
+            raise
+        return diag
+
+    def _read_diag(self) -> None:
+        assert self._diag is not None
+        while True:
+            try:
+                message = self._diag.recv(0xFFFF)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue  # some were lost: those ports end when they are bound anew, or when idle
+            if len(message) >= COOKIE + 8:
+                self._gone(struct.unpack_from("=Q", message, COOKIE)[0])
+
+    def _gone(self, cookie: int) -> None:
+        with self._lock:
+            address, number, automatic = self._cookies.pop(cookie, (b"", 0, False))
+            if not address:
+                return
+            if automatic:
+                _core.udp_unport(self._core, UDP, address, number, True)
+                return
+            held = self.bound.get((address, number))
+            if held is not None:
+                held.cookies.discard(cookie)
+                if not held.cookies:
+                    self._release((address, number))
+
+    def _watch(self, source: bytes, sport: int, end: Endpoint, wildcard: bytes) -> None:
+        """Learn which of the guest's sockets has the automatic port, to close it together with that."""
+        if self._diag is None:
+            return
+        with suppress(OSError):
+            cookie = self._find(Endpoint(unpacked(source), sport), end)
+            if cookie:
+                with self._lock:
+                    self._cookies[cookie] = (wildcard, sport, True)
+
+    def _find(self, local: Endpoint, remote: Endpoint) -> int:
+        """SO_COOKIE of the guest's UDP socket that would receive from `remote`; 0: there is none (any more)."""
+        # inet_diag_req_v2: for UDP the source is the remote end (udp_dump_one).
+        body = struct.pack("=BBBBI", local.family, UDP, 0, 0, 0xFFFFFFFF)
+        body += struct.pack("!HH", remote.port, local.port)
+        body += remote.host.packed.ljust(16, b"\0") + local.host.packed.ljust(16, b"\0")
+        body += struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+        with self._guest.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+        ) as link:
+            link.send(struct.pack("=IHHII", 16 + len(body), 20, 1, 1, 0) + body)
+            answer = link.recv(65536)
+        if struct.unpack_from("=H", answer, 4)[0] != 20:
+            return 0
+        return int(struct.unpack_from("=Q", answer, COOKIE)[0])
+
+    # --- records
+
+    def write(
+        self,
+        verb: Verb,
+        where: str,
+        decision: Decision,
+        path: Path,
+        error: int,
+        who: Who,
+        start: int,
+    ) -> None:
+        """Record a flow, or a call on a datagram socket."""
+        if not self.point.recording:
+            return
+        if decision.name is None and path == "relay":
+            host = where.rpartition("/")[0]
+            decision = replace(decision, name=_name(self.point, host))
+        outcome = "guest" if path == "guest" else "allow" if decision.allowed else "deny"
+        self.point.write(
+            verb,
+            where,
+            decision,
+            outcome,  # type: ignore[arg-type]
+            path if decision.allowed else "",
+            error,
+            pid=who.pid,
+            program=who.program,
+            start=start,
+            took=time.monotonic_ns() - start,
+        )
+
+
+def target(end: Endpoint, protocol: Protocol) -> str:
+    """What records call it; an echo has no port."""
+    if protocol != Protocol.ICMP:
+        return f"{end}/{protocol}"
+    return f"{end.host}/{protocol}" if end.host.version == 4 else f"[{end.host}]/{protocol}"
+
+
+def _name(point: Point, host: str) -> str | None:
+    text = host.rpartition(":")[0] if host.count(":") == 1 or "]:" in host else host
+    try:
+        address: IPAddress = (
+            IPv6Address(text.strip("[]")) if text.startswith("[") else IPv4Address(text)
+        )
+    except ValueError:
+        return None
+    return next(iter(point.names_of(address)), None)
+
+
+def way(family: int, otherwise: IPAddress | None) -> rtnetlink.Way:
+    """How this host sends to the world: the guest's datagrams say the same source, and are no longer.
+
+    Nothing is sent: connect(2) of a datagram socket looks up the route. The addresses are those of documentation
+    (RFC 5737, RFC 3849).
+    """
+    where = "198.51.100.1" if family == socket.AF_INET else "2001:db8::1"
+    with socket.socket(family, socket.SOCK_DGRAM, 0) as probe:
+        try:
+            probe.connect((where, 9))
+        except OSError:
+            return rtnetlink.Way(family, otherwise, 1500)
+        if family == socket.AF_INET6:
+            mtu = probe.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
+            return rtnetlink.Way(family, None, min(max(mtu, 1280), rtnetlink.LARGEST))
+        mtu = probe.getsockopt(socket.IPPROTO_IP, IP_MTU)
+        source = IPv4Address(probe.getsockname()[0])
+    if source.is_loopback:
+        return rtnetlink.Way(family, otherwise, 1500)
+    return rtnetlink.Way(family, source, min(max(mtu, 576), rtnetlink.LARGEST))
