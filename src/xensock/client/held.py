@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from xensock.wire.responses import Response
 
 
+RESET_S = 0.2  # a duplicate of the descriptor elsewhere keeps it open: that is not waited for
 _LINGER = struct.Struct("@ii")
 
 
@@ -81,6 +82,7 @@ class Held:
         self.holders = 0  # Python objects of this process
         self.inode = (0, 0)
         self.knocked = b""
+        self.released = threading.Event()  # the backend has closed it
         self._lock = threading.RLock()
         self._pages: DataPages | None = None
         self._token = 0
@@ -115,7 +117,7 @@ class Held:
     def name(self, which: Which) -> bytes:
         """getsockname(2), getpeername(2): a struct sockaddr, empty for the wildcard. Raises OSError (ENOTCONN)."""
         if which == Which.PEER:
-            if self.state is not State.CONNECTED:
+            if self.state is not State.CONNECTED or self.was_reset():
                 raise failure(errno.ENOTCONN)
             return self.peer
         if not self.own and self.link.has(Extension.NAMES):
@@ -150,6 +152,10 @@ class Held:
             number, self.error = self.error, 0
             return number
 
+    def was_reset(self) -> bool:
+        """Whether a connection was there that is not any more."""
+        return False
+
     # --- the end
 
     def end_of_stream(self) -> None:
@@ -167,8 +173,14 @@ class Held:
     def closed(self) -> None:
         """The last Python object is closed. What is connected ends when nobody holds the descriptor; the rest ends now,
         so that its port is free when close(2) returns, as natively."""
-        if self._token or self.state is State.CONNECTED or self.link.pid != os.getpid():
-            return  # the mover has it, or is about to
+        if self.state is State.ENDED:
+            self.link.forget(self)
+        if self.link.pid != os.getpid():
+            return
+        if self._token or self.state is State.CONNECTED:  # the mover has it, or is about to
+            if self.resets:
+                self.released.wait(RESET_S)  # natively, too, the peer knows when close(2) returns
+            return
         if not self.held_elsewhere():
             self.release(wait=True)
 
@@ -196,15 +208,18 @@ class Held:
         if not self._token:
             unwatch(self.link.loop, self.end)
             self.end.close()
-        self.link.forget(self)
+        if not self.holders:
+            self.link.forget(self)
         try:
             done = self.submit(self._closing())
         except OSError:
             if pages is not None:
                 pages.free()  # the backend is gone
+            self.released.set()
             return
         if pages is not None:
             done.add_done_callback(lambda _: pages.free())
+        done.add_done_callback(lambda _: self.released.set())
         if wait:
             outcome(done)
 

@@ -151,6 +151,13 @@ class Stream(Held):
         if self.link.has(Extension.SHUTDOWN):
             self.command(Shutdown(self.id, how))
 
+    def was_reset(self) -> bool:
+        """See Held."""
+        with self._lock:
+            if self._pages is None or self.state is not State.CONNECTED:
+                return False
+            return _IN_ERROR.unpack_from(self._pages.indexes)[0] not in (0, -errno.ENOTCONN)
+
     def held_elsewhere(self) -> bool:
         """See Held."""
         return self.door.held() if self.door is not None else super().held_elsewhere()
