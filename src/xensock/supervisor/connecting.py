@@ -63,7 +63,7 @@ def connect(sup: Supervisor, q: Question) -> None:
         else:
             _outside(sup, q, end)
     except OSError as error:
-        _failed(sup, q, error)
+        _failed(sup, q, error, Verdict(OWN, "guest", "guest"))
 
 
 def _begun(sup: Supervisor, q: Question) -> bool:
@@ -78,12 +78,11 @@ def _begun(sup: Supervisor, q: Question) -> bool:
     return True
 
 
-def _failed(sup: Supervisor, q: Question, error: OSError) -> None:
-    from xensock.supervisor.supervisor import Verdict
-
+def _failed(sup: Supervisor, q: Question, error: OSError, verdict: Verdict) -> None:
+    """What was decided could not be carried out."""
     number = error.errno or errno.EIO
     sup.answer(q, number)
-    sup.record(q, Verb.CONNECT, sup.target(q), Verdict(OWN, "guest", "guest"), number)
+    sup.record(q, Verb.CONNECT, sup.target(q), verdict, number)
 
 
 def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
@@ -171,6 +170,16 @@ def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
 def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
     from xensock.supervisor.supervisor import Verdict
 
+    try:
+        _carry_out(sup, q, end, decision)
+    except OSError as error:
+        path: Path = "direct" if sup.parts.direct else "relay"
+        _failed(sup, q, error, Verdict(decision, path, "allow"))
+
+
+def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
     own = Endpoint.from_python(q.sock.getsockname()).unmapped()
     if not q.host and own.host.is_loopback and not end.host.is_loopback:
         # From loopback nothing leaves (ip(7)): on a host the kernel would say so.
@@ -212,6 +221,21 @@ def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:
     from xensock.supervisor.supervisor import Verdict
 
     verdict = Verdict(Decision(True, "name service"), "dns", "allow")
+    try:
+        stream = _dns_stream(sup, q, dest, verdict)
+    except OSError as error:
+        _failed(sup, q, error, verdict)
+        return
+    if stream is not None:
+        sup.parts.dns.serve_stream(stream)
+
+
+def _dns_stream(
+    sup: Supervisor, q: Question, dest: Endpoint, verdict: Verdict
+) -> socket.socket | None:
+    """Our end of the caller's connection; None if it is not ours."""
+    from xensock.supervisor.supervisor import Verdict
+
     sup.move(q, host=False)
     end = dest.unmapped()
     listener = sup.parts.guest.socket(
@@ -229,10 +253,10 @@ def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:
             sup.run_connect(
                 q, Verdict(OWN, "guest", "guest")
             )  # the guest's own server on every address
-            return
+            return None
         sup.run_connect(q, verdict)
         try:
             stream, _ = listener.accept()
         except TimeoutError:
-            return  # the guest closed first, or had this socket connected already
-    sup.parts.dns.serve_stream(stream)
+            return None  # the guest closed first, or had this socket connected already
+    return stream

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
+from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from ipaddress import IPv4Address, IPv6Address
 
 SOCK_DIAG_BY_FAMILY = 20
-NLMSG_ERROR = 2
-TCP_LISTEN = 10
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_DUMP = 0x300
+TCP_LISTEN, TCP_BOUND_INACTIVE = 10, 13  # the latter Linux 6.8; older kernels take no notice
+INET_DIAG_SKV6ONLY = 11
+_ANSWER, _ATTRIBUTES = 16, 16 + 72  # struct inet_diag_msg behind the header, and what follows it
 NETLINK_SOCK_DIAG = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A socket that listens on a port, or is bound to it and neither listens nor connects."""
+
+    cookie: int
+    host: IPv4Address | IPv6Address
+    v6only: bool
 
 
 class Diag:
@@ -48,8 +64,57 @@ class Diag:
             return None
         if answer[17] != TCP_LISTEN:  # idiag_state
             return None
-        low, high = struct.unpack_from("=II", answer, 16 + 4 + 4 + 32 + 4)
-        return int(low | high << 32)
+        return _cookie_in(answer, 0)
+
+    def held(self, port: int) -> list[Held]:
+        """Every socket that holds a port, of both families; those only bound since Linux 6.8. Raises OSError."""
+        states = 1 << TCP_LISTEN | 1 << TCP_BOUND_INACTIVE
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states)
+            body += struct.pack("!HH", port, 0) + bytes(32 + 12)
+            with self._lock:
+                self._link.send(
+                    struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, 1 | NLM_F_DUMP, 1, 0)
+                    + body
+                )
+                found += list(self._dumped(family))
+        return found
+
+    def _dumped(self, family: int) -> Iterator[Held]:
+        """The answers to a dump; read to the end, whatever they say."""
+        error = 0
+        while True:
+            data = self._link.recv(1 << 18)
+            at = 0
+            while at + _ANSWER <= len(data):
+                length, kind = struct.unpack_from("=IH", data, at)
+                if kind == NLMSG_ERROR:
+                    (error,) = struct.unpack_from("=i", data, at + _ANSWER)
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    if error:
+                        raise OSError(-error, os.strerror(-error))
+                    return
+                where = data[at + 24 : at + (28 if family == socket.AF_INET else 40)]
+                only = _attribute(data[at + _ATTRIBUTES : at + length], INET_DIAG_SKV6ONLY)
+                yield Held(_cookie_in(data, at), ip_address(where), any(only))
+                at += (length + 3) & ~3
+
+
+def _cookie_in(message: bytes, at: int) -> int:
+    low, high = struct.unpack_from("=II", message, at + 16 + 4 + 4 + 32 + 4)
+    return int(low | high << 32)
+
+
+def _attribute(data: bytes, wanted: int) -> bytes:
+    """The value of a netlink attribute (netlink(7)), empty if it is not there."""
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if kind == wanted:
+            return data[at + 4 : at + length]
+        at += max((length + 3) & ~3, 4)
+    return b""
 
 
 def cookie(sock: socket.socket) -> int:

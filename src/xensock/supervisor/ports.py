@@ -1,10 +1,11 @@
 """Host ports that a guest listens on, and the one rule the kernel does not know: SO_REUSEPORT ends at the guest.
 
 The kernel lets sockets of one user share a port when all set SO_REUSEPORT, and to it all guests of a user are one. So
-before such a bind a probe without the option is bound: it fails if anybody holds the port. A lock file makes probe
-and bind one step among this user's backends. What the probe cannot tell apart: ended connections (TIME_WAIT) of a
-server without SO_REUSEADDR hold the port for the next guest, as without SO_REUSEPORT; a socket that another guest has
-bound with both options but does not listen on yet does not.
+before such a bind the kernel is asked who holds the port: listeners, and since Linux 6.8 sockets that are only bound.
+On older kernels a probe without the option is bound, which fails if anybody holds the port. What that cannot tell
+apart: ended connections (TIME_WAIT) of a server without SO_REUSEADDR hold the port for the next guest, as without
+SO_REUSEPORT; a socket that another guest has bound with both options but does not listen on yet does not. A lock file
+makes looking and binding one step among this user's backends.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xensock.calls.address import Endpoint
 from xensock.supervisor.diag import Diag, cookie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from xensock.calls.address import Endpoint
+    from xensock.calls.address import IPAddress
 
 
 class Ports:
@@ -36,6 +38,7 @@ class Ports:
             int, Endpoint
         ] = {}  # by cookie: a port is the guest's as long as that socket lives
         self._shared: dict[int, set[int]] = {}  # port → cookies bound with SO_REUSEPORT
+        self._all_shown: bool | None = None  # whether the kernel lists bound sockets; not known yet
 
     def listens(self, sock: socket.socket, local: Endpoint) -> None:
         self._listening[cookie(sock)] = local
@@ -58,10 +61,28 @@ class Ports:
             sock.bind(local.as_python())
             return
         with _one_at_a_time():
-            if local.port and not self._free(sock, local) and not self._only_ours(local):
+            if local.port and self._taken(sock, local):
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             sock.bind(local.as_python())
         self._shared.setdefault(sock.getsockname()[1], set()).add(cookie(sock))
+
+    def _taken(self, sock: socket.socket, local: Endpoint) -> bool:
+        """Whether anybody but this guest holds the port where this bind would."""
+        if self._all_shown is None:
+            self._all_shown = _shown(self._host)
+        if not self._all_shown:
+            return not self._free(sock, local) and not self._only_ours(local)
+        held = self._host.held(local.port)
+        shared = self._shared.get(local.port, set())
+        shared &= {each.cookie for each in held}
+        only = sock.family == socket.AF_INET6 and bool(
+            sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        )
+        return any(
+            each.cookie not in shared and each.cookie not in self._listening
+            for each in held
+            if _meet(local.host, only, each.host, each.v6only)
+        )
 
     def _free(self, like: socket.socket, local: Endpoint) -> bool:
         with socket.socket(like.family, like.type & 0xF, 0) as probe:
@@ -88,6 +109,22 @@ class Ports:
         for key, local in list(self._listening.items()):
             if self._host.listener(local.host, local.port) != key:
                 del self._listening[key]
+
+
+def _shown(host: Diag) -> bool:
+    """Whether sockets that are only bound are among what holds a port."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return any(each.cookie == cookie(bound) for each in host.held(bound.getsockname()[1]))
+
+
+def _meet(one: IPAddress, one_only: bool, other: IPAddress, other_only: bool) -> bool:
+    """Whether sockets bound to two addresses, of IPV6_V6ONLY so, get in each other's way on one port."""
+    one, other = (Endpoint(host, 0).unmapped().host for host in (one, other))
+    if one.version == other.version:
+        return one == other or one.is_unspecified or other.is_unspecified
+    six, only = (one, one_only) if one.version == 6 else (other, other_only)
+    return six.is_unspecified and not only
 
 
 class ForeignPorts(Ports):

@@ -148,3 +148,21 @@ def test_several_threads_ask_at_once(diag: Diag) -> None:
 def test_cookies_are_of_sockets_not_descriptors() -> None:
     with socket.socket() as one, one.dup() as same, socket.socket() as other:
         assert cookie(one) == cookie(same) != cookie(other)
+
+
+def test_who_holds_a_port(diag: Diag) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = first.getsockname()[1]
+        made = {cookie(first): (HERE4, False)}
+        for host in ("::1", "::ffff:127.0.0.2"):
+            if _ipv6():
+                other = stack.enter_context(socket.socket(socket.AF_INET6))
+                other.bind((host, port))
+                other.listen()
+                made[cookie(other)] = (ip_address(host), host == "::1")
+        found = {each.cookie: (each.host, each.v6only) for each in diag.held(port)}
+        assert found.keys() == made.keys()
+        for key, (host, _) in made.items():
+            assert found[key][0] == host
+    assert diag.held(port) == []

@@ -7,14 +7,14 @@ import os
 import socket
 import stat
 import threading
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from xensock.calls.address import Endpoint
 from xensock.supervisor.diag import Diag, open_host
-from xensock.supervisor.ports import Ports, runtime_directory
+from xensock.supervisor.ports import Ports, _meet, runtime_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +60,13 @@ def listening(ports: Ports, sock: socket.socket, port: int = 0) -> Endpoint:
     return local
 
 
+def shown(diag: Diag) -> bool:
+    """Whether this kernel lists sockets that are only bound."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bool(diag.held(bound.getsockname()[1]))
+
+
 @pytest.mark.parametrize("reuse_address", [False, True])
 def test_a_guest_shares_its_port_with_itself(
     diag: Diag, made: list[socket.socket], reuse_address: bool
@@ -98,6 +105,67 @@ def test_a_guest_does_not_share_what_another_has_only_bound(
     Ports(diag).bind(first, Endpoint(HERE, 0))
     with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
         Ports(diag).bind(sharing(made), Endpoint(HERE, first.getsockname()[1]))
+
+
+def test_a_guest_does_not_share_what_another_has_bound_with_both_options(
+    diag: Diag, made: list[socket.socket]
+) -> None:
+    first = sharing(made, reuse_address=True)
+    ports = Ports(diag)
+    ports.bind(first, Endpoint(HERE, 0))
+    local = Endpoint(HERE, first.getsockname()[1])
+    if not shown(diag):
+        pytest.skip("Linux before 6.8 does not tell of bound sockets")
+    for host in (HERE, ANY):
+        with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+            Ports(diag).bind(sharing(made, reuse_address=True), Endpoint(host, local.port))
+    ports.bind(sharing(made, reuse_address=True), local)
+    Ports(diag).bind(
+        sharing(made, reuse_address=True), Endpoint(IPv4Address("127.0.0.2"), local.port)
+    )
+
+
+def test_ended_connections_hold_no_port_for_the_next_guest(
+    diag: Diag, made: list[socket.socket]
+) -> None:
+    if not shown(diag):
+        pytest.skip("Linux before 6.8 does not tell of bound sockets")
+    server = sharing(made)
+    local = listening(Ports(diag), server)
+    with socket.create_connection(local.as_python()):
+        server.accept()[0].close()  # TIME_WAIT is on the server's side
+    server.close()
+    assert listening(Ports(diag), sharing(made), local.port) == local
+
+
+def test_older_kernels(
+    diag: Diag, made: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xensock.supervisor.ports._shown", lambda host: False)
+    ports = Ports(diag)
+    local = listening(ports, sharing(made))
+    assert listening(ports, sharing(made), local.port) == local
+    with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+        Ports(diag).bind(sharing(made), local)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        (("127.0.0.1", False), ("127.0.0.1", False), True),
+        (("127.0.0.1", False), ("127.0.0.2", False), False),
+        (("0.0.0.0", False), ("127.0.0.2", False), True),
+        (("::", False), ("127.0.0.2", False), True),
+        (("::", True), ("127.0.0.2", False), False),
+        (("::ffff:127.0.0.1", False), ("127.0.0.1", False), True),
+        (("::1", False), ("127.0.0.1", False), False),
+        (("::1", False), ("::", True), True),
+    ],
+)
+def test_which_addresses_meet(one: tuple[str, bool], other: tuple[str, bool], meet: bool) -> None:
+    a, b = ip_address(one[0]), ip_address(other[0])
+    assert _meet(a, one[1], b, other[1]) is meet
+    assert _meet(b, other[1], a, one[1]) is meet
 
 
 def test_a_port_left_behind_is_free_for_all(diag: Diag, made: list[socket.socket]) -> None:

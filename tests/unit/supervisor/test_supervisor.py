@@ -111,6 +111,23 @@ def test_a_refused_address(path: str) -> None:
 
 
 @paths
+def test_an_allowed_address_that_cannot_be_reached_so(path: str) -> None:
+    """The record says what was decided, and the errno why it could not be carried out."""
+    said, calls = guestkit.run(
+        """
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        said(error_of(sock.connect, ("198.51.100.7", 443)))
+        """,
+        datapath=path,
+        rules=["198.51.100.0/24"],
+    )
+    assert said == ["EINVAL"]
+    assert shown(calls, "connect") == [("connect", "allow", path, errno.EINVAL)]
+    assert calls[-1].rule == "198.51.100.0/24"
+
+
+@paths
 def test_listening(path: str) -> None:
     said, calls = guestkit.run(
         """
