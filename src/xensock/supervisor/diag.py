@@ -78,11 +78,11 @@ class Diag:
                     struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, 1 | NLM_F_DUMP, 1, 0)
                     + body
                 )
-                found += list(self._dumped(family))
+                found += list(self._dumped(family, port))
         return found
 
-    def _dumped(self, family: int) -> Iterator[Held]:
-        """The answers to a dump; read to the end, whatever they say."""
+    def _dumped(self, family: int, port: int) -> Iterator[Held]:
+        """The answers to a dump; read to the end, whatever they say. Of bound sockets the kernel tells all ports."""
         error = 0
         while True:
             data = self._link.recv(1 << 18)
@@ -95,6 +95,9 @@ class Diag:
                     if error:
                         raise OSError(-error, os.strerror(-error))
                     return
+                if struct.unpack_from("!H", data, at + 20)[0] != port:  # idiag_sport
+                    at += (length + 3) & ~3
+                    continue
                 where = data[at + 24 : at + (28 if family == socket.AF_INET else 40)]
                 only = _attribute(data[at + _ATTRIBUTES : at + length], INET_DIAG_SKV6ONLY)
                 yield Held(_cookie_in(data, at), ip_address(where), any(only))

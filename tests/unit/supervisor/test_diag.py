@@ -155,6 +155,7 @@ def test_who_holds_a_port(diag: Diag) -> None:
         first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = first.getsockname()[1]
         made = {cookie(first): (HERE4, False)}
+        stack.enter_context(socket.socket()).bind(("127.0.0.1", 0))  # another port's
         for host in ("::1", "::ffff:127.0.0.2"):
             if _ipv6():
                 other = stack.enter_context(socket.socket(socket.AF_INET6))
