@@ -13,10 +13,10 @@ KNOWN: dict[tuple[str, str], str] = {
         for title in ("bind_in_the_rain", "socket_in_the_rain")
     },
     ("relay", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
-    (
-        "relay",
-        "bind:closed_is_refused",
-    ): "the host's port is freed a moment after the guest's close",
+    **{
+        ("relay", f"bind:{title}"): "the host's port is freed a moment after the guest's close"
+        for title in ("closed_is_refused", "listener_in_child_only")
+    },
     ("relay", "connect:bound_first"): "a client bound to a port only has the guest's own address",
     ("relay", "options:changed_after"): "TCP_MAXSEG is that of the guest's own connection",
     ("relay", "options:defaults"): "IPV6_V6ONLY reads 1 once the socket has the host's address",
