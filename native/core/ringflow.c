@@ -361,10 +361,13 @@ static enum xs_next run(struct xs_task *t, struct xs_thread *w, uint64_t now_ms)
 	bool more = false;
 
 	(void)w;
-	if (f->state == RING_LIVE) {
-		more = f->ops->down(f);
+	/* Who closed without reading everything resets: that is told before what still comes is swallowed. */
+	if (f->state == RING_LIVE && f->gone)
+		more = f->ops->up(f);
+	if (f->state == RING_LIVE)
+		more |= f->ops->down(f);
+	if (f->state == RING_LIVE && !f->gone)
 		more |= f->ops->up(f);
-	}
 	/* A socket that is not read now can fail all the same: its stream has ended, or there is no room in the ring. */
 	if (f->look && f->state == RING_LIVE && has_socket(f)) {
 		if (!f->error)

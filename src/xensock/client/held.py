@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 RESET_S = 0.2  # a duplicate of the descriptor elsewhere keeps it open: that is not waited for
-_LINGER = struct.Struct("@ii")
+_INT, _LINGER = struct.Struct("@i"), struct.Struct("@ii")
 
 
 class State(Enum):
@@ -82,6 +82,7 @@ class Held:
         self.holders = 0  # Python objects of this process
         self.inode = (0, 0)
         self.knocked = b""
+        self.sizes = (0, 0)  # SO_SNDBUF, SO_RCVBUF that the program asked for; 0: none
         self.released = threading.Event()  # the backend has closed it
         self._lock = threading.RLock()
         self._pages: DataPages | None = None
@@ -129,9 +130,21 @@ class Held:
         if not self.link.has(Extension.OPTIONS) or len(value) > OPTION:
             raise failure(errno.ENOPROTOOPT)
         self.command(SetOption(self.id, level, name, value))
+        if level == socket.SOL_SOCKET and len(value) >= _INT.size:
+            if name == socket.SO_SNDBUF:
+                self.buffers(_INT.unpack_from(value)[0], 0)
+            elif name == socket.SO_RCVBUF:
+                self.buffers(0, _INT.unpack_from(value)[0])
         if (level, name) == (socket.SOL_SOCKET, socket.SO_LINGER) and len(value) >= _LINGER.size:
             on, seconds = _LINGER.unpack_from(value)
             self.resets = bool(on) and not seconds
+
+    def buffers(self, send: int, receive: int) -> None:
+        """Sizes for the socket pair's buffers, too, which are added to those at the backend. `send` is that of the
+        program's end, which its holder sets; `receive` counts before bytes flow."""
+        self.sizes = send or self.sizes[0], receive or self.sizes[1]
+        if receive and not self._token and self.end.fileno() >= 0:
+            self.end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, receive)
 
     def get_option(self, level: int, name: int, length: int) -> bytes:
         """getsockopt(2). Raises OSError: ENOPROTOOPT for what is not carried."""
@@ -164,6 +177,8 @@ class Held:
     def moved(self, sent: int, received: int, error: int) -> None:
         """The mover is done with it: nobody holds the program's end, or the connection was reset."""
         self.error = self.error or error
+        if error == errno.ECONNRESET:
+            self.resets = True  # it was closed with bytes that nobody read; or reset already
         self.release()
 
     def hand_over_end(self) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.datapages import DataPages
     from xensock.pvcalls.frontend import Frontend
 
-ORDER = 6  # 128 KiB each way
+ORDER = 5  # 64 KiB each way
 DATAGRAM_ORDER = 7  # 256 KiB: some of the longest datagrams
 COMMAND_S = 30.0  # a backend that does not answer for so long is taken for lost
 

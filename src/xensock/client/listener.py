@@ -86,6 +86,7 @@ class Door:
         caller.bind(name)
         child = Stream(self.stream.link, self.stream.family, caller, accepted=new)
         child.peer = response.address
+        child.buffers(*self.stream.sizes)
         child.state = State.CONNECTED  # before anybody can accept it
         child.knocked = name
         child.link.by_name[name] = child

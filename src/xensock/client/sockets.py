@@ -240,6 +240,9 @@ class socket(Transfer):
             if found._held is not None:
                 break
             found.close()  # somebody in the guest knocked at the door itself
+        send, _ = held.sizes
+        if send:
+            kernel.socket.setsockopt(found, standard.SOL_SOCKET, standard.SO_SNDBUF, send)
         if standard.getdefaulttimeout() is None and self.gettimeout():
             found.setblocking(True)
         return found, found.getpeername()
@@ -288,6 +291,8 @@ class socket(Transfer):
         else:
             raw = _INT.pack(value) if isinstance(value, int) else bytes(value)
         stream.set_option(level, option, raw)
+        if level == standard.SOL_SOCKET and option == standard.SO_SNDBUF:
+            super().setsockopt(level, option, value)
 
     # --- the end
 
