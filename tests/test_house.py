@@ -79,6 +79,7 @@ TESTED_BY: dict[str, str] = {
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
     "doctor/probe.py": "tests/unit/doctor/test_checks.py",
     # What a backend answers shows at the other end of its rings.
+    "pvcalls/serving/asking.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/attempt.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/call.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/closing.py": "tests/pvcalls/test_streams.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -16,7 +17,16 @@ from xensock.pvcalls.serving.datagrams import decide
 from xensock.pvcalls.serving.held import Held
 from xensock.wire.extensions import ALL, Extension
 from xensock.wire.frames import Frame, decode_frame, largest_payload, next_frame
-from xensock.wire.requests import Attach, Bind, Connect, GetName, Release, Shutdown, Socket
+from xensock.wire.requests import (
+    Attach,
+    Bind,
+    Connect,
+    GetName,
+    Listen,
+    Release,
+    Shutdown,
+    Socket,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,6 +237,49 @@ def test_port_53_of_any_address_is_the_name_service(guest: Front) -> None:
     assert mine.connect(sockaddr("192.0.2.54", 53)) == 0
     mine.send(b"else")
     assert mine.recv() == Frame(b"else192.0.2.54", sockaddr("192.0.2.54", 53))
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2, "big") + message
+
+
+@pytest.mark.parametrize("extensions", [EVERY, frozenset()], ids=["own", "v1"])
+def test_names_over_tcp(serving: Serving, extensions: frozenset[Extension]) -> None:
+    """What a v1 frontend has for names; the answers come as they are ready."""
+    with front(serving, extensions) as guest:
+        id, stream, response = guest.connect(("192.0.2.53", 53))
+        assert response.ret == 0
+        stream.send(framed(b"one") + framed(b"two")[:3])
+        assert stream.recv_exactly(15) == framed(b"one192.0.2.53")
+        stream.send(framed(b"two")[3:])
+        assert stream.recv_exactly(15) == framed(b"two192.0.2.53")
+        if extensions:
+            assert guest.command(GetName(id, 1)).address == sockaddr("192.0.2.53", 53)
+            assert guest.ret(Shutdown(id, 1)) == 0
+            assert stream.recv() == b""
+        assert guest.ret(Release(id)) == 0
+        record = next(r for r in serving.records if r.verb == "connect")
+        assert (record.target, record.rule) == ("192.0.2.53:53", "name service")
+
+
+def test_what_is_no_question_over_tcp_ends_it(guest: Front) -> None:
+    _, stream, response = guest.connect(("192.0.2.53", 53))
+    assert response.ret == 0
+    stream.send(framed(b"nothing"))
+    with contextlib.suppress(ConnectionResetError):
+        assert stream.recv_all() == b""
+
+
+def test_a_guests_own_name_server_comes_first(guest: Front) -> None:
+    listener = guest.socket()
+    if guest.ret(Bind(listener, sockaddr("127.0.0.1", 53))):
+        return  # this host has a name server there, or we may not have the port
+    assert guest.ret(Listen(listener, 1)) == 0
+    cookie, _, far = guest.accept(listener)
+    _, near, response = guest.connect(("127.0.0.1", 53))
+    assert (response.ret, guest.result(cookie).ret) == (0, 0)
+    near.send(b"mine")
+    assert far.recv() == b"mine"
 
 
 # --- ICMP

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import attempt, datagrams, joining, unix
+from xensock.pvcalls.serving import asking, attempt, datagrams, joining, unix
 from xensock.pvcalls.serving.addresses import OWN, endpoint
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -45,16 +45,22 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         outcome: Outcome | None = "guest" if own else None
         guest.record(call, Verb.CONNECT, str(end), decision, error, outcome=outcome)
 
-    way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
+    if decision is asking.SERVED:
+        way = asking.way(held, end)
+    else:
+        way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
     attempt.begin(guest, call, held, request, way, done)
 
 
 def decide(guest: Guest, end: Endpoint) -> tuple[Decision, bool]:
     """The policy's decision, and whether the destination is the guest itself: its own listener on
-    the loopback comes before what the host has there."""
+    the loopback comes before what the host has there. Names are asked for without a rule, each is
+    decided by itself."""
     inner = end.unmapped()
     if guest.backend.ports.is_own(guest, inner):
         return OWN, True
+    if end.port == asking.PORT:
+        return asking.SERVED, False
     return guest.point.connect(Protocol.TCP, inner), False
 
 
