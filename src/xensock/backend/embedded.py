@@ -113,21 +113,21 @@ class Embedded:
             guest = launch.start(spec)
             stack.callback(guest.close)
             _let_go_of_stdio()
-            relay = self._serve(guest, direct, stack)
+            relay, stacks = self._serve(guest, direct, stack)
             code = self._wait(guest, front)
-            if relay.connections():
+            if relay.connections() or stacks.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
                 order.detach(code)
                 relay.close(LAST_BYTES_S)
             return code
 
-    def _serve(self, guest: Guest, direct: bool, stack: ExitStack) -> Relay:
+    def _serve(self, guest: Guest, direct: bool, stack: ExitStack) -> tuple[Relay, Stacks]:
         order = self._order
         names = Names()
         record = order.record
         resolver = Resolver()
         stacks, answering = self._stacks(resolver)
-        stack.callback(stacks.close)
+        stack.callback(stacks.close, LAST_BYTES_S)
         dns = DnsServer(order.name, answering, order.policy, names, record or (lambda r: None))
         dns.start(_name_sockets(guest))
         stack.callback(dns.close)
@@ -167,7 +167,7 @@ class Embedded:
         )
         supervisor.start()
         stack.callback(supervisor.stop)
-        return relay
+        return relay, stacks
 
     def _stacks(self, resolver: Resolver) -> tuple[Stacks, MessageResolver]:
         """Who carries calls, and who answers questions for names. Raises OSError, UrlError, LookupError."""

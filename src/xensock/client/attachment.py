@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xensock.client.link import Link
@@ -33,13 +33,13 @@ def attach(url: str, *, name: str = "") -> Link:
     return link
 
 
-def open_link(url: str, name: str) -> Link:
-    """Sockets at the backend `url`, for a guest of that name. Raises ValueError, OSError."""
+def open_link(url: str, name: str, **how: Any) -> Link:
+    """Sockets at the backend `url`, for a guest of that name; `how` as for Link. Raises ValueError, OSError."""
     from xensock.client.link import Link
     from xensock.pvcalls.frontend import Frontend
     from xensock.transport.url import connect
 
-    return Link(Frontend(connect(url, name=name)))
+    return Link(Frontend(connect(url, name=name)), **how)
 
 
 def detach() -> None:

@@ -174,6 +174,9 @@ class Held:
     def end_of_stream(self) -> None:
         """The program sends no more; what it sent is in the ring."""
 
+    def reset_by_program(self) -> None:
+        """See Moved."""
+
     def moved(self, sent: int, received: int, error: int) -> None:
         """The mover is done with it: nobody holds the program's end, or the connection was reset."""
         self.error = self.error or error

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import weakref
+from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
@@ -35,10 +37,18 @@ EOF, RESET = "eof", "reset"
 
 
 class Moved(Protocol):
-    """Whose bytes the mover moves."""
+    """Whose bytes the mover moves. `type` is the socket's (SOCK_STREAM…)."""
+
+    type: int
 
     def end_of_stream(self) -> None:
         """The program said that it sends no more."""
+
+    def reset_by_program(self) -> None:
+        """The program reset the connection."""
+
+    def release(self, wait: bool = False) -> None:
+        """Close it at the backend; `wait` for its answer."""
 
     def moved(self, sent: int, received: int, error: int) -> None:
         """The mover is done: everything is delivered, or `error` ended it."""
@@ -50,9 +60,11 @@ _links: weakref.WeakSet[Link] = weakref.WeakSet()
 class Link:
     """Everything own sockets share. Methods may be called from any thread."""
 
-    def __init__(self, frontend: Frontend, order: int = ORDER) -> None:
+    def __init__(self, frontend: Frontend, order: int = ORDER, splices: bool = False) -> None:
+        """`splices`: bytes of a connection flow when Stream.splice() says where to, not before."""
         self.frontend = frontend
         self.order = order
+        self.splices = splices
         self.datagram_order = DATAGRAM_ORDER
         self.pid = os.getpid()
         self.loop = Loop("xs-sockets")
@@ -61,6 +73,9 @@ class Link:
         self._mover = _core.mover_open(min(os.cpu_count() or 1, 4))
         self._lock = threading.Lock()  # of _flows
         self._flows: dict[int, Moved] = {}
+        self._streams: set[int] = set()  # tokens of the flows that are connections
+        self._sending: set[int] = set()  # of those whose program may send more
+        self._quiet = threading.Condition(self._lock)  # one of them less
         self._names: NameService | None = None
         _links.add(self)
         self.loop.add(_core.mover_fd(self._mover), IN, lambda _: self._fetch())
@@ -84,6 +99,9 @@ class Link:
                 True,
             )
             self._flows[token] = flow
+            if flow.type == SOCK_STREAM:
+                self._sending.add(token)
+                self._streams.add(token)
         return token
 
     def held_by(self, fd: int) -> Held | None:
@@ -127,6 +145,21 @@ class Link:
         """Bytes sent and received so far; None once it has ended."""
         return _core.mover_bytes(self._mover, token)
 
+    def live(self) -> int:
+        """Connections whose bytes flow."""
+        return len(self._streams)
+
+    def finish(self, patience: float) -> None:
+        """Close every connection in order: what programs sent is delivered. Those who have not ended their streams get
+        up to `patience` seconds to do so."""
+        deadline = time.monotonic() + patience
+        with self._lock:
+            while self._sending and (left := deadline - time.monotonic()) > 0:
+                self._quiet.wait(left)
+            flows = [self._flows[token] for token in self._streams]
+        for flow in flows:
+            flow.release(wait=True)
+
     def close(self) -> None:
         """End every socket and the frontend."""
         _links.discard(self)
@@ -138,12 +171,25 @@ class Link:
         for token, kind, _, _ in _core.mover_notices(self._mover):
             with self._lock:
                 flow = self._flows.get(token)
-            if flow is not None and kind == EOF:
+            if flow is None:
+                continue
+            if kind == EOF:
                 flow.end_of_stream()
+            elif kind == RESET:
+                flow.reset_by_program()
+            self._heard(token)
         for token, received, sent, error, _ in _core.mover_ended(self._mover):
             with self._lock:
                 flow = self._flows.pop(token)
+                self._streams.discard(token)
             flow.moved(sent, received, error)
+            self._heard(token)
+
+    def _heard(self, token: int) -> None:
+        """Nothing more will be sent by this flow's program."""
+        with self._lock:
+            self._sending.discard(token)
+            self._quiet.notify_all()
 
 
 def held_by(fd: int) -> Held | None:

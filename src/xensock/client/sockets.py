@@ -294,6 +294,14 @@ class socket(Transfer):
         if level == standard.SOL_SOCKET and option == standard.SO_SNDBUF:
             super().setsockopt(level, option, value)
 
+    def splice(self, other: standard.socket, ended: Callable[[int, int, int], None]) -> None:
+        """See Stream.splice. This socket is closed then."""
+        stream = self._held
+        if not isinstance(stream, Stream):
+            raise failure(errno.EOPNOTSUPP)
+        stream.splice(other, ended)
+        self.close()
+
     # --- the end
 
     def shutdown(self, how: int) -> None:

@@ -10,6 +10,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING
 
+from xensock.client.address import failure
 from xensock.client.held import Held, State, answer_of, outcome
 from xensock.client.link import Link, unwatch
 from xensock.loop import IN
@@ -18,6 +19,8 @@ from xensock.wire.errors import from_wire
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xensock.client.listener import Door
     from xensock.pvcalls.datapages import DataPages
     from xensock.wire.commands import How
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 _IN_ERROR, _STATUS = struct.Struct("<8xi"), struct.Struct("<88xI")
 _CONNECTED = 1
+if TYPE_CHECKING:
+    Ended = Callable[[int, int, int], None]
 
 
 class Stream(Held):
@@ -41,6 +46,7 @@ class Stream(Held):
         super().__init__(link, family, socket.SOCK_STREAM, protocol, end, accepted)
         self.door: Door | None = None  # of a listening one
         self.shut_down = False  # the program called shutdown(2)
+        self.spliced: Ended | None = None  # bytes go to a socket that is not the program's end
         self.settled = threading.Event()  # no connect is under way
         self.settled.set()
 
@@ -112,10 +118,34 @@ class Stream(Held):
                 raise ValueError("a connection without a ring")
             if self.state is State.CONNECTING:
                 self._drain()
-            unwatch(self.link.loop, self.end)
             self.state = State.CONNECTED
-            self._token = self.link.move(self, self.end, pages)
+            if not self.link.splices:
+                unwatch(self.link.loop, self.end)
+                self._token = self.link.move(self, self.end, pages)
         self.settled.set()
+
+    def splice(self, sock: socket.socket, ended: Ended) -> None:
+        """Let bytes flow between the ring and `sock`, which is taken, instead of the program's end. For links with
+        `splices`, where they do not flow yet. `ended(sent, received, errno)` is called once, on the loop's thread.
+        Raises OSError (ENOTCONN)."""
+        with self._lock:
+            if self.state is not State.CONNECTED or self._pages is None or self._token:
+                raise failure(errno.ENOTCONN)
+            unwatch(self.link.loop, self.end)
+            self.end.close()
+            self.spliced = ended
+            self._token = self.link.move(self, sock, self._pages)
+
+    def reset_by_program(self) -> None:
+        """See Moved."""
+        if self.spliced is not None:
+            self.resets = True
+
+    def moved(self, sent: int, received: int, error: int) -> None:
+        """See Moved."""
+        super().moved(sent, received, error)
+        if self.spliced is not None:
+            self.spliced(sent, received, error)
 
     def adopt(self, pages: DataPages) -> None:
         """The ring of an accepted connection that nobody can be given: release() lets go of it."""

@@ -19,5 +19,9 @@ class Kernel:
         """A listener of the host; `dual`: for both families. Raises OSError."""
         return socket.create_server((host, port), family=family, dualstack_ipv6=dual, backlog=128)
 
-    def close(self) -> None:
+    def live(self) -> int:
+        """Connections that are more than a socket: none."""
+        return 0
+
+    def close(self, patience: float = 0) -> None:
         """Nothing to let go of."""

@@ -26,8 +26,12 @@ class Stack(Protocol):
         """A listener; `dual`: for both families. Raises OSError."""
         ...
 
-    def close(self) -> None:
-        """Let go of it."""
+    def live(self) -> int:
+        """Connections that the stack moves bytes of."""
+        ...
+
+    def close(self, patience: float = 0, /) -> None:
+        """Let go of it: what guests sent is delivered, for up to `patience` seconds."""
         ...
 
 
@@ -72,10 +76,14 @@ class Stacks:
         """The stack that resolves a name."""
         return self._by_name[self._table.of_name(name)]
 
-    def close(self) -> None:
-        """Let go of all."""
+    def live(self) -> int:
+        """Connections that stacks move bytes of."""
+        return sum(stack.live() for stack in self._by_name.values())
+
+    def close(self, patience: float = 0) -> None:
+        """Let go of all: what guests sent is delivered, for up to `patience` seconds each."""
         for stack in self._by_name.values():
-            stack.close()
+            stack.close(patience)
 
 
 class SplitResolver:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
 
 
+RING_ORDER = 7  # 256 KiB each way
+
+
 class Upstream:
     """A backend at `url`. Raises ValueError for a URL that cannot be understood, OSError where nobody answers."""
 
@@ -24,7 +27,7 @@ class Upstream:
     def __init__(self, name: str, url: str, guest: str) -> None:
         self.name = name
         self.url = url
-        self._link = open_link(url, guest)
+        self._link = open_link(url, guest, order=RING_ORDER, splices=True)
 
     def make(self, family: int, type: int, protocol: int) -> socket.socket:
         """A socket of the backend's network. Raises OSError."""
@@ -38,8 +41,13 @@ class Upstream:
         """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
         return await asyncio.wrap_future(self._link.name_service().ask(message))
 
-    def close(self) -> None:
-        """Leave the backend: every socket of it ends."""
+    def live(self) -> int:
+        """Connections under way."""
+        return self._link.live()
+
+    def close(self, patience: float = 0) -> None:
+        """Leave the backend. What guests sent is delivered; those who still may send get `patience` seconds to end."""
+        self._link.finish(patience)
         self._link.close()
 
 

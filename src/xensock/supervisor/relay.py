@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.loop import IN, Loop
-from xensock.supervisor.relay_client import Client
+from xensock.supervisor.relay_client import Client, reset
 from xensock.supervisor.relay_server import Server
 
 if TYPE_CHECKING:
@@ -127,6 +127,14 @@ class Relay:
         _core.mover_close(self._mover, int(linger * 1000))
 
     def _join(self, guest: socket.socket, far: socket.socket, ended: Ended | None) -> None:
+        splice = getattr(far, "splice", None)
+        if splice is not None:
+            # A socket of another stack, which moves bytes itself.
+            try:
+                splice(guest, ended or (lambda sent, received, error: None))
+            except OSError:
+                reset(guest)  # it ended meanwhile
+            return
         with self._lock:
             if self._closed:
                 guest.close()

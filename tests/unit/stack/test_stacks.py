@@ -19,7 +19,7 @@ class Named(Kernel):
         self.name = name
         self._closed = closed
 
-    def close(self) -> None:
+    def close(self, patience: float = 0) -> None:
         self._closed.append(self.name)
 
     async def query(self, message: bytes, server: object = None) -> bytes:
