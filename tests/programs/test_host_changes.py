@@ -152,7 +152,7 @@ def test_a_lost_network_is_noticed_by_user_timeout(guest, program, second):
     """A program that set TCP_USER_TIMEOUT (tcp(7)) learns that its connection is dead."""
     world = guest.world
     # Over the relay it learns that by a reset (docs/explanation/relay.md, "Limits").
-    end = "ECONNRESET" if guest.datapath == "relay" else "ETIMEDOUT"
+    end = "ECONNRESET" if guest.datapath in ("relay", "ring") else "ETIMEDOUT"
     with over_second(world):
         assert program(f"open old {world.web4} {ECHO} 700") == "open"
         assert lose_the_network(world, program) == end
