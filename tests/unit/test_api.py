@@ -124,6 +124,7 @@ def test_a_program_that_cannot_be_run(program: str, status: int, capfd: Any) -> 
     assert program in str(caught.value)
 
 
+@needs_guests
 def test_a_guest_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setenv("XENSOCK_TEST_FAIL", "netns:EPERM")
     with pytest.raises(xensock.RunError) as caught:
