@@ -93,6 +93,7 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/opening.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/resolving.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",
+    "pvcalls/serving/sharing.py": "tests/lib/test_shared.py",
     "pvcalls/serving/unix.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/calltable.py": "tests/unit/pvcalls/test_frontend.py",
     "pvcalls/datapages.py": "tests/unit/pvcalls/test_frontend.py",

@@ -48,6 +48,10 @@ void xs_indexes_init(void *indexes)
 	xs_store_relaxed(&p->out_prod, 0);
 	xs_store_relaxed(&p->out_error, 0);
 	xs_store_relaxed(&p->status, 0);
+	xs_store_relaxed(&p->shared, 0);
+	xs_store_relaxed(&p->side, 0);
+	xs_store_relaxed(&p->in_cons_high, 0);
+	xs_store_relaxed(&p->out_cons_high, 0);
 	xs_store_relaxed(&p->in_prod_event, 1);
 	xs_store_relaxed(&p->in_cons_event, 1);
 	xs_store_relaxed(&p->out_prod_event, 1);

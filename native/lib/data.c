@@ -166,7 +166,7 @@ static ssize_t send_parts(struct xs_sock *s, const struct iovec *parts, int coun
 		if (n) {
 			copy(&s->ring.tx, &c, n, true);
 			if (xs_advance(&s->ring.tx, n))
-				xs_kick(s->event->notify);
+				xs_notify_other(s);
 		}
 		pthread_mutex_unlock(&s->out_lock);
 		sent += n;
@@ -186,6 +186,19 @@ static ssize_t send_parts(struct xs_sock *s, const struct iovec *parts, int coun
 		return (ssize_t)sent;
 	errno = error;
 	return -1;
+}
+
+static bool consumed(struct xs_sock *s, uint32_t n)
+{
+	struct xs_half *rx = &s->ring.rx;
+	bool tell = xs_advance(rx, n);
+
+	if (s->shared && rx->own < n) { /* it wrapped: who reads counts */
+		xs_word *high = s->ring.role == XS_FRONT ? &s->ring.page->in_cons_high : &s->ring.page->out_cons_high;
+
+		xs_store_relaxed(high, xs_load_relaxed(high) + 1);
+	}
+	return tell;
 }
 
 static ssize_t receive_parts(struct xs_sock *s, const struct iovec *parts, int count, int flags)
@@ -212,8 +225,8 @@ static ssize_t receive_parts(struct xs_sock *s, const struct iovec *parts, int c
 		n = n < left ? n : (uint32_t)left;
 		if (n && !(flags & MSG_TRUNC)) /* else it is thrown away */
 			copy(&s->ring.rx, &c, n, false);
-		if (n && !(flags & MSG_PEEK) && xs_advance(&s->ring.rx, n))
-			xs_kick(s->event->notify);
+		if (n && !(flags & MSG_PEEK) && consumed(s, n))
+			xs_notify_other(s);
 		pthread_mutex_unlock(&s->in_lock);
 		got += n;
 		left -= n;

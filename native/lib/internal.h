@@ -68,7 +68,7 @@ _Static_assert(offsetof(struct xs_request, accept.ref) == 24, "ACCEPT as in the 
 
 enum xs_feature {
 	XS_F_DATA_EVENTS = 1, XS_F_SHUTDOWN = 2, XS_F_NAMES = 4, XS_F_OPTIONS = 8, XS_F_IPV6 = 16,
-	XS_F_ASYNC_CONNECT = 32, XS_F_CLOSE = 64,
+	XS_F_ASYNC_CONNECT = 32, XS_F_CLOSE = 64, XS_F_SHARED_RINGS = 128,
 };
 
 /* ---- waiting (wait.c) ---- */
@@ -125,8 +125,25 @@ struct xs_chunk {
 struct xs_event {
 	uint32_t port;
 	int notify, wait; /* eventfds: what we write, what the backend writes */
+	bool lent; /* another guest may have its descriptor: it serves no other socket */
 	struct xs_event *next;
 };
+struct xs_sock;
+/* Pages of the backend's that a socket has in common with another guest's (shared.c). */
+struct xs_shared {
+	uint32_t number, pages;
+	uint8_t *memory;
+	_Atomic int peer; /* what wakes the other guest; -1 until it has come */
+	struct xs_shared *next;
+};
+void xs_shared_arrived(struct xensock *x, uint32_t number, uint32_t pages, int fd);
+void xs_shared_peer(struct xensock *x, uint32_t number, int fd);
+/* Has the ring of a socket be in such pages, if the backend says so. False: it broke the protocol. */
+bool xs_shared_enter(struct xs_sock *s);
+void xs_shared_leave(struct xs_sock *s);
+void xs_shared_free(struct xensock *x);
+/* Wakes the other side of the ring; the attachment's lock is not held. */
+void xs_notify_other(struct xs_sock *s);
 uint8_t *xs_pages_take(struct xensock *x, uint32_t pages, uint32_t *ref);
 /* The order of a new socket's ring, unless it says otherwise. */
 uint32_t xs_default_order(const struct xensock *x);
@@ -157,6 +174,7 @@ struct xs_sock {
 	struct xs_event *event;
 	struct xs_source source;
 	struct xs_chunk *chunk;
+	struct xs_shared *shared;
 	/* The data ring: set before the state becomes XS_CONNECTED. */
 	pthread_mutex_t in_lock, out_lock;
 	struct xs_dataring ring;
@@ -265,6 +283,7 @@ struct xensock {
 	struct xs_chunk *chunks[XS_ORDER_V1 + 1];
 	unsigned rings; /* in use */
 	size_t warm; /* bytes of free chunks that may hold memory */
+	struct xs_shared *shared; /* those that no socket has yet, and all others */
 	struct xs_event *events;
 	unsigned spare_events;
 	uint32_t next_ref, next_port;
@@ -275,7 +294,7 @@ extern const char *const xs_feature_names[];
 /* store.c. Messages of the local transport; the lock is held but in attach. */
 enum xs_message {
 	XS_HELLO = 1, XS_MEMORY, XS_EVENT, XS_UNEVENT, XS_WRITE, XS_UNMAP,
-	XS_WELCOME = 16, XS_NODES, XS_GOODBYE,
+	XS_WELCOME = 16, XS_NODES, XS_GOODBYE, XS_SHARED, XS_PEER,
 };
 int xs_store_connect(const char *path);
 bool xs_store_send(struct xensock *x, enum xs_message type, uint32_t a, uint32_t b, const void *payload, size_t size, const int *fds, int nfds);

@@ -152,7 +152,7 @@ struct xs_event *xs_event_take(struct xensock *x)
 			stale = 0;
 		return e;
 	}
-	e = malloc(sizeof *e);
+	e = calloc(1, sizeof *e);
 	if (!e)
 		return NULL;
 	e->wait = e->notify = -1;
@@ -175,7 +175,7 @@ struct xs_event *xs_event_take(struct xensock *x)
 
 void xs_event_give(struct xensock *x, struct xs_event *e)
 {
-	if (x->spare_events < SPARE_EVENTS) {
+	if (!e->lent && x->spare_events < SPARE_EVENTS) {
 		x->spare_events++;
 		e->next = x->events;
 		x->events = e;
@@ -188,6 +188,7 @@ void xs_event_give(struct xensock *x, struct xs_event *e)
 
 void xs_pages_free(struct xensock *x)
 {
+	xs_shared_free(x);
 	for (uint32_t i = 0; i <= XS_ORDER_V1; i++)
 		for (struct xs_chunk *c = x->chunks[i], *next; c; c = next) {
 			next = c->next;

@@ -33,7 +33,8 @@ static short connected(struct xs_sock *s, short events, bool arm)
 		ready |= POLLOUT | POLLWRNORM;
 	if (in_end)
 		ready |= POLLRDHUP;
-	if (in_end && out_end)
+	/* That nobody reads any more shows in TCP only when one writes. */
+	if (in_end && (s->out_shut || s->x->dead || (out_error && out_error != -ENOTCONN)))
 		ready |= POLLHUP;
 	if (broken && !s->told)
 		ready |= POLLERR;

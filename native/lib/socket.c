@@ -1,6 +1,8 @@
 /* A socket's life but for its bytes: made, connected, closed. Listeners are in listener.c. */
 #include "internal.h"
 
+#include "notify.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +51,7 @@ void xs_put_locked(struct xs_sock *s)
 		x->socks = s->next;
 	if (s->next)
 		s->next->prev = s->prev;
+	xs_shared_leave(s);
 	if (s->chunk)
 		xs_chunk_give(x, s->chunk);
 	xs_event_give(x, s->event);
@@ -75,7 +78,10 @@ void xs_put(struct xs_sock *s)
 /* Its own descriptor: whoever sleeps on the socket, or watches it, looks again. */
 void xs_sock_news(struct xs_sock *s)
 {
-	xs_kick(s->event->wait);
+	if (s->event->lent)
+		xs_notify(s->event->wait);
+	else
+		xs_kick(s->event->wait);
 }
 
 int xs_take_error(struct xs_sock *s)
@@ -135,6 +141,8 @@ void xs_start_ring(struct xs_sock *s)
 {
 	xs_dataring_init(&s->ring, s->chunk->memory, s->chunk->memory + XS_PAGE, (size_t)XS_PAGE << s->chunk->order, XS_FRONT,
 			 s->x->features & XS_F_DATA_EVENTS);
+	if (!xs_shared_enter(s))
+		xs_die(s->x, "the backend broke the protocol: shared pages that are none");
 }
 
 void xs_name(struct xs_address *a, const struct xs_response *r)
@@ -185,6 +193,7 @@ void xs_look_connect(struct xs_sock *s)
 		refused(s, xs_errno(error));
 	} else if (xs_load_acquire(&s->ring.page->status) == 1) {
 		s->own.length = 0;
+		xs_start_ring(s);
 		established(s);
 	} else if (s->x->dead) {
 		refused(s, ENETDOWN);

@@ -11,7 +11,7 @@
 #define HEADER 16
 #define LARGEST (64u << 10)
 
-const char *const xs_feature_names[] = {"data-events", "shutdown", "names", "options", "ipv6", "async-connect", "close", NULL};
+const char *const xs_feature_names[] = {"data-events", "shutdown", "names", "options", "ipv6", "async-connect", "close", "shared-rings", NULL};
 
 int xs_store_connect(const char *path)
 {
@@ -139,14 +139,33 @@ static bool nodes(struct xensock *x, const char *at, size_t size)
 	return true;
 }
 
+/* One packet, and its descriptor if it has one; none has two. */
+static ssize_t receive(int sock, char packet[LARGEST], int *fd)
+{
+	struct iovec part = {packet, LARGEST};
+	union {
+		struct cmsghdr align;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+	ssize_t n = recvmsg(sock, &m, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
+
+	*fd = -1;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(fd, CMSG_DATA(c), sizeof(int));
+	return n;
+}
+
 void xs_store_receive(struct xensock *x)
 {
 	static const char false_packet[] = "the backend broke the protocol: a packet that is none";
 	char packet[LARGEST], reason[sizeof x->reason];
 	uint32_t head[4];
+	int fd;
 
 	while (!x->dead) {
-		ssize_t n = recv(x->fd, packet, sizeof packet, MSG_DONTWAIT | MSG_TRUNC);
+		ssize_t n = receive(x->fd, packet, &fd);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -156,16 +175,21 @@ void xs_store_receive(struct xensock *x)
 			xs_die(x, n ? strerror(errno) : "the backend closed the connection");
 			return;
 		}
-		if (n < HEADER || (size_t)n > sizeof packet) {
-			xs_die(x, false_packet);
-			return;
-		}
 		memcpy(head, packet, sizeof head);
-		if (head[1] != (size_t)n - HEADER) {
+		if (n < HEADER || (size_t)n > sizeof packet || head[1] != (size_t)n - HEADER ||
+		    (fd >= 0) != (head[0] == XS_SHARED || head[0] == XS_PEER)) {
+			if (fd >= 0)
+				close(fd);
 			xs_die(x, false_packet);
 			return;
 		}
 		switch (head[0]) {
+		case XS_SHARED:
+			xs_shared_arrived(x, head[2], head[3], fd);
+			break;
+		case XS_PEER:
+			xs_shared_peer(x, head[2], fd);
+			break;
 		case XS_WELCOME:
 			if (head[2] == 1)
 				break;

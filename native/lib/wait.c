@@ -53,9 +53,19 @@ void xs_kick(int fd)
 static void empty(int fd)
 {
 	uint64_t count;
+	struct iovec part = {&count, sizeof count};
 
-	while (read(fd, &count, sizeof count) < 0 && errno == EINTR)
-		;
+	/* Others hold the same file and may have made it blocking. */
+	while (preadv2(fd, &part, 1, -1, RWF_NOWAIT) < 0)
+		if (errno == EOPNOTSUPP) { /* an older kernel */
+			struct pollfd p = {fd, POLLIN, 0};
+
+			if (poll(&p, 1, 0) > 0 && read(fd, &count, sizeof count) < 0)
+				continue;
+			return;
+		} else if (errno != EINTR) {
+			return;
+		}
 }
 
 void xs_source_init(struct xs_source *s, int fd)

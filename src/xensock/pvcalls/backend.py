@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Record
     from xensock.policy.policy import Policy
+    from xensock.pvcalls.serving.sharing import Shared
     from xensock.transport.base import BackSession
 
 log = logging.getLogger("xensock.backend")
 
 # What this backend carries out.
-OFFERED = ALL - {Extension.SHARED_RINGS}
+OFFERED = ALL
 
 
 class NameService(Protocol):
@@ -75,6 +76,7 @@ class Backend:
         self.ports = Ports()
         self.sessions: dict[int, Session] = {}
         self.tokens: dict[int, list[tuple[Counters, int]]] = {}
+        self.shared: set[Shared] = set()
         self.lingering = Lingering(self.limits.lingering)
         self.past = Counters()
         self._name_service = name_service
@@ -114,6 +116,8 @@ class Backend:
             if any(counters is guest.counters for counters, _ in ends):
                 past = [(self.past if c is guest.counters else c, side) for c, side in ends]
                 self.tokens[token] = past
+        for shared in self.shared:
+            shared.retire(guest, self.past)
 
     def forget(self, session: Session) -> None:
         """A session is over."""
@@ -145,6 +149,8 @@ class Backend:
         for each in wanted:
             total.add(each.counters)
         ours = {id(each.counters) for each in wanted}
+        for shared in self.shared:
+            shared.add_to(total, ours if guest else ours | {id(self.past)})
         for token, ends in self.tokens.items():
             for counters, side in ends:
                 if guest is None or id(counters) in ours:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from xensock.wire.commands import Request
     from xensock.wire.states import Input
 
+WANTED = ALL - {Extension.SHARED_RINGS}
+"""What this frontend can use; the mover, which works for it, has the rings to itself."""
 RING_PAGE_ORDER = 2
 """Four pages, 128 slots, where the backend takes them."""
 HANDSHAKE_S = 10.0
@@ -52,7 +54,7 @@ class Frontend:
         self,
         session: FrontSession,
         *,
-        wanted: Set[Extension] = ALL,
+        wanted: Set[Extension] = WANTED,
         ring_page_order: int = RING_PAGE_ORDER,
         timeout: float = HANDSHAKE_S,
     ) -> None:

@@ -195,6 +195,15 @@ class BackSession(Protocol):
         ProtocolError if the frontend has not read for too long."""
         ...
 
+    def share(self, memory: int, pages: int) -> int:
+        """Give the frontend pages of ours, a sealed memfd (extension shared-rings); the number by
+        which it knows them. Raises OSError when it does not take them now."""
+        ...
+
+    def introduce(self, number: int, event: int) -> None:
+        """Tell the frontend how to wake the other guest of these pages: an eventfd. Raises OSError."""
+        ...
+
     def map(self, refs: Sequence[int]) -> memoryview:
         """The pages of these references, contiguous in this order and writable.
 

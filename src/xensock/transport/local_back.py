@@ -103,6 +103,7 @@ class LocalBackSession:
         self._channels: dict[int, _Channel] = {}
         self._mapped: dict[weakref.ref[_core.PageMap], tuple[int, int]] = {}
         self._pages = 0
+        self._shared = 0
         self._mappings = 0
         self._short_of_regions = self._short_of_channels = False
 
@@ -154,6 +155,19 @@ class LocalBackSession:
         """Change nodes of ours."""
         self._pending.update(nodes)
         self._flush()
+
+    def share(self, memory: int, pages: int) -> int:
+        """Give it pages of ours."""
+        self._shared += 1
+        self._hand(local.Shared(self._shared, pages), memory)
+        return self._shared
+
+    def introduce(self, number: int, event: int) -> None:
+        """Tell it how to wake the other guest of them."""
+        self._hand(local.Peer(number), event)
+
+    def _hand(self, message: local.Shared | local.Peer, fd: int) -> None:
+        local_packets.send(self._sock, message, (fd,), flags=socket.MSG_DONTWAIT)
 
     def map(self, refs: Sequence[int]) -> memoryview:
         """Map pages."""

@@ -44,4 +44,5 @@ ALL: frozenset[Extension] = frozenset(Extension)
 NEEDS: dict[Extension, Extension] = {
     Extension.ICMP_ECHO: Extension.DATAGRAMS,
     Extension.RESOLVE: Extension.DATAGRAMS,
+    Extension.SHARED_RINGS: Extension.DATA_EVENTS,
 }

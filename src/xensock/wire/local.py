@@ -32,6 +32,8 @@ class Type(IntEnum):
     WELCOME = 16
     NODES = 17
     GOODBYE = 18
+    SHARED = 19
+    PEER = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,31 @@ class Goodbye:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Extension shared-rings: pages of the backend's (a memfd, one descriptor) for a connection that
+    is joined with another guest's; `number` names them to this frontend."""
+
+    number: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Extension shared-rings: the other guest has come to the pages `number`; one descriptor, the
+    eventfd that wakes it."""
+
+    number: int
+
+
 FrontMessage: TypeAlias = Hello | Memory | Event | Unevent | Write | Unmap
-BackMessage: TypeAlias = Welcome | Nodes | Goodbye
+BackMessage: TypeAlias = Welcome | Nodes | Goodbye | Shared | Peer
 Message: TypeAlias = FrontMessage | BackMessage
 
 
 def descriptors(message: Message) -> int:
     """How many descriptors travel with a message."""
-    return {Memory: 1, Event: 2}.get(type(message), 0)
+    return {Memory: 1, Event: 2, Shared: 1, Peer: 1}.get(type(message), 0)
 
 
 def encode(message: Message) -> bytes:
@@ -133,6 +152,10 @@ def encode(message: Message) -> bytes:
             return _packet(Type.NODES, payload=_pack_nodes(nodes))
         case Goodbye(reason):
             return _packet(Type.GOODBYE, payload=_bytes(reason))
+        case Shared(number, pages):
+            return _packet(Type.SHARED, number, pages)
+        case Peer(number):
+            return _packet(Type.PEER, number)
 
 
 def _packet(type: Type, a: int = 0, b: int = 0, payload: bytes = b"") -> bytes:
@@ -172,8 +195,16 @@ def decode_front(packet: bytes) -> FrontMessage:
 
 def decode_back(packet: bytes) -> BackMessage:
     """What a backend sent. Raises WireError for anything else."""
-    type, a, _, payload = _split(packet)
+    type, a, b, payload = _split(packet)
+    if payload and type in (Type.SHARED, Type.PEER):
+        raise WireError(f"a payload of {len(payload)} bytes with {type.name}")
     match type:
+        case Type.SHARED:
+            if a == 0 or b == 0:
+                raise WireError(f"{b} shared pages with the number {a}")
+            return Shared(a, b)
+        case Type.PEER:
+            return Peer(a)
         case Type.WELCOME:
             return Welcome(a)
         case Type.NODES:

@@ -22,6 +22,8 @@ BACK = [
     (local.Welcome(), "10000000 00000000 01000000 00000000"),
     (local.Nodes({"state": "2"}), "11000000 08000000 00000000 00000000 737461746500 3200"),
     (local.Goodbye("no"), "12000000 02000000 00000000 00000000 6e6f"),
+    (local.Shared(5, 17), "13000000 00000000 05000000 11000000"),
+    (local.Peer(5), "14000000 00000000 05000000 00000000"),
 ]
 
 
@@ -105,4 +107,6 @@ def test_messages_with_descriptors() -> None:
     assert {kind: count for kind, count in counts.items() if count} == {
         local.Memory: 1,
         local.Event: 2,
+        local.Shared: 1,
+        local.Peer: 1,
     }

@@ -60,7 +60,11 @@ front_messages: st.SearchStrategy[local.FrontMessage] = st.one_of(
     st.builds(local.Unmap, u32),
 )
 back_messages: st.SearchStrategy[local.BackMessage] = st.one_of(
-    st.builds(local.Welcome, u32), st.builds(local.Nodes, nodes), st.builds(local.Goodbye, text)
+    st.builds(local.Welcome, u32),
+    st.builds(local.Nodes, nodes),
+    st.builds(local.Goodbye, text),
+    st.builds(local.Shared, st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1)),
+    st.builds(local.Peer, u32),
 )
 
 

@@ -40,12 +40,14 @@ class Way:
 
     start   begins, and is asked again later: 0, EINPROGRESS, or the errno of connect(2); with
             `waits`, EAGAIN means that the listener's queue is full
+    prepare what comes before the guest is told
     move    has the bytes of a connection that was made moved; raises OSError
     """
 
     start: Callable[[socket.socket], int]
     move: Callable[[Held], None] = moving.move
     waits: bool = False
+    prepare: Callable[[Held], None] | None = None
 
 
 def begin(
@@ -69,6 +71,8 @@ def begin(
         ring = held.ring
         assert ring is not None
         if not error:
+            if way.prepare is not None:
+                way.prepare(held)
             if call.answered:
                 # First: an end that the mover tells at once must not look like an attempt that failed.
                 ring.connected()

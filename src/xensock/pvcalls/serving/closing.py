@@ -56,7 +56,9 @@ def shutdown(guest: Guest, call: Call, request: Shutdown) -> None:
         raise refuse(errno.EINVAL)
     if held.phase != Phase.CONNECTED:
         raise refuse(errno.ENOTCONN)
-    if held.token:
+    if held.shared is not None:
+        held.shared.shutdown(held.side, request.how)
+    elif held.token:
         try:
             _core.mover_shutdown(guest.backend.mover, held.token, request.how, held.side)
         except ProcessLookupError:

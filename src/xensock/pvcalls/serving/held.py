@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.datagrams import Datagrams
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.rings import MappedRing
+    from xensock.pvcalls.serving.sharing import Shared
 
 
 class Phase(Enum):
@@ -38,10 +39,12 @@ class Joined:
     token: int
     own: Endpoint
     peer: Endpoint
+    shared: Shared | None = None
 
     def other(self, family: int) -> Joined:
         """The other end, on a socket of that family."""
-        return Joined(self.token, in_family(self.peer, family), in_family(self.own, family))
+        own, peer = in_family(self.peer, family), in_family(self.own, family)
+        return Joined(self.token, own, peer, self.shared)
 
 
 def in_family(end: Endpoint, family: int) -> Endpoint:
@@ -60,6 +63,7 @@ class Held:
     sock      non-blocking; None while ACCEPTING
     ring      mapped from CONNECT, ACCEPT or ATTACH on
     token     the mover's name of the connection, 0 where there is none; side: which of its sides the guest is
+    shared    the pages that carry the connection instead of the mover; share: the guest's number of them
     cancel    while CONNECTING or ACCEPTING: gives the attempt up with that errno
     accepts   of a listener: sockets whose ACCEPT is parked, oldest first
     polls     of a listener: parked POLL calls
@@ -82,6 +86,8 @@ class Held:
     ring: MappedRing | None = None
     token: int = 0
     side: int = 0
+    shared: Shared | None = None
+    share: int = 0
     cancel: Callable[[int], None] | None = None
     call: Call | None = None
     accepts: deque[Held] = field(default_factory=deque)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.address import Endpoint
-from xensock.pvcalls.serving import moving
+from xensock.pvcalls.serving import moving, sharing
 from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Held, Joined, in_family
 from xensock.pvcalls.serving.ports import loopback_of
@@ -44,30 +44,43 @@ def way(held: Held, end: Endpoint) -> Way | None:
             return errno.ECONNREFUSED
         return errno.EAGAIN if len(listener.queue) > listener.backlog else 0
 
-    def move(held: Held) -> None:
+    def prepare(held: Held) -> None:
         listener = backend.ports.listener(inner)
         assert listener is not None  # start() has just seen it
-        token = _core.mover_join(backend.mover, moving.ring_end(held), None, True)
-        moving.carried(held, token, 0)
-        held.joined = Joined(token, joined.own, joined.peer)
+        sharing.share(held, listener.guest)
+
+    def move(held: Held) -> None:
+        listener = backend.ports.listener(inner)
+        assert listener is not None
+        token = 0
+        if held.shared is None:
+            token = _core.mover_join(backend.mover, moving.ring_end(held), None, True)
+            moving.carried(held, token, 0)
+        held.joined = Joined(token, joined.own, joined.peer, held.shared)
         listener.queue.append(held.joined.other(listener.family))
         # Whoever waits for a connection is served after the caller was answered.
         backend.loop.call_soon(listener.arrived)
 
-    return Way(start, move, waits=True)
+    return Way(start, move, waits=True, prepare=prepare)
 
 
 def accept(promised: Held, joined: Joined) -> None:
     """Give a connection of the queue to a parked ACCEPT. Raises ProcessLookupError when it has ended,
     OSError."""
     backend = promised.guest.backend
-    _core.mover_join_other(backend.mover, joined.token, moving.ring_end(promised))
     promised.joined = joined
+    if joined.shared is not None:
+        joined.shared.enter(promised, 1)
+        return
+    _core.mover_join_other(backend.mover, joined.token, moving.ring_end(promised))
     moving.carried(promised, joined.token, 1)
 
 
 def refuse(listener: Held, joined: Joined) -> None:
     """Reset a connection that nobody accepts any more."""
+    if joined.shared is not None:
+        joined.shared.release(1, reset=True)
+        return
     with contextlib.suppress(ProcessLookupError):
         _core.mover_release(listener.guest.backend.mover, joined.token, RESET, 1)
 

@@ -43,6 +43,8 @@ def carried(held: Held, token: int, side: int) -> None:
 def let_go(held: Held, *, reset: bool = False) -> None:
     """Take the ring away from the mover: what is left in it is delivered in the background, then the
     connection ends in order, or with `reset`."""
+    if held.shared is not None:
+        held.shared.release(held.side, reset=reset)
     if not held.token:
         return
     backend = held.guest.backend

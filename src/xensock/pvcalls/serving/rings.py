@@ -47,6 +47,11 @@ class MappedRing:
         self.indexes[indexes.STATUS : indexes.STATUS + 4] = word
         self.event.notify()
 
+    def share(self, number: int, side: int) -> None:
+        """Tell the guest that the pages of that number are used instead (shared-rings)."""
+        self.indexes[indexes.SIDE : indexes.SIDE + 4] = _U32.pack(side)
+        self.indexes[indexes.SHARED : indexes.SHARED + 4] = _U32.pack(number)
+
     def release(self) -> None:
         """Unmap and unbind. The mover must have let go of it."""
         if self.open:
