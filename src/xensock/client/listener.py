@@ -87,20 +87,19 @@ class Door:
         child = Stream(self.stream.link, self.stream.family, caller, accepted=new)
         child.peer = response.address
         child.buffers(*self.stream.sizes)
-        child.state = State.CONNECTED  # before anybody can accept it
+        child.adopt(pages)  # before anybody can accept it
         child.knocked = name
         child.link.by_name[name] = child
-        self._knock(child, pages)
+        self._knock(child)
 
-    def _knock(self, child: Stream, pages: DataPages) -> None:
+    def _knock(self, child: Stream) -> None:
         error = child.end.connect_ex(self.name)
         if error == errno.EAGAIN and self.stream.state is State.LISTENING:
             # The program does not accept: its queue is full, and further connections wait in the backend's.
-            child.link.loop.later(RETRY_S, lambda: self._knock(child, pages))
+            child.link.loop.later(RETRY_S, lambda: self._knock(child))
             return
         if error:
-            child.adopt(pages)
             child.release()
             return
-        child.connected(pages)
+        child.connected()
         self.wait()

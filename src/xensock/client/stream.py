@@ -108,12 +108,12 @@ class Stream(Held):
             self.own = response.address
             self.connected()
 
-    def connected(self, pages: DataPages | None = None) -> None:
-        """Let bytes flow. `pages` are those of an accepted connection."""
+    def connected(self) -> None:
+        """Let bytes flow, or wait for splice() to say where to."""
         with self._lock:
             if self.state is State.ENDED:
                 return
-            pages = self._pages = pages or self._pages
+            pages = self._pages
             if pages is None:
                 raise ValueError("a connection without a ring")
             if self.state is State.CONNECTING:
@@ -148,8 +148,8 @@ class Stream(Held):
             self.spliced(sent, received, error)
 
     def adopt(self, pages: DataPages) -> None:
-        """The ring of an accepted connection that nobody can be given: release() lets go of it."""
-        self._pages = pages
+        """It is an accepted connection, and this is its ring."""
+        self._pages, self.state = pages, State.CONNECTED
 
     def _failed(self, number: int) -> None:
         with self._lock:
