@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test lint native bench test-all clean
+.PHONY: build demo test conformance lint native bench test-all clean
 
 build: $(STAMP)
 
@@ -29,6 +29,11 @@ test: build
 	tools/prepare
 	tools/test $(ARGS)
 
+# CPython's own network tests with our sockets, the slow ones too.
+conformance: build
+	tools/prepare
+	$(BIN)/python -m pytest tests/conformance --slow --durations=9 $(ARGS)
+
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,7 +49,7 @@ bench: build
 	tools/prepare
 	$(BIN)/xensock bench run $(ARGS)
 
-test-all: lint native test
+test-all: lint native test conformance
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,14 +23,20 @@ def pytest_addoption(parser) -> None:
         default="with",
         help="tests on the test world: with the others (default), not at all, only these",
     )
+    parser.addoption("--slow", action="store_true", help="with tests that take minutes")
 
 
 def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; run by .ci/run (--slow)")
     for path in DATAPATHS:
         config.addinivalue_line("markers", f"{path}: runs a program over the data path '{path}'")
 
 
 def pytest_collection_modifyitems(config, items) -> None:
+    if not config.getoption("slow"):
+        left = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
     which = config.getoption("world")
     if which == "with":
         return

@@ -66,8 +66,10 @@ TESTED_BY: dict[str, str] = {
         f"client/{name}.py": "tests/unit/client/test_sockets.py"
         for name in (
             "address",
+            "arguments",
             "attachment",
             "held",
+            "kernel",
             "link",
             "listener",
             "making",

@@ -1,21 +1,25 @@
 """Runs one module of CPython's own network tests and prints what became of each test, as JSON.
 
-    suite.py MODULE [URL [PATTERN]]
+    suite.py MODULE [--url URL] [--pattern PATTERN] [--only] [--list]
 
-With URL the standard library's sockets are those of the backend there (`xensock.install`), and what is known not to be
-carried is not run; without it they are the kernel's, which is the control. The tests are those of the running
-interpreter (package `test`).
+With a URL the standard library's sockets are those of the backend there (`xensock.install`), and what is known not to
+be carried is not run; without one they are the kernel's, which is the control. `--only`: no other tests than those that
+standard input names; `--list`: only print the names. The tests are those of the running interpreter (package `test`).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
 import unittest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from known import is_foreign, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 class Outcomes(unittest.TestResult):
@@ -68,33 +72,60 @@ class Outcomes(unittest.TestResult):
         self._put(test, "passed")
 
 
-def wanted(suite: unittest.TestSuite, own: bool) -> unittest.TestSuite:
-    """The tests that are about families we carry; of own sockets those that are about what they carry."""
+def chosen(suite: unittest.TestSuite, wanted: Callable[[str], bool]) -> unittest.TestSuite:
+    """The tests of a suite that are wanted."""
     kept = unittest.TestSuite()
     for test in suite:
         if isinstance(test, unittest.TestSuite):
-            kept.addTest(wanted(test, own))
-        elif not is_foreign(test.id()) and not (own and reason(test.id())):
+            kept.addTest(chosen(test, wanted))
+        elif wanted(test.id()):
             kept.addTest(test)
     return kept
 
 
-def main(module: str, url: str | None = None, pattern: str | None = None) -> None:
+def flat(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    """Every test of a suite."""
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from flat(test)
+        else:
+            yield test
+
+
+def main() -> None:
     """Run it. Standard output gets the JSON alone."""
-    if url is not None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("module")
+    parser.add_argument("--url")
+    parser.add_argument("--pattern")
+    parser.add_argument("--only", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.url is not None:
         from xensock.client.install import install
 
-        install(url)
+        install(options.url)
+    only = set(sys.stdin.read().split()) if options.only else None
     from test import support
 
     support.verbose = 0
     loader = unittest.TestLoader()
-    if pattern:
-        loader.testNamePatterns = [f"*{pattern}*"]
+    if options.pattern:
+        loader.testNamePatterns = [f"*{options.pattern}*"]
+
+    def wanted(test: str) -> bool:
+        if is_foreign(test) or (options.url is not None and reason(test)):
+            return False
+        return only is None or test in only
+
+    found = loader.loadTestsFromName(options.module)
+    if options.list:
+        json.dump([test.id() for test in flat(found)], sys.stdout)
+        return
     outcomes = Outcomes()
-    wanted(loader.loadTestsFromName(module), url is not None).run(outcomes)
+    chosen(found, wanted).run(outcomes)
     json.dump(outcomes.found, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(each or None for each in sys.argv[2:4]))
+    main()

@@ -163,6 +163,10 @@ class Link:
     def close(self) -> None:
         """End every socket and the frontend."""
         _links.discard(self)
+        with self._lock:
+            names, self._names = self._names, None
+        if names is not None:
+            names.close()
         self.loop.stop()
         _core.mover_close(self._mover, 0)
         self.frontend.close()

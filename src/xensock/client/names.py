@@ -110,7 +110,7 @@ def getaddrinfo(
     if not isinstance(name, str):
         raise TypeError("getaddrinfo() argument 1 must be string or None")
     if "\0" in name:
-        raise ValueError("embedded null character")
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     found: list[tuple[Any, ...]] = []
     for address in resolve(name, family):
         found += kernel.getaddrinfo(address, port, 0, type, proto, numeric)

@@ -233,7 +233,7 @@ class socket(Transfer):
         if held is None:
             return super().accept()
         if held.state is not State.LISTENING:
-            raise failure(errno.EINVAL)
+            raise failure(errno.EINVAL if isinstance(held, Stream) else errno.EOPNOTSUPP)
         while True:
             fd, _ = self._accept()  # type: ignore[attr-defined]
             found = socket(fileno=fd)

@@ -71,6 +71,12 @@ NATIVE = Api(
 OWN = Api("own", sockets.socket, making.create_connection, making.create_server, names.getaddrinfo)
 
 
+@pytest.fixture
+def both(attached: str) -> tuple[Api, Api]:
+    """The kernel's sockets, and ours, for tests that compare."""
+    return NATIVE, OWN
+
+
 @pytest.fixture(params=[NATIVE, OWN], ids=["native", "own"])
 def api(request: pytest.FixtureRequest, attached: str) -> Api:
     """The kernel's sockets, and ours."""
