@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.address import Endpoint
-from xensock.pvcalls.serving import moving, sharing
+from xensock.pvcalls.serving import limits, moving, sharing
 from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Held, Joined, in_family
 from xensock.pvcalls.serving.ports import loopback_of
@@ -70,7 +70,10 @@ def accept(promised: Held, joined: Joined) -> None:
     backend = promised.guest.backend
     promised.joined = joined
     if joined.shared is not None:
-        joined.shared.enter(promised, 1)
+        try:
+            joined.shared.enter(promised, 1)
+        except OSError:  # one of the two does not read what it is sent
+            raise limits.refuse(errno.ECONNABORTED) from None
         return
     _core.mover_join_other(backend.mover, joined.token, moving.ring_end(promised))
     moving.carried(promised, joined.token, 1)
