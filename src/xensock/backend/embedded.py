@@ -66,6 +66,16 @@ class Order:
     )  # the program ended with this status, others still run
 
 
+@dataclass(frozen=True, slots=True)
+class Carriers:
+    """Who carries calls and who answers questions for names; `undo` closes them while no guest uses them."""
+
+    stacks: Stacks
+    answering: MessageResolver
+    resolver: Resolver  # this host's
+    undo: ExitStack
+
+
 def forced_failure() -> tuple[str, int] | None:
     """XENSOCK_TEST_FAIL=STAGE:ERRNO makes that stage fail, so that what a poor machine shows can be tested."""
     stage, _, name = os.environ.get("XENSOCK_TEST_FAIL", "").partition(":")
@@ -95,7 +105,7 @@ class Embedded:
     def run(self, front: socket.socket) -> int:
         """Serve until the guest is gone. `front`: signal numbers come in, its end means the front died.
 
-        Raises LaunchError, ExecError.
+        Raises LaunchError, ExecError, UnreachableError.
         """
         order = self._order
         forced = forced_failure()
@@ -110,10 +120,12 @@ class Embedded:
             forced_failure=forced,
         )
         with ExitStack() as stack:
+            # First: without those who carry its calls, no program begins.
+            carriers = self._carriers(stack.enter_context(ExitStack()))
             guest = launch.start(spec)
             stack.callback(guest.close)
             _let_go_of_stdio()
-            relay, stacks = self._serve(guest, direct, stack)
+            relay, stacks = self._serve(guest, direct, carriers, stack)
             code = self._wait(guest, front)
             if relay.connections() or stacks.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
@@ -121,14 +133,18 @@ class Embedded:
                 relay.close(LAST_BYTES_S)
             return code
 
-    def _serve(self, guest: Guest, direct: bool, stack: ExitStack) -> tuple[Relay, Stacks]:
+    def _serve(
+        self, guest: Guest, direct: bool, carriers: Carriers, stack: ExitStack
+    ) -> tuple[Relay, Stacks]:
         order = self._order
         names = Names()
         record = order.record
-        resolver = Resolver()
-        stacks, answering = self._stacks(resolver)
+        stacks = carriers.stacks
+        carriers.undo.pop_all()
         stack.callback(stacks.close, LAST_BYTES_S)
-        dns = DnsServer(order.name, answering, order.policy, names, record or (lambda r: None))
+        dns = DnsServer(
+            order.name, carriers.answering, order.policy, names, record or (lambda r: None)
+        )
         dns.start(_name_sockets(guest))
         stack.callback(dns.close)
         relay = Relay(guest.socket)
@@ -136,7 +152,7 @@ class Embedded:
 
         def names_of(address: IPAddress) -> tuple[str, ...]:
             # A guest's own libc reads /etc/hosts without asking us.
-            return (*names.of(address), *resolver.hosts_names(address))
+            return (*names.of(address), *carriers.resolver.hosts_names(address))
 
         point = Point(order.name, order.policy, names_of, record)
         published = [p for p in order.publications if p.protocol == Protocol.UDP]
@@ -169,12 +185,12 @@ class Embedded:
         stack.callback(supervisor.stop)
         return relay, stacks
 
-    def _stacks(self, resolver: Resolver) -> tuple[Stacks, MessageResolver]:
-        """Who carries calls, and who answers questions for names. Raises OSError, UrlError, LookupError."""
-        order = self._order
+    def _carriers(self, undo: ExitStack) -> Carriers:
+        """Who carries calls, and who answers questions for names. Raises UnreachableError, UrlError."""
+        order, resolver = self._order, Resolver()
         made: list[Stack] = [Kernel()]
         if not order.backends:
-            return Stacks(Routes((), "host"), made), resolver
+            return Carriers(Stacks(Routes((), "host"), made), resolver, resolver, undo)
         # Loaded for those guests only.
         from xensock.stack.resolver_wire import read_question
         from xensock.stack.upstream import Upstream, guest_name
@@ -182,10 +198,12 @@ class Embedded:
         resolvers: dict[str, MessageResolver] = {"host": resolver}
         for name, url in order.backends:
             upstream = Upstream(name, url, guest_name(order.name))
+            undo.callback(upstream.close)
             made.append(upstream)
             resolvers[name] = upstream
         stacks = Stacks(Routes(order.routes, order.backends[0][0]), made)
-        return stacks, SplitResolver(stacks, resolvers, lambda message: read_question(message).name)
+        split = SplitResolver(stacks, resolvers, lambda message: read_question(message).name)
+        return Carriers(stacks, split, resolver, undo)
 
     def _wait(self, guest: Guest, front: socket.socket) -> int:
         code = 0

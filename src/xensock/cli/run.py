@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.record import Record
     from xensock.policy.routes import Route
+    from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
 
 EPILOG = """\b
@@ -118,8 +120,9 @@ def run(
     carriers = _backends(backends, table, datapath)
     if carriers and not allow and not deny:
         from xensock.policy.deferred import Deferred
+        from xensock.policy.routes import Routes
 
-        policy = Deferred("the backend")
+        policy = Deferred("the backend", Routes(table, carriers[0][0]))
     publications = tuple(Publication.parse(text) for text in publish)
     record = recorder(trace, trace_file, ctx)
     debug = debug or bool(ctx.find_root().params.get("debug"))
@@ -162,9 +165,21 @@ def _backends(
         name, equals, where = text.partition("=")
         if not equals or ":" in name:
             name, where = f"backend{number}" if number > 1 else "backend", text
+        elif not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(
+                f"{name!r} is no name for a backend",
+                f"--backend {text} gives it",
+                "use letters, digits, dots and hyphens: --backend NAME=URL",
+            )
         carriers.append((name, str(url.parse(where))))
     names = [name for name, _ in carriers]
-    for name in {name for name in names if names.count(name) > 1 or name == "host"}:
+    if "host" in names:
+        raise UserError(
+            "a backend cannot be called 'host'",
+            "that is this machine itself, as a target of --route",
+            "use --backend OTHER=URL",
+        )
+    for name in (name for name in names if names.count(name) > 1):
         raise UserError(
             f"two backends are called {name!r}",
             "names tell backends apart",
@@ -236,13 +251,32 @@ def recorder(
 
 def _explained(error: Exception) -> Exception:
     """What a failure to start means to the reader, with the remedy."""
+    from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
 
+    if isinstance(error, UnreachableError):
+        return _not_reached(error)
     if isinstance(error, ExecError):
         return _not_executed(error)
     if isinstance(error, LaunchError):
         return _not_launched(error)
     return error
+
+
+def _not_reached(error: UnreachableError) -> UserError:
+    start = f"start one: xensock backend --listen {error.url}"
+    hints = {
+        errno.ENOENT: start,
+        errno.ECONNREFUSED: start,
+        errno.ENOTDIR: "check the path",
+        errno.EPROTOTYPE: "check the path: the socket there is another program's",
+        errno.EACCES: f"have it admit you: xensock backend --user {os.geteuid()} …, and see to the file's permissions",
+        errno.ETIMEDOUT: "see whether it hangs, and start it again",
+    }
+    why = error.strerror or str(error)
+    refused = "refused by the backend" in why
+    hint = "see what it says, and its --user" if refused else hints.get(error.errno or 0, start)
+    return UserError(f"cannot reach the backend at {error.url}", why, hint)
 
 
 def _not_executed(error: ExecError) -> UserError:

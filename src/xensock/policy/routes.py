@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xensock.policy.groups import unmapped
 from xensock.policy.names import normal_name
 from xensock.policy.rules import Rule, RuleError, parse_rule
+from xensock.policy.unix import is_unix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +31,15 @@ class Route:
     @classmethod
     def parse(cls, text: str) -> Route:
         """Raises RuleError."""
-        rule, equals, stack = text.rpartition("=")
-        if not equals or not stack:
+        rule, _, stack = text.rpartition("=")
+        if not rule or not stack:
             raise RuleError(
                 f"malformed route {text!r}", "write RULE=BACKEND, for example 10.0.0.0/8=vpn"
+            )
+        if is_unix(rule):
+            raise RuleError(
+                f"route {text!r} is about a unix socket",
+                "routes choose where connections to hosts go",
             )
         parsed = parse_rule(rule)
         if parsed.direction != "connect":

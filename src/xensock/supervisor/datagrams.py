@@ -225,7 +225,7 @@ class Datagrams:
         decision = self.point.connect(protocol, end)
         if decision.allowed:
             names = self.point.names_of(end.host)
-            carrier = self._stacks.of(Protocol.UDP, end.host, end.port, names)
+            carrier = self._stacks.of(protocol, end.host, end.port, names)
             if not carrier.local:
                 return Decision(False, f"{carrier.name}: {FOREIGN}", errno.ENETUNREACH)
         return decision

@@ -47,7 +47,7 @@ def test_names_choose_connections_and_questions() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["10.0.0.0/8", "=vpn", "10.0.0.0/8=", "nonsense//=x", "listen:any=x"]
+    "text", ["10.0.0.0/8", "=vpn", "10.0.0.0/8=", "nonsense//=x", "listen:any=x", "unix:/x=a"]
 )
 def test_what_is_no_route(text: str) -> None:
     with pytest.raises(RuleError) as caught:
