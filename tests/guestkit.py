@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import textwrap
 from functools import cache
@@ -49,6 +50,16 @@ def missing() -> str:
     except xensock.RunError as failure:
         return f"no guests here: {failure}"
     return ""
+
+
+@cache
+def no_user_namespaces() -> str:
+    """Why unshare(1) cannot make a user namespace here, or nothing."""
+    try:
+        done = subprocess.run(["unshare", "--user", "true"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return "needs unshare(1)"
+    return f"no user namespaces here: {done.stderr.strip()}" if done.returncode else ""
 
 
 def paths() -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import guestkit
 from xensock.cli.main import main
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 SMALL = ["bench", "run", "--quick", "--only", "startup,direct.rtt", "--runs", "2"]
 
 
+needs_guests = pytest.mark.skipif(bool(guestkit.missing()), reason=guestkit.missing() or "-")
+
+
+@needs_guests
 def test_a_small_bench_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -31,6 +36,7 @@ def test_a_small_bench_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < rows["startup"]["ratio"] < 1
 
 
+@needs_guests
 def test_a_small_bench_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "run", "--quick", "--runs", "1", "--only", "startup"]) == 0
     lines = capsys.readouterr().out.splitlines()

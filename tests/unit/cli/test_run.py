@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import guestkit
 from xensock.doctor.checks import explain_failure
 
 PYTHON = sys.executable
@@ -23,7 +23,10 @@ CONFINE = [PYTHON, str(Path(__file__).parents[1] / "doctor" / "confine.py")]
 # An ordinary user, for root as well: a user namespace in which we are nobody special.
 ORDINARY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
 
-needs_unshare = pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare(1)")
+needs_guests = pytest.mark.skipif(bool(guestkit.missing()), reason=guestkit.missing() or "-")
+needs_unshare = pytest.mark.skipif(
+    bool(guestkit.no_user_namespaces()), reason=guestkit.no_user_namespaces() or "-"
+)
 
 
 def run(
@@ -70,6 +73,7 @@ def test_a_wrong_call_is_one_clear_error(arguments: list[str], error: str, hint:
     assert hint in lines["hint"]
 
 
+@needs_guests
 def test_an_unknown_program(tmp_path: Path) -> None:
     done = run("--", "no-such-program")
     assert done.returncode == 127
@@ -77,6 +81,7 @@ def test_an_unknown_program(tmp_path: Path) -> None:
     assert run("--", str(tmp_path / "absent")).returncode == 127
 
 
+@needs_guests
 def test_a_program_that_cannot_be_invoked(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("data")
@@ -86,6 +91,7 @@ def test_a_program_that_cannot_be_invoked(tmp_path: Path) -> None:
         assert str(path) in shown(done)["error"]
 
 
+@needs_guests
 @pytest.mark.parametrize(
     ("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)]
 )
@@ -95,6 +101,7 @@ def test_the_programs_own_status(script: str, status: int) -> None:
 
 
 # Stages that every guest passes; those of an ordinary user below.
+@needs_guests
 @pytest.mark.parametrize("stage", ["netns", "mountns", "pidns", "proc", "sysfs", "seccomp", "fork"])
 @pytest.mark.parametrize("error", ["EPERM", "ENOSPC"])
 def test_a_stage_that_fails_is_explained(stage: str, error: str) -> None:
@@ -119,6 +126,7 @@ def test_no_user_namespace_for_an_ordinary_user(fail: str) -> None:
     assert lines["error"] == explain_failure(stage, getattr(errno, error)).what
 
 
+@needs_guests
 def test_without_landlock_auto_is_relay_and_direct_is_an_error() -> None:
     assert run("--", "true", fail="landlock:ENOSYS").returncode == 0
     done = run("--datapath", "direct", "--", "true", fail="landlock:ENOSYS")
@@ -126,6 +134,7 @@ def test_without_landlock_auto_is_relay_and_direct_is_an_error() -> None:
     assert "--datapath relay" in shown(done)["hint"]
 
 
+@needs_guests
 @pytest.mark.parametrize(
     ("call", "hint"),
     [
