@@ -78,6 +78,7 @@ class Held:
         self.state = State.NEW
         self.error = 0  # pending, for SO_ERROR
         self.own = self.peer = b""
+        self.bound = False
         self.resets = False  # its close is a reset (socket(7), SO_LINGER with no time)
         self.holders = 0  # Python objects of this process
         self.inode = (0, 0)
@@ -113,6 +114,7 @@ class Held:
 
     def bind(self, sockaddr: bytes) -> None:
         """bind(2). Raises OSError."""
+        self.bound = True
         self.own = self.command(Bind(self.id, sockaddr)).address or sockaddr
 
     def name(self, which: Which) -> bytes:
@@ -184,6 +186,18 @@ class Held:
             self.resets = True  # it was closed with bytes that nobody read; or reset already
         self.release()
 
+    def lost(self) -> None:
+        """There is no backend any more: calls fail, and the program's end hangs up."""
+        with self._lock:
+            if self.state is State.ENDED:
+                return
+            token = self._token
+            self.error = self.error or (errno.ECONNRESET if token else errno.ENETDOWN)
+        if token:
+            self.link.cut(token)
+        else:
+            self.release()
+
     def hand_over_end(self) -> None:
         """The program's end of the socket pair is about to be replaced: its hang-up means nothing."""
         unwatch(self.link.loop, self.end)
@@ -196,8 +210,9 @@ class Held:
         if self.link.pid != os.getpid():
             return
         if self._token or self.state is State.CONNECTED:  # the mover has it, or is about to
-            if self.resets:
-                self.released.wait(RESET_S)  # natively, too, the peer knows when close(2) returns
+            if self.resets or (self.bound and self.type == socket.SOCK_DGRAM):
+                # Natively, too, the peer knows, and the port is free, when close(2) returns.
+                self.released.wait(RESET_S)
             return
         if not self.held_elsewhere():
             self.release(wait=True)

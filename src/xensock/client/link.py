@@ -50,6 +50,9 @@ class Moved(Protocol):
     def release(self, wait: bool = False) -> None:
         """Close it at the backend; `wait` for its answer."""
 
+    def lost(self) -> None:
+        """There is no backend any more."""
+
     def moved(self, sent: int, received: int, error: int) -> None:
         """The mover is done: everything is delivered, or `error` ended it."""
 
@@ -78,6 +81,8 @@ class Link:
         self._quiet = threading.Condition(self._lock)  # one of them less
         self._names: NameService | None = None
         _links.add(self)
+        self._closing = False
+        frontend.when_over(self._session_over)
         self.loop.add(_core.mover_fd(self._mover), IN, lambda _: self._fetch())
 
     def has(self, extension: Extension) -> bool:
@@ -161,15 +166,36 @@ class Link:
             flow.release(wait=True)
 
     def close(self) -> None:
-        """End every socket and the frontend."""
+        """End every socket and the frontend. Idempotent."""
         _links.discard(self)
         with self._lock:
+            if self._closing:
+                return
+            self._closing = True
             names, self._names = self._names, None
         if names is not None:
             names.close()
         self.loop.stop()
+        self._end_all()
         _core.mover_close(self._mover, 0)
         self.frontend.close()
+
+    def _session_over(self) -> None:
+        """On any thread: the backend is gone, or we are leaving."""
+        with self._lock:
+            if not self._closing:
+                self.loop.later(0, self._end_all)
+
+    def _end_all(self) -> None:
+        """Every socket fails, and whoever waits at one is told."""
+        with self._lock:
+            helds = {*self.by_inode.values(), *self.by_name.values(), *self._flows.values()}
+        for held in helds:
+            held.lost()
+
+    def cut(self, token: int) -> None:
+        """The program's end hangs up. Flow.moved() follows."""
+        _core.mover_release(self._mover, token, True, 0)
 
     def _fetch(self) -> None:
         for token, kind, _, _ in _core.mover_notices(self._mover):

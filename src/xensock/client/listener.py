@@ -58,6 +58,12 @@ class Door:
             probe.setblocking(False)
             return probe.connect_ex(self.name) != errno.ECONNREFUSED
 
+    def knock(self) -> None:
+        """Wake who waits in accept(2), and make it fail, as there is no backend any more."""
+        with kernel.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nobody:
+            nobody.setblocking(False)
+            nobody.connect_ex(self.name)
+
     def wait(self) -> None:
         """Ask the backend for the next connection."""
         stream = self.stream

@@ -142,7 +142,7 @@ def resolve(name: str, family: int = 0) -> list[str]:
     addresses: list[str] = []
     codes = []
     for future in futures:
-        with contextlib.suppress(FutureTimeout):
+        with contextlib.suppress(FutureTimeout, OSError):
             answer = dns.message.from_wire(future.result(ANSWER_S), ignore_trailing=True)
             codes.append(int(answer.rcode()))
             for rrset in answer.answer:

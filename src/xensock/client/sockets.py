@@ -232,20 +232,26 @@ class socket(Transfer):
         held = self._own()
         if held is None:
             return super().accept()
+        if not isinstance(held, Stream):
+            raise failure(errno.EOPNOTSUPP)
         if held.state is not State.LISTENING:
-            raise failure(errno.EINVAL if isinstance(held, Stream) else errno.EOPNOTSUPP)
+            raise failure(errno.ENETDOWN if held.state is State.ENDED else errno.EINVAL)
         while True:
             fd, _ = self._accept()  # type: ignore[attr-defined]
             found = socket(fileno=fd)
             if found._held is not None:
                 break
             found.close()  # somebody in the guest knocked at the door itself
+            if held.state is not State.LISTENING:
+                if held.door is not None:
+                    held.door.knock()  # for the next one who waits
+                raise failure(errno.ENETDOWN)
         send, _ = held.sizes
         if send:
             kernel.socket.setsockopt(found, standard.SOL_SOCKET, standard.SO_SNDBUF, send)
         if standard.getdefaulttimeout() is None and self.gettimeout():
             found.setblocking(True)
-        return found, found.getpeername()
+        return found, python_of(held.family, found._held.peer)
 
     # --- options
 

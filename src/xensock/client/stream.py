@@ -188,6 +188,13 @@ class Stream(Held):
                 return False
             return _IN_ERROR.unpack_from(self._pages.indexes)[0] not in (0, -errno.ENOTCONN)
 
+    def lost(self) -> None:
+        """See Held."""
+        super().lost()
+        self.settled.set()
+        if self.door is not None:
+            self.door.knock()
+
     def held_elsewhere(self) -> bool:
         """See Held."""
         return self.door.held() if self.door is not None else super().held_elsewhere()

@@ -30,7 +30,7 @@ from xensock.wire.responses import Response
 from xensock.wire.states import Action, Event, State, front, seen
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Callable, Set
 
     from xensock.transport.base import Event as Channel
     from xensock.transport.base import FrontSession, Nodes, Pages
@@ -79,6 +79,7 @@ class Frontend:
         self._spares: Spares | None = None
         self._pid = os.getpid()
         self._over: OSError | None = None
+        self._when_over: Callable[[], None] | None = None
         self._breach = ""
         self._settled = threading.Event()
         self._freed = threading.Event()
@@ -133,6 +134,14 @@ class Frontend:
             number = from_wire(response.ret)
             raise OSError(number, os.strerror(number))
         return response
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Have callback() called once when the session is over, at once if it is. It must not wait for anything."""
+        with self._lock:
+            if self._over is None:
+                self._when_over = callback
+                return
+        callback()
 
     def data_ring(self, order: int) -> DataPages:
         """A data ring of 2^order pages, or of the largest order that the backend takes. Raises OSError."""
@@ -277,9 +286,12 @@ class Frontend:
         with self._lock:
             error = self._over = self._over or self._why()
             calls = self._table.clear() if self._table is not None else []
+            heard, self._when_over = self._when_over, None
         os.eventfd_write(self._wake, 1)
         for call in calls:
             call.future.set_exception(OSError(error.errno, error.strerror))
+        if heard is not None:
+            heard()
 
     def _free(self) -> None:
         with self._lock:
