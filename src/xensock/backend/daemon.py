@@ -10,6 +10,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
 from xensock.pvcalls.backend import Backend
@@ -81,11 +82,12 @@ class Daemon:
             if self._settings.control is not None:
                 control = Control(self, self._settings.users)
                 await control.listen(self._settings.control)
-            self._settings.ready()
-            # The first question for a name needs what takes long to load; nobody shall wait for that.
-            loading = asyncio.create_task(asyncio.to_thread(_load_names))
-            await self._stopping.wait()
-            await loading
+            with places.known(self._sockets()):
+                self._settings.ready()
+                # The first question for a name needs what takes long to load; nobody shall wait for that.
+                loading = asyncio.create_task(asyncio.to_thread(_load_names))
+                await self._stopping.wait()
+                await loading
         finally:
             for listener in self._listeners:
                 if listener.fileno() not in self._paused:
@@ -96,6 +98,10 @@ class Daemon:
                 await control.close()
             for number in self._signals:
                 loop.remove_signal_handler(number)
+
+    def _sockets(self) -> list[str]:
+        paths = [url.parse(each).path for each in self._settings.listen]
+        return [*paths, *([self._settings.control] if self._settings.control else [])]
 
     def stop(self, reason: str) -> None:
         """End the daemon in order."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.backend import hidden
+from xensock.backend import hidden, places
 from xensock.calls.call import Protocol
 from xensock.policy.names import Names
 from xensock.policy.point import Point
@@ -113,7 +113,7 @@ class Embedded:
         spec = Launch(
             argv=order.argv,
             filter=guest_filter.build(direct),
-            hide=hidden.paths(os.environ),
+            hide=hidden.paths(os.environ, self._backends()),
             group=order.group,
             landlock=landlock,
             ping=echoing.permitted(),
@@ -184,6 +184,11 @@ class Embedded:
         supervisor.start()
         stack.callback(supervisor.stop)
         return relay, stacks
+
+    def _backends(self) -> list[str]:
+        """Sockets of backends, where a guest would find other rules than its own."""
+        own = [where.removeprefix("local:") for _, where in self._order.backends]
+        return [*own, *places.sockets()]
 
     def _carriers(self, undo: ExitStack) -> Carriers:
         """Who carries calls, and who answers questions for names. Raises UnreachableError, UrlError."""

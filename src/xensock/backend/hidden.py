@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # Container engines, the service manager, the bus, resolvers and network managers. Directories are covered whole.
 SYSTEM = (
@@ -62,6 +62,7 @@ def _candidates(env: Mapping[str, str]) -> Iterator[str]:
     if env.get("HOME"):
         yield f"{env['HOME']}/.docker/run"
         yield f"{env['HOME']}/.docker/desktop"
+    yield env.get("XENSOCK", "").removeprefix("local:")
     for name in ADDRESSES:
         for address in env.get(name, "").split(";"):
             kind, _, rest = address.partition(":")
@@ -77,11 +78,11 @@ def _path_of(rest: str) -> str:
     return unquote(keys.get("path", ""))
 
 
-def paths(env: Mapping[str, str]) -> list[str]:
-    """Existing paths to cover, each once under its real name."""
+def paths(env: Mapping[str, str], also: Iterable[str] = ()) -> list[str]:
+    """Existing paths to cover, each once under its real name; `also`: those of backends."""
     found = {
         os.path.realpath(path)
-        for path in _candidates(env)
+        for path in (*_candidates(env), *also)
         if path.startswith("/") and os.path.exists(path)
     } - {"/"}
     # What lies below a covered directory needs no cover of its own.

@@ -1,0 +1,49 @@
+"""Backends leave word of where they are, and guests are kept from there."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from xensock.backend import hidden, places
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def test_a_backend_is_known_as_long_as_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        with places.known([str(path)]):
+            assert places.sockets() == [str(path)]
+            assert os.path.realpath(path) in hidden.paths({}, places.sockets())
+        assert places.sockets() == []
+
+
+def test_a_link_that_leads_nowhere_covers_nothing(tmp_path: Path) -> None:
+    with places.known([str(tmp_path / "gone")]):
+        assert hidden.paths({}, places.sockets()) == hidden.paths({})
+
+
+def test_a_relative_path_is_known_by_its_whole_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with places.known(["here"]):
+        assert places.sockets() == [str(tmp_path / "here")]
+
+
+def test_the_backend_of_the_environment_is_covered(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        covered = hidden.paths({"XENSOCK": f"local:{tmp_path / 'socket'}"})
+    assert os.path.realpath(tmp_path / "socket") in covered
