@@ -229,6 +229,14 @@ static bool echo_reply(struct xs_port *p, struct xs_datagram *d, uint8_t *at)
 
 static bool group(const uint8_t a[16]) { return xs_is4(a) ? a[12] >= 224 : a[0] == 0xff; }
 
+static bool plain(const struct xs_udp *u, const uint8_t a[16])
+{
+	for (size_t i = 0; i < u->out.nplain; i++)
+		if (!memcmp(u->plain[i], a, 16))
+			return true;
+	return false;
+}
+
 static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d, uint8_t *at, uint16_t gso)
 {
 	struct xs_flow *f;
@@ -266,7 +274,7 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 	/* The address by which the guest's socket knows itself; for one that has not spoken yet, the one that was called. */
 	if (!p->wild)
 		memcpy(d->dst, p->addr, 16);
-	else if (f->known && !group(d->dst))
+	else if (f->known && !group(d->dst) && (f->pinned || p->proto == XS_ICMP || !plain(u, f->src)))
 		memcpy(d->dst, f->src, 16);
 	if (xs_is4(d->src) != xs_is4(d->dst))
 		return;
@@ -523,7 +531,7 @@ bool xs_udp_has(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_
 	return found;
 }
 
-void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error)
+void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error, bool pinned)
 {
 	struct xs_flow *f;
 	struct xs_port *p;
@@ -536,6 +544,7 @@ void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_
 	if (f && f->state == XS_ASKED) {
 		f->state = error ? XS_REFUSED : XS_OPEN;
 		f->error = error;
+		f->pinned = pinned;
 		xs_flow_touch(u->flows, f, u->now);
 		while ((w = xs_flow_unwait(u->flows, f))) {
 			p = error ? NULL : xs_port_for(u->flows, proto, w->d.src, gport);
@@ -550,6 +559,19 @@ void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_
 		}
 	}
 	xs_card_flush(&u->card); /* what sending failed with */
+	pthread_mutex_unlock(&u->lock);
+}
+
+void xs_udp_pin(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, const uint8_t src[16])
+{
+	struct xs_flow *f;
+
+	pthread_mutex_lock(&u->lock);
+	f = xs_flow_find(u->flows, proto, gport, remote, rport);
+	if (f) {
+		memcpy(f->src, src, 16);
+		f->known = f->pinned = true;
+	}
 	pthread_mutex_unlock(&u->lock);
 }
 

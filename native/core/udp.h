@@ -43,7 +43,9 @@ int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint1
 /* Whether what the guest sends from there has a port. */
 bool xs_udp_has(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport);
 /* Answers an ASK: 0, or the errno by which the guest is refused. */
-void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error);
+void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error, bool pinned);
+/* The flow, if there is one, is that of a connected socket: what arrives must be addressed to src. */
+void xs_udp_pin(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, const uint8_t src[16]);
 /* How many flows and ports there are. */
 void xs_udp_count(struct xs_udp *u, size_t *flows, size_t *ports);
 void xs_udp_free(struct xs_udp *u);

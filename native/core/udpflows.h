@@ -11,7 +11,7 @@
 #define XS_UDP_PORTS 1024
 #define XS_UDP_FLOWS 8192
 #define XS_UDP_WAITING (2u << 20) /* bytes of datagrams that wait for a decision, all flows together */
-#define XS_UDP_WAITING_EACH 16	  /* datagrams of one flow */
+#define XS_UDP_WAITING_EACH 256 /* datagrams of one flow */
 
 enum xs_flow_state { XS_ASKED, XS_OPEN, XS_REFUSED };
 
@@ -36,7 +36,7 @@ struct xs_waiting {
 struct xs_flow {
 	enum xs_flow_state state;
 	int error;
-	bool replied, known; /* known: src is what the guest used last */
+	bool replied, known, pinned; /* known: src is what the guest used last; pinned: its socket has no other address */
 	uint8_t proto, remote[16], src[16];
 	uint16_t gport, rport;
 	uint64_t last; /* milliseconds */

@@ -305,7 +305,7 @@ size_t xs_icmp_error(uint8_t out[XS_ICMP_ERROR_MAX], const uint8_t from[16], con
 {
 	struct xs_datagram outer;
 	bool six = !xs_is4(about->src);
-	size_t head = six ? 40 : 20, inner = 8, at = head + 8;
+	size_t head = six ? 40 : 20, at = head + 8, quote = about->len < XS_ICMP_QUOTE ? about->len : XS_ICMP_QUOTE;
 	uint8_t *msg = out + head;
 
 	memset(&outer, 0, sizeof outer);
@@ -320,7 +320,7 @@ size_t xs_icmp_error(uint8_t out[XS_ICMP_ERROR_MAX], const uint8_t from[16], con
 	else
 		put16(msg + 6, e->info > 0xffff ? 0xffff : e->info);
 	at += ip_head(out + at, about, about->proto == XS_UDP ? XS_UDP : six ? ICMP6 : XS_ICMP, about->len + (about->proto == XS_UDP ? 8 : 0));
-	memset(out + at, 0, inner);
+	memset(out + at, 0, 8);
 	if (about->proto == XS_UDP) {
 		put16(out + at, about->sport);
 		put16(out + at + 2, about->dport);
@@ -331,7 +331,14 @@ size_t xs_icmp_error(uint8_t out[XS_ICMP_ERROR_MAX], const uint8_t from[16], con
 		if (about->data && about->len >= 8)
 			memcpy(out + at + 6, about->data + 6, 2);
 	}
-	at += inner;
+	at += 8;
+	if (about->data && about->proto == XS_UDP) {
+		memcpy(out + at, about->data, quote);
+		at += quote;
+	} else if (about->data && quote > 8) {
+		memcpy(out + at, about->data + 8, quote - 8);
+		at += quote - 8;
+	}
 	outer.len = at - head;
 	icmp_checksum(msg, outer.len, outer.src, outer.dst);
 	xs_icmp_head(out, &outer);

@@ -13,7 +13,8 @@
 #define XS_UDP 17
 #define XS_ICMP 1 /* stands for ICMPv6 too */
 #define XS_HEAD_MAX 64 /* room for an IPv6, a fragment and a UDP header */
-#define XS_ICMP_ERROR_MAX 128
+#define XS_ICMP_QUOTE 512 /* bytes of a datagram that an error about it quotes (RFC 1812, 4.3.2.3) */
+#define XS_ICMP_ERROR_MAX (XS_ICMP_QUOTE + 128)
 #define XS_FRAG_SLOTS 8
 
 struct xs_datagram {

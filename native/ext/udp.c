@@ -209,13 +209,13 @@ static PyObject *has(PyObject *self, PyObject *args)
 static PyObject *decide(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
-	int proto, gport, rport, number, error;
+	int proto, gport, rport, number, error, pinned;
 	Py_buffer b;
 	uint8_t remote[16];
 	struct xs_udp *u;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "Oiiy*ii:udp_decide", &capsule, &proto, &gport, &b, &rport, &number))
+	if (!PyArg_ParseTuple(args, "Oiiy*iip:udp_decide", &capsule, &proto, &gport, &b, &rport, &number, &pinned))
 		return NULL;
 	u = get(capsule);
 	error = u ? address(&b, remote) : -1;
@@ -223,7 +223,30 @@ static PyObject *decide(PyObject *self, PyObject *args)
 	if (error)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	xs_udp_decide(u, (uint8_t)proto, (uint16_t)gport, remote, (uint16_t)rport, number);
+	xs_udp_decide(u, (uint8_t)proto, (uint16_t)gport, remote, (uint16_t)rport, number, pinned != 0);
+	Py_END_ALLOW_THREADS
+	Py_RETURN_NONE;
+}
+
+static PyObject *pin(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	int proto, gport, rport, error;
+	Py_buffer to, from;
+	uint8_t remote[16], src[16];
+	struct xs_udp *u;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "Oiiy*iy*:udp_pin", &capsule, &proto, &gport, &to, &rport, &from))
+		return NULL;
+	u = get(capsule);
+	error = u ? address(&to, remote) || address(&from, src) : -1;
+	PyBuffer_Release(&to);
+	PyBuffer_Release(&from);
+	if (error)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	xs_udp_pin(u, (uint8_t)proto, (uint16_t)gport, remote, (uint16_t)rport, src);
 	Py_END_ALLOW_THREADS
 	Py_RETURN_NONE;
 }
@@ -314,7 +337,8 @@ static PyMethodDef methods[] = {
 	{"udp_port", port, METH_VARARGS, "udp_port(handle, proto, addr, number, fd, flags, id); takes the descriptor over"},
 	{"udp_unport", unport, METH_VARARGS, "udp_unport(handle, proto, addr, number, automatic) -> whether there was one"},
 	{"udp_has", has, METH_VARARGS, "udp_has(handle, proto, addr, number) -> whether there is one"},
-	{"udp_decide", decide, METH_VARARGS, "udp_decide(handle, proto, number, remote, port, errno)"},
+	{"udp_decide", decide, METH_VARARGS, "udp_decide(handle, proto, number, remote, port, errno, pinned)"},
+	{"udp_pin", pin, METH_VARARGS, "udp_pin(handle, proto, number, remote, port, source)"},
 	{"udp_count", count, METH_O, "udp_count(handle) -> (flows, ports)"},
 	{"udp_read_packets", read_packets, METH_O,
 	 "udp_read_packets(packets) -> [(proto, src, sport, dst, dport, ttl, tos, whole, data)]"},

@@ -29,6 +29,12 @@ CFLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread"]
 FILE_SECONDS = 110
 """A whole file of probes; longer means that the data path hangs."""
 
+UNLIMITED = """
+for limit in ipv4/icmp_ratelimit ipv6/icmp/ratelimit; do
+    test ! -w /proc/sys/net/$limit || echo 0 >/proc/sys/net/$limit
+done
+"""
+
 # Addresses of the host's own routing table: what connect says for a route of this kind (ip-route(8);
 # `throw` means: as if there were no route).
 NOWHERE = {
@@ -174,6 +180,9 @@ def site(world: World, request: pytest.FixtureRequest) -> Iterator[Site]:
         assert far.stdout is not None
         ports = json.loads(far.stdout.readline())
         routes(world, "add")
+        for place in (world.host, world.peer):
+            # One ICMP error a second would be one probe a second.
+            place.run(["sh", "-c", UNLIMITED])
         try:
             yield Site(world, directory, ports, lambda: request.getfixturevalue("xensock"))
         finally:

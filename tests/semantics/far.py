@@ -19,6 +19,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import far_datagrams
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -202,12 +204,18 @@ def control(sock: socket.socket) -> None:
             match request.pop("op"):
                 case "dial":
                     answer = dial(request)
+                case "datagram":
+                    answer = far_datagrams.dial(request)
                 case "dial later":
                     # Dials while the guest goes on; the answer waits under the token.
                     token = request.pop("token")
 
-                    def later(token: str = token, request: Any = request) -> None:
-                        note(token, dial(request))
+                    dials_by = far_datagrams.dial if request.pop("datagrams", False) else dial
+
+                    def later(
+                        token: str = token, request: Any = request, dials_by: Any = dials_by
+                    ) -> None:
+                        note(token, dials_by(request))
 
                     dials.append(threading.Thread(target=later, daemon=True))
                     dials[-1].start()
@@ -264,6 +272,7 @@ def main() -> None:
     closed.close()
     keep = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     keep.bind(("::", ports["closed"]))
+    ports["datagrams"] = far_datagrams.start()
     print(json.dumps(ports), flush=True)
     sys.stdin.read()
 

@@ -64,6 +64,7 @@ class Order:
     detach: Callable[[int], None] = lambda code: (
         None
     )  # the program ended with this status, others still run
+    own_family: bool = False  # AF_XENSOCK alone leaves the guest
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Embedded:
     def __init__(self, order: Order, complain: Callable[[str], None]) -> None:
         self._order = order
         self._complain = complain
+        self._detached = False
 
     def run(self, front: socket.socket) -> int:
         """Serve until the guest is gone. `front`: signal numbers come in, its end means the front died.
@@ -112,7 +114,7 @@ class Embedded:
         direct, landlock = choose_path("relay" if order.backends else order.datapath, forced)
         spec = Launch(
             argv=order.argv,
-            filter=guest_filter.build(direct),
+            filter=guest_filter.build(direct, order.own_family),
             hide=hidden.paths(os.environ, self._backends()),
             group=order.group,
             landlock=landlock,
@@ -129,9 +131,15 @@ class Embedded:
             code = self._wait(guest, front)
             if relay.connections() or stacks.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
-                order.detach(code)
+                self._detach(code)
                 relay.close(LAST_BYTES_S)
-            return code
+        self._detach(code)  # nor for the end of this process, which the kernel does not hurry
+        return code
+
+    def _detach(self, code: int) -> None:
+        if not self._detached:
+            self._detached = True
+            self._order.detach(code)
 
     def _serve(
         self, guest: Guest, direct: bool, carriers: Carriers, stack: ExitStack
@@ -158,8 +166,9 @@ class Embedded:
         published = [p for p in order.publications if p.protocol == Protocol.UDP]
         datagrams = None
         try:
-            datagrams = Datagrams(guest, point, stacks, published)
-            stack.callback(datagrams.close)
+            if not order.own_family:  # its card could not tell the families apart
+                datagrams = Datagrams(guest, point, stacks, published)
+                stack.callback(datagrams.close)
         except OSError as error:
             self._complain(f"no UDP and no ICMP for the guest: {error}\n")
         host_diag = open_host()
@@ -179,6 +188,7 @@ class Embedded:
                 datagrams,
                 record,
                 self._complain,
+                order.own_family,
             )
         )
         supervisor.start()
@@ -222,7 +232,7 @@ class Embedded:
                 # The program ended and left others behind: its caller goes on, the backend stays with them.
                 poll.unregister(front.fileno())
                 patience = None
-                self._order.detach(code)
+                self._detach(code)
             if front.fileno() in ready:
                 data = front.recv(64)
                 if not data:

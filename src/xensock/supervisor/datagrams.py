@@ -108,10 +108,11 @@ class Datagrams:
         with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
             rtnetlink.let_datagrams_out(link, ways)
             mac = rtnetlink.hardware_address(link, rtnetlink.CARD)
+        card = self._card()
+        # The kernel waits for all its readers when the last reference to a packet socket goes (packet_release).
+        self._kept = os.dup(card.fileno())
         plain = b"".join(packed(each.source) for each in ways if each.source) + packed(GUEST4)
-        self._core = _core.udp_open(
-            self._card().detach(), mac, plain + packed(GUEST6), point.recording
-        )
+        self._core = _core.udp_open(card.detach(), mac, plain + packed(GUEST6), point.recording)
         self._diag: socket.socket | None = None
         self._loop = Loop("xs-udp")
         with suppress(OSError):  # no UDP in sock_diag: ports are closed when they are idle
@@ -142,13 +143,18 @@ class Datagrams:
         return card
 
     def close(self) -> None:
-        """End the threads and close every socket."""
+        """End the threads and close every socket but the card, which takes milliseconds: `release`, or the end of
+        this process."""
         self._loop.stop()
         _core.udp_close(self._core)
         if self._diag is not None:
             self._diag.close()
         for held in self.bound.values():
             held.outer.close()
+
+    def release(self) -> None:
+        """Close the card too."""
+        os.close(self._kept)
 
     def count(self) -> tuple[int, int]:
         """How many flows and ports there are."""
@@ -205,6 +211,10 @@ class Datagrams:
     def remember(self, local: Endpoint, remote: Endpoint | None, who: Who) -> None:
         """Who connected, or bound (no remote), so that records of what is sent later can name it."""
         key = (local.port, packed(remote.host) if remote else b"", remote.port if remote else 0)
+        if remote is not None:
+            _core.udp_pin(
+                self._core, UDP, local.port, key[1], remote.port, packed(local.unmapped().host)
+            )
         with self._lock:
             self._callers.pop(key, None)
             self._callers[key] = who
@@ -243,6 +253,7 @@ class Datagrams:
     ) -> None:
         end = Endpoint(unpacked(remote), rport)
         protocol = Protocol.UDP if number == UDP else Protocol.ICMP
+        verb, who = self._caller(sport, remote, rport)
         decision, error = Decision(False, "fault", errno.EPERM), errno.EPERM
         try:
             decision = self.judge(protocol, end)
@@ -252,8 +263,8 @@ class Datagrams:
         except OSError as failure:
             error = failure.errno or errno.EIO
         finally:
-            _core.udp_decide(self._core, number, sport, remote, rport, error)
-        verb, who = self._caller(sport, remote, rport)
+            pinned = verb == Verb.CONNECT
+            _core.udp_decide(self._core, number, sport, remote, rport, error, pinned)
         self.write(verb, target(end, protocol), decision, "relay", error, who, start)
 
     def _came(self, source: bytes, sport: int, remote: bytes, rport: int, start: int) -> None:
