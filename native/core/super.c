@@ -183,10 +183,35 @@ bool xs_super_born(struct xs_super *s, uint64_t cookie, uint32_t *tid, uint64_t 
 	return found;
 }
 
-static void on_socket(struct xs_super *s, const struct seccomp_notif *n)
+/* A socket of the own family is one of AF_INET6, in the network that the data path uses: that is known elsewhere. */
+static void ask_for_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_t start)
+{
+	struct xs_event ev;
+
+	memset(&ev, 0, offsetof(struct xs_event, addr));
+	ev.addrlen = ev.verdict = 0;
+	ev.error = 0;
+	ev.took_ns = 0;
+	ev.kind = XS_QUESTION;
+	ev.id = n->id;
+	ev.tid = n->pid;
+	ev.nr = n->data.nr;
+	ev.start_ns = start;
+	memcpy(ev.args, n->data.args, sizeof ev.args);
+	ev.fd = -1;
+	ev.domain = AF_INET6;
+	ev.type = (int)n->data.args[1] & 0xf;
+	xs_post(s, &ev);
+}
+
+static void on_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_t start)
 {
 	int domain = (int)n->data.args[0], type = (int)n->data.args[1], proto = (int)n->data.args[2], fd, r;
 
+	if (domain == XS_AF_XENSOCK) {
+		ask_for_socket(s, n, start);
+		return;
+	}
 	if (proto != 0 && proto != IPPROTO_TCP) {
 		xs_super_answer(s, n->id, 0, EPROTONOSUPPORT, false);
 		return;
@@ -218,7 +243,18 @@ static int copy_addr(const struct seccomp_notif *n, struct xs_event *ev)
 	here.iov_len = (size_t)len;
 	there.iov_base = (void *)(uintptr_t)n->data.args[1];
 	there.iov_len = (size_t)len;
-	return process_vm_readv((pid_t)n->pid, &here, 1, &there, 1, 0) == len ? 0 : EFAULT;
+	if (process_vm_readv((pid_t)n->pid, &here, 1, &there, 1, 0) != len)
+		return EFAULT;
+	if (len >= 2) {
+		uint16_t family;
+
+		memcpy(&family, ev->addr, sizeof family);
+		if (family == XS_AF_XENSOCK) {
+			family = AF_INET6;
+			memcpy(ev->addr, &family, sizeof family);
+		}
+	}
+	return 0;
 }
 
 static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t start)
@@ -312,7 +348,7 @@ static void *receive(void *arg)
 		}
 		missed = false;
 		if (u.n.data.nr == SYS_socket)
-			on_socket(s, &u.n);
+			on_socket(s, &u.n, xs_now_ns());
 		else
 			on_call(s, &u.n, xs_now_ns());
 	}

@@ -13,6 +13,9 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+/* AF_XENSOCK (xensock.calls.family): treated as AF_INET6. */
+#define XS_AF_XENSOCK 0x5853
+
 enum xs_kind { XS_QUESTION = 0, XS_DONE = 1 };
 
 /* One trapped call for Python to judge (XS_QUESTION), or one connect that the core finished (XS_DONE). */

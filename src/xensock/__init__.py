@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xensock.api import Done, RunError, run
+    from xensock.calls.family import AF_XENSOCK
     from xensock.client.attachment import NotAttached, attach
     from xensock.client.install import install, uninstall
     from xensock.client.making import create_connection, create_server
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AF_XENSOCK",
     "Done",
     "NotAttached",
     "RunError",
@@ -32,6 +34,7 @@ __all__ = [
     "uninstall",
 ]
 _HOMES = {
+    "AF_XENSOCK": "calls.family",
     "NotAttached": "client.attachment",
     "attach": "client.attachment",
     "create_connection": "client.making",

@@ -66,6 +66,12 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="How TCP bytes travel.",
 )
 @click.option(
+    "--family",
+    type=click.Choice(["inet", "own"]),
+    default="inet",
+    help="What leaves the guest: AF_INET, AF_INET6 and AF_XENSOCK (inet), or AF_XENSOCK alone (own).",
+)
+@click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -100,6 +106,7 @@ def run(
     deny: tuple[str, ...],
     publish: tuple[str, ...],
     datapath: str,
+    family: str,
     backends: tuple[str, ...],
     routes: tuple[str, ...],
     trace: str | None,
@@ -142,6 +149,7 @@ def run(
                 group,
                 record,
                 front.detacher(job, quiet=trace is None or trace_file is not None),
+                family == "own",
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:

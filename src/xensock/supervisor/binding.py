@@ -65,7 +65,8 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
     try:
         if _is_bound(sup, q):
             q.sock.bind(local.as_python())  # bound already: fails in the kernel's own words
-        if end.host.is_loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
+        loopback = end.host.is_loopback and not sup.parts.own_family
+        if loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
             return inside, _bind_inside(sup, q, local, end)
         decision = listen_decision(sup, q, end) if end.port else Decision(True, "")
         if not decision.allowed:

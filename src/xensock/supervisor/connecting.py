@@ -56,7 +56,7 @@ def connect(sup: Supervisor, q: Question) -> None:
         if _begun(sup, q):
             path: Path = ("direct" if q.host else "guest") if sup.parts.direct else "relay"
             sup.run_connect(q, Verdict(Decision(True, "begun before"), path, "allow"))
-        elif is_own(end.host):
+        elif is_own(end.host) and not sup.parts.own_family:
             _own(sup, q, end)
         elif end.port == DNS_PORT:
             _dns(sup, q, dest)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 
 from xensock import _core
+from xensock.calls.family import AF_XENSOCK
 from xensock.supervisor import bpf
 
 ALLOW = 0x7FFF0000
@@ -77,8 +78,11 @@ def _error(number: int) -> int:
     return ERRNO | number
 
 
-def build(direct: bool) -> bytes:
-    """The filter as ``struct sock_filter`` bytes. ``direct``: TCP sockets come from the backend already at socket()."""
+def build(direct: bool, own_family: bool = False) -> bytes:
+    """The filter as ``struct sock_filter`` bytes. ``direct``: TCP sockets come from the backend already at socket().
+
+    ``own_family``: that concerns AF_XENSOCK alone; AF_INET and AF_INET6 are the guest's own.
+    """
     asm = bpf.Assembler()
     asm.load(bpf.ARCH)
     asm.jump(bpf.JEQ, _core.AUDIT_ARCH, "", "kill")
@@ -103,7 +107,7 @@ def build(direct: bool) -> bytes:
         asm.label(name)
         asm.load(bpf.arg(index))
         asm.jump(bpf.JSET, MSG_FASTOPEN, "eopnotsupp", "allow")
-    _socket(asm, direct)
+    _socket(asm, direct and not own_family, streams_only=own_family)
     _ioctl(asm)
     _setsockopt(asm)
     for name, value in (
@@ -144,13 +148,14 @@ def _one_of(asm: bpf.Assembler, values: tuple[int, ...], yes: str, no: str) -> N
     asm.goto(no)
 
 
-def _socket(asm: bpf.Assembler, direct: bool) -> None:
+def _socket(asm: bpf.Assembler, direct: bool, streams_only: bool) -> None:
     asm.label("socket")
     asm.load(bpf.arg(0))
     asm.jump(bpf.JEQ, AF_UNIX, "allow")
     asm.jump(bpf.JEQ, AF_INET, "inet")
     asm.jump(bpf.JEQ, AF_INET6, "inet")
     asm.jump(bpf.JEQ, AF_NETLINK, "netlink")
+    asm.jump(bpf.JEQ, AF_XENSOCK, "xensock")
     asm.jump(bpf.JEQ, AF_PACKET, "eperm", "eafnosupport")
     asm.label("netlink")
     asm.load(bpf.arg(2))
@@ -170,6 +175,21 @@ def _socket(asm: bpf.Assembler, direct: bool) -> None:
     asm.label("dgram")
     asm.load(bpf.arg(2))
     _one_of(asm, UDP_LIKE, "allow", "eprotonosupport")
+    asm.label("xensock")
+    asm.load(bpf.arg(1))
+    asm.jump(bpf.JSET, ~TYPE_BITS, "einval")
+    asm.op(bpf.AND_K, 0xF)
+    asm.jump(bpf.JEQ, STREAM, "xstream")
+    if not streams_only:
+        asm.jump(bpf.JEQ, DGRAM, "xdgram")
+    asm.goto("esocktnosupport")
+    asm.label("xstream")
+    asm.load(bpf.arg(2))
+    _one_of(asm, (0, IPPROTO_TCP), "notify", "eprotonosupport")
+    if not streams_only:
+        asm.label("xdgram")
+        asm.load(bpf.arg(2))
+        _one_of(asm, (0, 17), "notify", "eprotonosupport")
 
 
 def _ioctl(asm: bpf.Assembler) -> None:

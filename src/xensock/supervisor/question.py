@@ -35,9 +35,12 @@ class Question:
     @classmethod
     def from_event(cls, event: _core.Event) -> Question:
         _, call, tid, nr, args, fd, domain, kind, host, addr, _, _, start, _ = event
-        return cls(
-            call, tid, nr, args, socket.socket(domain, kind, 0, fileno=fd), bool(host), addr, start
-        )
+        if fd < 0:  # socket(2): there is none yet
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.close()
+        else:
+            sock = socket.socket(domain, kind, 0, fileno=fd)
+        return cls(call, tid, nr, args, sock, bool(host), addr, start)
 
     @property
     def blocking(self) -> bool:

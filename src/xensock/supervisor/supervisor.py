@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.policy.point import Point
-from xensock.supervisor import binding, connecting, datagram_calls, options, queries, swap
+from xensock.supervisor import binding, connecting, datagram_calls, family, options, queries, swap
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
@@ -70,6 +70,7 @@ class Parts:
     datagrams: Datagrams | None = None
     record: Callable[[Record], None] | None = None
     complain: Callable[[str], None] = field(default=lambda text: None)
+    own_family: bool = False  # AF_XENSOCK is what leaves the guest, and nothing else
 
 
 class Supervisor:
@@ -84,6 +85,7 @@ class Supervisor:
         self.reserved: dict[
             int, socket.socket
         ] = {}  # relay: host sockets of the guest's bound ones, by cookie
+        self.own: set[int] = set()  # cookies of AF_XENSOCK sockets, where that matters
         self.relayed: set[int] = set()  # cookies of sockets whose connect the relay began
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
@@ -94,6 +96,7 @@ class Supervisor:
             _core.SYS["bind"]: binding.bind,
             _core.SYS["listen"]: binding.listen,
             _core.SYS["ioctl"]: queries.ioctl,
+            _core.SYS["socket"]: family.make,
         }
         self._of_datagrams: dict[int, Handler] = {
             **self._handlers,
@@ -139,17 +142,22 @@ class Supervisor:
                     question.program = program_of(
                         question.tid
                     )  # it may be gone once it is answered
-                datagrams = question.sock.type & 0xF == socket.SOCK_DGRAM
                 try:
-                    (self._of_datagrams if datagrams else self._handlers)[question.nr](
-                        self, question
-                    )
+                    self._handler(question)(self, question)
                 except Exception:
                     # No decision means no: the guest is refused and the fault is shown, not hidden.
                     self.parts.complain(traceback.format_exc())
                     self.answer(question, errno.EPERM)
                 finally:
                     question.sock.close()
+
+    def _handler(self, q: Question) -> Handler:
+        if q.nr in (_core.SYS["socket"], _core.SYS["ioctl"]):
+            return self._handlers[q.nr]
+        if family.stays(self, q):
+            return family.inside
+        datagrams = q.sock.type & 0xF == socket.SOCK_DGRAM
+        return (self._of_datagrams if datagrams else self._handlers)[q.nr]
 
     # --- answers
 
