@@ -10,7 +10,7 @@
 #include <sys/epoll.h>
 #include <time.h>
 
-#define XS_SPIN_MAX_NS 50000u
+#define XS_SPIN_MAX_NS 100000u
 
 static inline uint64_t xs_spin_clock(void)
 {
