@@ -32,6 +32,7 @@ from xensock.wire.states import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from xensock.calls.call import Decision
     from xensock.calls.record import Record
     from xensock.pvcalls.serving.limits import Limits
     from xensock.pvcalls.serving.session import Session
@@ -55,7 +56,9 @@ class NoNames:
     def names_of(self, address: object) -> tuple[str, ...]:
         return ()
 
-    async def answer(self, message: bytes, server: object, *, datagram: bool) -> bytes | None:
+    async def explained(
+        self, message: bytes, server: object, *, datagram: bool
+    ) -> tuple[bytes, Decision] | None:
         return None
 
 

@@ -77,6 +77,7 @@ TESTED_BY: dict[str, str] = {
             "transfer",
         )
     },
+    "client/explaining.py": "tests/unit/stack/test_upstream.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
     "doctor/probe.py": "tests/unit/doctor/test_checks.py",
@@ -87,6 +88,7 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/closing.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/connecting.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/datagrams.py": "tests/pvcalls/test_datagrams.py",
+    "pvcalls/serving/explaining.py": "tests/pvcalls/test_explain.py",
     "pvcalls/serving/framing.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/guest.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/joining.py": "tests/pvcalls/test_joined.py",

@@ -53,6 +53,7 @@ EXAMPLES: dict[str, tuple[c.Request, dict[str, int | bytes]]] = {
         c.Attach(5, 0x22222222, 0x33333333),
         {"ref": 0x22222222, "evtchn": 0x33333333},
     ),
+    "EXPLAIN": (c.Explain(5, 0x22222222), {"ref": 0x22222222}),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from backkit import Front, NoNames, Serving, Stream, free_port, front, sockaddr, until
 from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision
 from xensock.pvcalls.serving.datagrams import decide
 from xensock.pvcalls.serving.held import Held
 from xensock.wire.extensions import ALL, Extension
@@ -31,15 +32,20 @@ from xensock.wire.requests import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EVERY = ALL - {Extension.SHARED_RINGS}
+EVERY = ALL - {Extension.SHARED_RINGS, Extension.EXPLAIN}
 UNSPEC = bytes(16)
 
 
 class Echoing(NoNames):
     """A name service that answers with the question and who was asked."""
 
-    async def answer(self, message: bytes, server: object, *, datagram: bool) -> bytes | None:
-        return None if message == b"nothing" else message + str(server).encode()
+    async def explained(
+        self, message: bytes, server: object, *, datagram: bool
+    ) -> tuple[bytes, Decision] | None:
+        if message == b"nothing":
+            return None
+        limit = 512 if datagram else 65535
+        return (message + str(server).encode())[:limit], Decision(True, "any name")
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ class Embedded:
 
         resolvers: dict[str, MessageResolver] = {"host": resolver}
         for name, url in order.backends:
-            upstream = Upstream(name, url, guest_name(order.name))
+            upstream = Upstream(name, url, guest_name(order.name), order.record is not None)
             undo.callback(upstream.close)
             made.append(upstream)
             resolvers[name] = upstream

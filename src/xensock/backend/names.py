@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls.address import IPAddress
+    from xensock.calls.call import Decision
     from xensock.calls.record import Record
     from xensock.policy.policy import Policy
     from xensock.stack.resolver import Resolver
@@ -45,8 +46,15 @@ class GuestNames:
         self, message: bytes, server: IPAddress | None, *, datagram: bool
     ) -> bytes | None:
         """The answer to a DNS message; None when it deserves none."""
+        found = await self.explained(message, server, datagram=datagram)
+        return found[0] if found is not None else None
+
+    async def explained(
+        self, message: bytes, server: IPAddress | None, *, datagram: bool
+    ) -> tuple[bytes, Decision] | None:
+        """The answer, and what was decided."""
         if self._questions is None:
             from xensock.supervisor.questions import Questions
 
             self._questions = Questions(self)
-        return await self._questions.answer(message, server, datagram=datagram)
+        return await self._questions.explained(message, server, datagram=datagram)

@@ -129,7 +129,7 @@ def run(
         from xensock.policy.deferred import Deferred
         from xensock.policy.routes import Routes
 
-        policy = Deferred("the backend", Routes(table, carriers[0][0]))
+        policy = Deferred(Routes(table, carriers[0][0]))
     publications = tuple(Publication.parse(text) for text in publish)
     record = recorder(trace, trace_file, ctx)
     debug = debug or bool(ctx.find_root().params.get("debug"))

@@ -16,6 +16,7 @@ from xensock.client import attachment, kernel
 from xensock.client.address import failure
 from xensock.client.datagrams import Datagrams
 from xensock.loop import IN
+from xensock.wire.explanations import Explanation
 from xensock.wire.extensions import Extension
 from xensock.wire.frames import Frame, decode_frame
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DNS = 53  # the name service's number as protocol of the family AF_UNSPEC
 ANSWER_S = 30.0
 LONGEST = 70_000
+Answer = tuple[bytes, Explanation | None]
 NXDOMAIN = 3
 
 
@@ -36,7 +38,8 @@ class NameService:
         if not link.has(Extension.RESOLVE):
             raise failure(errno.EOPNOTSUPP)
         self._near, far = kernel.socketpair(socket.SOCK_SEQPACKET)
-        self._waiting: dict[int, Future[bytes]] = {}
+        self._waiting: dict[int, Future[Answer]] = {}
+        self._explains = link.has(Extension.EXPLAIN)
         self._ids = itertools.count(int.from_bytes(os.urandom(2), "big"))
         self._lock = threading.Lock()
         try:
@@ -49,9 +52,10 @@ class NameService:
         link.loop.add(self._near.fileno(), IN, lambda _: self._read())
         self._link = link
 
-    def ask(self, message: bytes) -> Future[bytes]:
-        """The answer to a DNS message, whose id may be any. Raises OSError when too many are under way."""
-        future: Future[bytes] = Future()
+    def ask(self, message: bytes) -> Future[Answer]:
+        """The answer to a DNS message, whose id may be any, and what was decided, None where the backend does not say.
+        Raises OSError when too many are under way."""
+        future: Future[Answer] = Future()
         with self._lock:
             number = next(n for n in map(lambda n: n & 0xFFFF, self._ids) if n not in self._waiting)
             self._waiting[number] = future
@@ -61,14 +65,15 @@ class NameService:
         except OSError:
             self._waiting.pop(number, None)
             raise
-        answered: Future[bytes] = Future()
+        answered: Future[Answer] = Future()
 
-        def pass_on(done: Future[bytes]) -> None:
+        def pass_on(done: Future[Answer]) -> None:
             error = done.exception()
             if error is not None:
                 answered.set_exception(error)
             else:
-                answered.set_result(own + done.result()[2:])
+                answer, why = done.result()
+                answered.set_result((own + answer[2:], why))
 
         future.add_done_callback(pass_on)
         return answered
@@ -90,10 +95,12 @@ class NameService:
                     future.set_exception(failure(errno.ENETDOWN))
                 self._waiting.clear()
                 return
-            message = decode_frame(packet)[0].payload
+            message, why = decode_frame(packet)[0].payload, None
+            if self._explains:
+                why, message = Explanation.decode(message)
             future_ = self._waiting.pop(int.from_bytes(message[:2], "big"), None)
             if future_ is not None:
-                future_.set_result(message)
+                future_.set_result((message, why))
 
 
 def getaddrinfo(
@@ -143,7 +150,7 @@ def resolve(name: str, family: int = 0) -> list[str]:
     codes = []
     for future in futures:
         with contextlib.suppress(FutureTimeout, OSError):
-            answer = dns.message.from_wire(future.result(ANSWER_S), ignore_trailing=True)
+            answer = dns.message.from_wire(future.result(ANSWER_S)[0], ignore_trailing=True)
             codes.append(int(answer.rcode()))
             for rrset in answer.answer:
                 if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):

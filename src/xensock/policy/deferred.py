@@ -1,11 +1,9 @@
-"""The policy of a guest whose calls another backend carries out: that backend decides.
-
-What stays on this host (a route to `host`, UDP ports) is decided here, by the defaults.
-"""
+"""The policy of a guest whose calls other backends carry out: those decide what they carry, this host's defaults the
+rest."""
 
 from __future__ import annotations
 
-import errno
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import Decision, Protocol
@@ -17,37 +15,50 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.policy.routes import Routes
 
+HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Left(Decision):
+    """Allowed as far as we are concerned: somebody else decides."""
+
 
 class Deferred(Policy):
-    """Allows what backends decide. `who` names them, for the record; `routes` say what `here` carries out itself."""
+    """Allows here what a backend carries by `routes`, and what the defaults allow on this host."""
 
-    def __init__(self, who: str, routes: Routes | None = None, here: str = "host") -> None:
+    def __init__(self, routes: Routes) -> None:
         super().__init__((), ())
-        self._routes, self._here = routes, here
-        table = routes.table if routes is not None else ()
-        self.names_needed = any(route.rule.addresses is None for route in table)
-        # Another answer may be given tomorrow: nothing is remembered here.
-        self._decision = Decision(True, f"left to {who}", cacheable=False)
-        self._own = Decision(False, "the guest's own loopback", errno.EACCES, cacheable=False)
+        self._routes = routes
+        self.names_needed = any(route.rule.addresses is None for route in routes.table)
 
     def connect(
         self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str] = ()
     ) -> Decision:
-        """See Policy. Loopback stays the guest's own."""
-        if host.is_loopback:
-            return self._own
-        if self._routes and self._routes.of(protocol, host, port, names) == self._here:
-            return super().connect(protocol, host, port, names)
-        return self._decision
+        """See Policy."""
+        stack = self._routes.of(protocol, host, port, names)
+        return super().connect(protocol, host, port, names) if stack == HOST else left_to(stack)
 
     def listen(
         self, protocol: Protocol, host: IPAddress, port: int, v6only: bool = False
     ) -> Decision:
-        """See Policy. Backends carry TCP; a UDP port is one of this host."""
+        """See Policy. Guests take connections at the default backend, and datagrams on this host."""
         if protocol != Protocol.TCP:
             return super().listen(protocol, host, port, v6only)
-        return self._decision
+        return left_to(self._routes.default)
 
     def resolve(self, name: str) -> Decision:
         """See Policy."""
-        return self._decision
+        stack = self._routes.of_name(name)
+        return super().resolve(name) if stack == HOST else left_to(stack)
+
+
+def left_to(stack: str) -> Decision:
+    """Another answer may be given tomorrow: nothing is remembered here."""
+    return Left(True, f"left to {stack}", cacheable=False)
+
+
+def final(ours: Decision, theirs: Decision | None) -> Decision:
+    """What holds when we decided and the backend that carries the call did; None: it does not say."""
+    if theirs is None or (theirs.allowed and not isinstance(ours, Left)):
+        return ours
+    return theirs

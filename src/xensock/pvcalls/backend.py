@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls.address import IPAddress
+    from xensock.calls.call import Decision
     from xensock.calls.record import Record
     from xensock.policy.policy import Policy
     from xensock.pvcalls.serving.sharing import Shared
@@ -44,10 +45,11 @@ class NameService(Protocol):
         """The names by which the guest knows an address."""
         ...
 
-    async def answer(
+    async def explained(
         self, message: bytes, server: IPAddress | None, *, datagram: bool
-    ) -> bytes | None:
-        """The answer to a DNS message that was sent to `server`; None when it deserves none."""
+    ) -> tuple[bytes, Decision] | None:
+        """The answer to a DNS message that was sent to `server`, by `datagram` or without a limit to its length, and
+        what was decided; None when it deserves none."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from xensock.calls.address import IPAddress
+    from xensock.calls.call import Decision
     from xensock.calls.call import Protocol as Transport
 
 
@@ -84,6 +86,32 @@ class Stacks:
         """Let go of all: what guests sent is delivered, for up to `patience` seconds each."""
         for stack in self._by_name.values():
             stack.close(patience)
+
+
+class RefusedError(PermissionError):
+    """The policy of the backend that carries a call refused it."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.error, os.strerror(decision.error))
+        self.decision = decision
+
+
+def decided(sock: socket.socket | None) -> Decision | None:
+    """What the backend that carries a socket decided about its last call, where it was asked."""
+    return getattr(sock, "decided", None)
+
+
+class ExplainedAnswer(bytes):
+    """A DNS message, and what the backend that sent it decided."""
+
+    decision: Decision
+
+    @classmethod
+    def make(cls, message: bytes, decision: Decision) -> ExplainedAnswer:
+        """Put the two together."""
+        made = cls(message)
+        made.decision = decision
+        return made
 
 
 class SplitResolver:

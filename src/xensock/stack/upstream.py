@@ -1,20 +1,29 @@
-"""The stack that is another backend: sockets and names over PV Calls rings."""
+"""The stack that is another backend: sockets and names over PV Calls rings.
+
+The backend decides. Why it did is asked when it refused, when somebody keeps records, and for the loopback, where the
+guest's own network comes next.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import os
-from typing import TYPE_CHECKING
+import socket
+from typing import TYPE_CHECKING, Any
 
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision
 from xensock.client.attachment import open_link
-from xensock.client.making import create_server
+from xensock.client.explaining import decision_of, explanation_of
 from xensock.client.sockets import socket as OwnSocket
+from xensock.stack.stacks import ExplainedAnswer, RefusedError
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
     from xensock.calls.address import IPAddress
+    from xensock.client.link import Link
 
 RING_ORDER = 7  # 256 KiB each way
 
@@ -27,14 +36,69 @@ class UnreachableError(OSError):
         self.backend, self.url = name, url
 
 
+class Carried(OwnSocket):
+    """A socket of a backend that knows what was decided about it (`stacks.decided`)."""
+
+    def __init__(
+        self, family: int, type: int, protocol: int, link: Link, upstream: Upstream
+    ) -> None:
+        super().__init__(family, type, protocol, link=link)
+        self._upstream = upstream
+        self.decided: Decision | None = None
+
+    def connect_ex(self, address: Any) -> int:
+        """connect(2). EACCES also where the backend has a listener of this guest's at its loopback: the guest's network
+        would have taken that call if it still listened."""
+        number = super().connect_ex(address)
+        loopback = Endpoint.from_python(address).unmapped().host.is_loopback
+        own = self._ask(number, always=loopback)
+        return errno.EACCES if own and loopback else number
+
+    def bind(self, address: Any) -> None:
+        """bind(2). Raises RefusedError for what the backend's policy refuses, OSError."""
+        self._judged(lambda: OwnSocket.bind(self, address))
+
+    def listen(self, backlog: int = 128) -> None:
+        """listen(2). Raises as bind()."""
+        self._judged(lambda: OwnSocket.listen(self, backlog))
+
+    def _judged(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except OSError as error:
+            self._ask(error.errno or errno.EIO)
+            if self.decided is not None and not self.decided.allowed:
+                raise RefusedError(self.decided) from error
+            raise
+        self._ask(0)
+
+    def _ask(self, number: int, always: bool = False) -> bool:
+        """Note what was decided about the call that ended so; whether the guest met itself."""
+        self.decided = None
+        wanted = always or number == errno.EACCES or self._upstream.recording
+        if self._held is None or not wanted:
+            return False
+        why = explanation_of(self._held)
+        if why is not None:
+            self.decided = decision_of(why)
+            return why.own
+        if number == errno.EACCES:
+            self.decided = Decision(False, f"refused by {self._upstream.name}", number)
+        return False
+
+
 class Upstream:
-    """A backend at `url`. Raises ValueError for a URL that cannot be understood, UnreachableError."""
+    """A backend at `url`. Raises ValueError for a URL that cannot be understood, UnreachableError.
+
+    recording   whether somebody keeps records
+    """
 
     local = False  # its ports and addresses are another host's, as far as we know
 
-    def __init__(self, name: str, url: str, guest: str) -> None:
+    def __init__(self, name: str, url: str, guest: str, recording: bool = False) -> None:
         self.name = name
         self.url = url
+        self.recording = recording
         try:
             self._link = open_link(url, guest, order=RING_ORDER, splices=True)
         except OSError as error:
@@ -43,16 +107,26 @@ class Upstream:
     def make(self, family: int, type: int, protocol: int) -> socket.socket:
         """A socket of the backend's network. Raises OSError: ENETDOWN once the backend is gone."""
         self._check()
-        return OwnSocket(family, type & 0xF, protocol, link=self._link)
+        return Carried(family, type & 0xF, protocol, self._link, self)
 
     def create_server(self, host: str, port: int, family: int, dual: bool) -> socket.socket:
         """A listener at the backend; `dual`: for both families. Raises OSError."""
-        self._check()
-        return create_server((host, port), family=family, dualstack_ipv6=dual, link=self._link)
+        made = self.make(family, socket.SOCK_STREAM, 0)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dual))
+            made.bind((host, port))
+            made.listen()
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
         """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
-        return await asyncio.wrap_future(self._link.name_service().ask(message))
+        answer, why = await asyncio.wrap_future(self._link.name_service().ask(message))
+        return answer if why is None else ExplainedAnswer.make(answer, decision_of(why))
 
     def _check(self) -> None:
         if self._link.frontend.error is not None:

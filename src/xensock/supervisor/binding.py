@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.policy.deferred import final
+from xensock.stack.stacks import RefusedError, decided
 from xensock.supervisor import options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN
 from xensock.supervisor.diag import cookie
@@ -73,6 +75,10 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
             return Verdict(decision, "", "deny"), decision.error
         verdict = Verdict(decision, _path(sup), "allow")
         error = _bind_host(sup, q, local, end) if sup.parts.direct else _bind_both(sup, q, local)
+        theirs = decided(sup.reserved.get(cookie(q.sock)))
+        verdict = Verdict(final(decision, theirs), _path(sup), "allow")
+    except RefusedError as refusal:
+        return Verdict(refusal.decision, "", "deny"), refusal.decision.error
     except OSError as failure:
         error = failure.errno or errno.EIO
     return verdict, error
@@ -239,6 +245,8 @@ def listen(sup: Supervisor, q: Question) -> None:
         target = str(local)
         if not error:
             verdict, error = _listen(sup, q, local, backlog)
+    except RefusedError as refusal:
+        verdict, error = Verdict(refusal.decision, "", "deny"), refusal.decision.error
     except OSError as failure:
         error = failure.errno or errno.EIO
     sup.answer(q, error)
@@ -254,12 +262,15 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         decision = listen_decision(sup, q, end)
         if not decision.allowed:
             return Verdict(decision, "", "deny"), decision.error
-        q.sock.listen(backlog)
         if outer is None:
+            q.sock.listen(backlog)
             sup.ports.listens(q.sock, end)
             return Verdict(decision, "direct", "allow"), 0
         again = sup.ports.is_listening(outer)
-        outer.listen(backlog)
+        # Another backend may refuse: first it, then the guest's own.
+        for each in (q.sock, outer) if sup.parts.stacks.default.local else (outer, q.sock):
+            each.listen(backlog)
+        decision = final(decision, decided(outer))
         if not again:
             sup.ports.listens(outer, end)
             key = cookie(q.sock)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.policy.deferred import final
+from xensock.stack.stacks import decided
 from xensock.supervisor import sharing
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
@@ -105,6 +107,7 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
         if decision.allowed:
             _allowed(sup, q, at, decision)
             return
+        # Nobody listens there.
         inside = Verdict(decision, "guest", "guest")
     _inside(sup, q, inside, at)
 
@@ -193,7 +196,6 @@ def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) 
     stacks = sup.parts.stacks
     stack = stacks.of(Protocol.TCP, end.host, end.port, sup.parts.names_of(end.host))
     path: Path = "relay" if stack.local else "ring"
-    verdict = Verdict(decision, path, "allow")
     blocking = q.blocking
     key = cookie(q.sock)
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
@@ -201,9 +203,17 @@ def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) 
     if far is not None and stack is not stacks.default:
         far.close()  # bound where the guest's ports are; this goes elsewhere
         far = None
-    error = sup.parts.relay.connect(q.sock, dest, far=far, far_socket=stack.make)
-    if error == errno.EACCES and not stack.local:
-        verdict = Verdict(Decision(False, f"refused by {stack.name}", error), "", "deny")
+    if far is None:
+        far = stack.make(end.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+    error = sup.parts.relay.connect(q.sock, dest, far=far)
+    decision = final(decision, decided(far))
+    if error == errno.EACCES and is_own(end.host) and not stack.local:
+        # Not the backend's loopback then, but the guest's, where nobody listens.
+        _inside(sup, q, Verdict(decision, "guest", "guest"), end)
+        return
+    verdict = (
+        Verdict(decision, path, "allow") if decision.allowed else Verdict(decision, "", "deny")
+    )
     if error in (0, errno.EINPROGRESS) and not blocking:
         # A caller that waits is told the end by the core, which takes it off the socket.
         sup.remember_relayed(key)

@@ -21,8 +21,10 @@ import dns.name
 import dns.rdataclass
 import dns.rdatatype
 
-from xensock.calls import Record, Verb
+from xensock.calls import Decision, Record, Verb
+from xensock.policy.deferred import final
 from xensock.stack import resolver_wire as wire
+from xensock.stack.stacks import ExplainedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 PLAIN_UDP = 512  # bytes of an answer without EDNS (RFC 1035, 4.2.1)
 _MAX_CHAIN = 16
+UNDECIDED = Decision(True, "")
 
 # Not records but requests to the server itself, or streams of messages: OPT, TKEY, TSIG, IXFR,
 # AXFR, MAILB, MAILA.
@@ -77,6 +80,11 @@ class _Outcome:
     addresses: int = 0
     hint: str = ""
 
+    @property
+    def why(self) -> Decision:
+        """What was decided, for a frontend that asks."""
+        return Decision(self.decision != "deny", self.rule, hint=self.hint)
+
 
 class Questions:
     """Answers the questions of one guest, on one event loop."""
@@ -89,22 +97,29 @@ class Questions:
         self, message: bytes, address: IPAddress | None, *, datagram: bool
     ) -> bytes | None:
         """The answer to a message; None when it deserves none."""
+        found = await self.explained(message, address, datagram=datagram)
+        return found[0] if found is not None else None
+
+    async def explained(
+        self, message: bytes, address: IPAddress | None, *, datagram: bool
+    ) -> tuple[bytes, Decision] | None:
+        """The answer to a message, and what was decided about it; None when it deserves none."""
         if len(message) < wire.HEADER or wire.head(message)[1] & wire.QR:
             return None
         if wire.head(message)[1] & wire.OPCODE:
-            return wire.reply(message, None, wire.NOTIMP)
+            return wire.reply(message, None, wire.NOTIMP), UNDECIDED
         try:
             question = wire.read_question(message)
             query = dns.message.from_wire(message)
         except (wire.WireError, dns.exception.DNSException, ValueError):
-            return wire.reply(message, None, wire.FORMERR)
+            return wire.reply(message, None, wire.FORMERR), UNDECIDED
         if query.answer or query.authority:
-            return wire.reply(message, None, wire.FORMERR)
+            return wire.reply(message, None, wire.FORMERR), UNDECIDED
         if self._under_way >= self._server.limit:
             busy = f"limit: {self._server.limit} questions are under way"
             outcome = _Outcome(wire.reply(message, question, wire.SERVFAIL), "deny", busy, "")
             self._record(question, outcome, time.time(), 0.0)
-            return outcome.answer
+            return outcome.answer, outcome.why
         started, clock = time.time(), time.monotonic()
         self._under_way += 1
         try:
@@ -120,8 +135,8 @@ class Questions:
         if datagram:
             room = max(PLAIN_UDP, query.payload) if query.edns >= 0 else PLAIN_UDP
             if len(answer) > room:
-                return wire.reply(message, question, wire.rcode(answer), flags=wire.TC)
-        return answer
+                answer = wire.reply(message, question, wire.rcode(answer), flags=wire.TC)
+        return answer, outcome.why
 
     async def _decide(
         self, message: bytes, question: wire.Question, address: IPAddress | None
@@ -137,6 +152,10 @@ class Questions:
             answer = wire.reply(message, question, wire.NXDOMAIN)
             return _Outcome(answer, "deny", decision.rule, "", hint=decision.hint)
         answer = await self._server.resolver.query(message, address)
+        if isinstance(answer, ExplainedAnswer):
+            decision = final(decision, answer.decision)
+            if not decision.allowed:
+                return _Outcome(answer, "deny", decision.rule, "", hint=decision.hint)
         found = 0
         if question.type in (wire.A, wire.AAAA, _ANY) and wire.rcode(answer) == wire.NOERROR:
             try:

@@ -27,6 +27,7 @@ from .requests import (
     Command,
     Connect,
     ConnectFlag,
+    Explain,
     GetName,
     GetOption,
     How,
@@ -60,6 +61,7 @@ __all__ = [
     "Command",
     "Connect",
     "ConnectFlag",
+    "Explain",
     "GetName",
     "GetOption",
     "How",
@@ -113,6 +115,7 @@ _LAYOUT: dict[Command, struct.Struct] = {
     Command.GETOPT: struct.Struct("<IIII"),
     Command.CLOSE: struct.Struct("<I"),
     Command.ATTACH: struct.Struct("<36xII"),
+    Command.EXPLAIN: struct.Struct("<I"),
 }
 _PAGE_ADDRESS = struct.Struct("<H2xI")
 # Plain numbers: every request passes here, and those of enums cost as much as all the rest.
@@ -161,6 +164,8 @@ def _fields(request: Request) -> tuple[Command, tuple[int | bytes, ...]]:
             return Command.CLOSE, (flags,)
         case Attach(_, ref, port):
             return Command.ATTACH, (ref, port)
+        case Explain(_, ref):
+            return Command.EXPLAIN, (ref,)
         case _:
             raise WireError(f"{request!r} is no request")
 
@@ -255,3 +260,5 @@ def _request(
             return Close(id, fields[0] & CloseFlag.RESET)
         case Command.ATTACH:
             return Attach(id, *fields)
+        case Command.EXPLAIN:
+            return Explain(id, *fields)

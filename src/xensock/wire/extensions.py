@@ -22,6 +22,7 @@ class Extension(StrEnum):
     DATAGRAMS = "datagrams"
     ICMP_ECHO = "icmp-echo"
     RESOLVE = "resolve"
+    EXPLAIN = "explain"
     UNIX = "unix"
     LARGE_RINGS = "large-rings"
     SHARED_RINGS = "shared-rings"

@@ -35,6 +35,7 @@ class Command(IntEnum):
     GETOPT = 259
     CLOSE = 260
     ATTACH = 261
+    EXPLAIN = 262
 
 
 EXTENDED: dict[Command, Extension] = {
@@ -44,6 +45,7 @@ EXTENDED: dict[Command, Extension] = {
     Command.GETOPT: Extension.OPTIONS,
     Command.CLOSE: Extension.CLOSE,
     Command.ATTACH: Extension.DATAGRAMS,
+    Command.EXPLAIN: Extension.EXPLAIN,
 }
 """The extension that a command belongs to; the others are v1's."""
 
@@ -208,6 +210,14 @@ class Attach:
     port: int
 
 
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """Extension explain: write into page `ref` what was decided about the socket last."""
+
+    id: int
+    ref: int
+
+
 Request: TypeAlias = (
     Socket
     | Connect
@@ -222,4 +232,5 @@ Request: TypeAlias = (
     | GetOption
     | Close
     | Attach
+    | Explain
 )

@@ -85,6 +85,7 @@ GOLDEN: list[tuple[str, c.Request, str]] = [
         c.Attach(5, 0x11, 0x12),
         f"07000000 05010000 0500000000000000 | {'00' * 36} | 11000000 | 12000000 |",
     ),
+    ("explain", c.Explain(5, 0x31), "07000000 06010000 0500000000000000 | 31000000 |"),
 ]
 NAMES = [name for name, _, _ in GOLDEN]
 PAIRS = [(request, text) for _, request, text in GOLDEN]
@@ -113,8 +114,8 @@ def test_numbers_of_the_commands() -> None:
             strict=False,
         ),
         *zip(
-            ("SHUTDOWN", "GETNAME", "SETOPT", "GETOPT", "CLOSE", "ATTACH"),
-            range(256, 262),
+            ("SHUTDOWN", "GETNAME", "SETOPT", "GETOPT", "CLOSE", "ATTACH", "EXPLAIN"),
+            range(256, 263),
             strict=False,
         ),
     ]
@@ -150,7 +151,7 @@ def test_reserved_bytes_are_ignored(request_: c.Request, text: str) -> None:
     assert c.decode_request(noisy) == (7, request_)
 
 
-@pytest.mark.parametrize("command", [7, 8, 255, 262, 0xFFFFFFFF])
+@pytest.mark.parametrize("command", [7, 8, 255, 263, 0xFFFFFFFF])
 @pytest.mark.parametrize("extensions", [V1, ALL], ids=["v1", "all"])
 def test_an_unknown_command_is_answered_with_enotsup(
     command: int, extensions: frozenset[Extension]

@@ -41,6 +41,7 @@ requests: st.SearchStrategy[c.Request] = st.one_of(
     st.builds(c.GetOption, u64, u32, u32, st.integers(0, c.PAGE), u32),
     st.builds(c.Close, u64, st.sampled_from([0, 1])),
     st.builds(c.Attach, u64, u32, u32),
+    st.builds(c.Explain, u64, u32),
 )
 responses = st.builds(c.Response, u32, u32, i32, u64, st.binary(max_size=40))
 

@@ -71,10 +71,11 @@ async def _serve(guest: Guest, near: socket.socket, end: Endpoint) -> None:
 
     async def one(message: bytes) -> None:
         try:
-            answer = await guest.names.answer(message, end.unmapped().host, datagram=False)
-            if answer is None:
+            found = await guest.names.explained(message, end.unmapped().host, datagram=False)
+            if found is None:
                 writer.transport.abort()  # not DNS: there is nothing to answer
                 return
+            answer, _ = found
             writer.write(len(answer).to_bytes(2, "big") + answer)
             async with asyncio.timeout(IDLE):
                 await writer.drain()

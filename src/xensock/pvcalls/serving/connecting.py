@@ -35,7 +35,7 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         unix.connect(guest, call, held, request)
         return
     end = endpoint(held, request.address)
-    decision, own = decide(guest, end)
+    decision, own = held.decided = decide(guest, end)
     if not decision.allowed:
         guest.record(call, Verb.CONNECT, str(end), decision, decision.error)
         call.fail(decision.error)

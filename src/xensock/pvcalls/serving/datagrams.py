@@ -69,7 +69,7 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
         call.answer()
         return
     end = endpoint(held, request.address)
-    decision, own = decide(guest, held, end)
+    decision, own = held.decided = decide(guest, held, end)
     error = decision.error if not decision.allowed else held.datagrams.connect(end)
     outcome: Outcome | None = "guest" if own else None
     guest.record(call, Verb.CONNECT, f"{end}/udp", decision, error, outcome=outcome)

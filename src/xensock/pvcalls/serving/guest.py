@@ -23,6 +23,7 @@ from xensock.pvcalls.serving import (
     closing,
     connecting,
     datagrams,
+    explaining,
     listening,
     names_options,
     opening,
@@ -61,6 +62,7 @@ HANDLERS: dict[type, Callable[..., None]] = {
     requests.GetOption: names_options.get_option,
     requests.Close: closing.close,
     requests.Attach: datagrams.attach,
+    requests.Explain: explaining.explain,
 }
 
 

@@ -14,6 +14,7 @@ from xensock.calls.address import Endpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from xensock.calls.call import Decision
     from xensock.pvcalls.serving.call import Call
     from xensock.pvcalls.serving.datagrams import Datagrams
     from xensock.pvcalls.serving.guest import Guest
@@ -73,6 +74,7 @@ class Held:
     parent    of a joined socket that was accepted: its listener, whose options it inherits
     linger    SO_LINGER in seconds, None while it is off; the kernel is not told: its close would wait
     error     errno of an asynchronous connect that failed, until SO_ERROR is read
+    decided   what was decided last about it, and whether the guest meets itself there
     close     undoes what a kind of socket needs beside the host's socket
     """
 
@@ -101,6 +103,7 @@ class Held:
     datagrams: Datagrams | None = None
     linger: int | None = None
     error: int = 0
+    decided: tuple[Decision, bool] | None = None
     close: Callable[[], None] | None = None
 
     @property

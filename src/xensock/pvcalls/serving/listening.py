@@ -50,6 +50,7 @@ def bind(guest: Guest, call: Call, request: Bind) -> None:
 
 def _bind(guest: Guest, held: Held, local: Endpoint) -> tuple[Decision, int]:
     decision = listen_decision(guest, held, local) if local.port else Decision(True, "")
+    held.decided = decision, False
     if not decision.allowed:
         return decision, decision.error
     try:
@@ -78,6 +79,7 @@ def listen(guest: Guest, call: Call, request: Listen) -> None:
         guest.backend.ports.bind(held, Endpoint(anywhere, 0))
     local = Endpoint.from_python(held.host.getsockname())
     decision = listen_decision(guest, held, local)
+    held.decided = decision, False
     error = decision.error
     if decision.allowed:
         try:

@@ -11,8 +11,10 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
+from xensock.pvcalls.serving.explaining import explanation
 from xensock.pvcalls.serving.framing import Frames
 from xensock.pvcalls.serving.held import Held, Phase
+from xensock.wire.extensions import Extension
 from xensock.wire.frames import Frame
 
 if TYPE_CHECKING:
@@ -45,9 +47,15 @@ def ask(guest: Guest, message: bytes, server: Endpoint | None, frames: Frames) -
     address = server.sockaddr() if server is not None else b""
 
     async def answer() -> None:
-        found = await guest.names.answer(message, host, datagram=True)
-        if found is not None and len(found) <= frames.longest:
-            frames.put(Frame(found, address))
+        # Only datagrams to a name server have UDP's limits.
+        found = await guest.names.explained(message, host, datagram=server is not None)
+        if found is None:
+            return
+        payload, decision = found
+        if server is None and Extension.EXPLAIN in guest.extensions:
+            payload = explanation(decision).encode() + payload
+        if len(payload) <= frames.longest:
+            frames.put(Frame(payload, address))
 
     task = asyncio.get_running_loop().create_task(answer())
     guest.tasks.add(task)

@@ -23,6 +23,7 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
     """Connect to a path of the host, where a rule allows it."""
     path = path_of(guest, request)
     decision = guest.point.policy.unix(path)
+    held.decided = decision, False
     target = f"unix:{path}"
     if not decision.allowed:
         guest.record(call, Verb.CONNECT, target, decision, decision.error)

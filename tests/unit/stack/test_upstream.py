@@ -1,0 +1,112 @@
+"""Another backend as a stack: what it decided is known with what its sockets did."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemonkit import daemon
+from xensock.calls.call import Decision
+from xensock.stack.resolver_wire import NXDOMAIN, rcode
+from xensock.stack.stacks import ExplainedAnswer, RefusedError, decided
+from xensock.stack.upstream import UnreachableError, Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from daemonkit import Daemon
+
+DENIED = "198.51.100.0/24"
+RULES = ("--allow=loopback", "--allow=any", f"--deny={DENIED}", "--deny=bad.test")
+REFUSED = Decision(False, DENIED, errno.EACCES, None, False, f"remove --deny {DENIED}")
+QUESTION = b"\7\7\1\0\0\1\0\0\0\0\0\0\3bad\4test\0\0\1\0\1"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Daemon]:
+    with daemon(tmp_path, *RULES) as made:
+        yield made
+
+
+@pytest.fixture(params=[True, False], ids=["recording", "not recording"])
+def upstream(served: Daemon, request: pytest.FixtureRequest) -> Iterator[Upstream]:
+    with closing(Upstream("vpn", served.url, "guest", request.param)) as made:
+        yield made
+
+
+def test_a_refusal_is_explained(upstream: Upstream) -> None:
+    with upstream.make(socket.AF_INET, socket.SOCK_STREAM, 0) as sock:
+        assert sock.connect_ex(("198.51.100.7", 80)) == errno.EACCES
+        assert decided(sock) == REFUSED
+    assert decided(sock) == REFUSED, "it is asked for after the end too"
+
+
+def test_what_is_allowed_is_explained_to_who_records(upstream: Upstream) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with upstream.make(socket.AF_INET, socket.SOCK_STREAM, 0) as sock:
+            sock.setblocking(True)
+            assert sock.connect_ex(server.getsockname()) == 0
+            found = decided(sock)
+            assert found is not None
+            assert (found.allowed, found.rule) == (True, "loopback")
+        server.accept()[0].close()
+    with upstream.make(socket.AF_INET, socket.SOCK_STREAM, 0) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        found = decided(sock)
+        assert (found and found.rule) == (
+            "default: ports from 1024" if upstream.recording else None
+        )
+
+
+def test_ports_that_are_refused(upstream: Upstream) -> None:
+    hint = "--allow listen:any:80"
+    refused = Decision(False, "default: ports below 1024", errno.EACCES, None, False, hint)
+    with (
+        upstream.make(socket.AF_INET, socket.SOCK_STREAM, 0) as sock,
+        pytest.raises(RefusedError) as caught,
+    ):
+        sock.bind(("0.0.0.0", 80))
+    assert caught.value.decision == refused
+    with pytest.raises(RefusedError) as caught:
+        upstream.create_server("0.0.0.0", 80, socket.AF_INET, False)
+    assert caught.value.errno == errno.EACCES
+
+
+def test_a_port_that_is_taken(upstream: Upstream) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        upstream.make(socket.AF_INET, socket.SOCK_STREAM, 0) as sock,
+    ):
+        with pytest.raises(OSError, match="in use") as caught:
+            sock.bind(server.getsockname())
+        assert not isinstance(caught.value, RefusedError)
+
+
+def test_the_guests_own_listener_at_the_loopback_is_left_to_its_network(upstream: Upstream) -> None:
+    with (
+        upstream.create_server("0.0.0.0", 0, socket.AF_INET, False) as server,
+        upstream.make(socket.AF_INET, socket.SOCK_STREAM, 0) as sock,
+    ):
+        port = server.getsockname()[1]
+        assert sock.connect_ex(("127.0.0.1", port)) == errno.EACCES
+        server.accept()[0].close()  # it was made all the same
+
+
+def test_names_are_explained(upstream: Upstream) -> None:
+    answer = asyncio.run(upstream.query(QUESTION))
+    assert isinstance(answer, ExplainedAnswer)
+    assert (answer[:2], rcode(answer)) == (b"\7\7", NXDOMAIN)
+    assert answer.decision == Decision(False, "bad.test", 0, None, False, "remove --deny bad.test")
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError) as caught:
+        Upstream("vpn", f"local:{tmp_path}/none", "guest")
+    assert (caught.value.backend, caught.value.errno) == ("vpn", errno.ENOENT)
