@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import select
 import socket
 import struct
 import threading
+from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -271,3 +275,51 @@ def test_many_come_and_go(backend: Daemon, one: Attachment, sharing: Attachment)
             near.close()
             far.close()
     assert until(lambda: shared_pages(backend) <= before)
+
+
+def mapped() -> set[tuple[int, int, str]]:
+    """Where this process has memory of memfds: (address, bytes, inode)."""
+    found = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "memfd:xensock" in line:
+            start, end = (int(at, 16) for at in line.split()[0].split("-"))
+            found.add((start, end - start, line.split()[4]))
+    return found
+
+
+def test_a_guest_that_scribbles_harms_its_own_connection_only(
+    backend: Daemon, one: Attachment, sharing: Attachment
+) -> None:
+    """Both guests are this process, so it can write where a hostile one would."""
+    spared, far_spared = joined(one, sharing)
+    random = Random(3)
+    for _ in range(20):
+        before = mapped()
+        near, far = joined(one, sharing)
+        pages = [region for region in mapped() - before if region[1] == 513 * 4096]
+        assert len(pages) == 2  # each guest has its view
+        over = threading.Event()
+
+        def scribble(base: int = pages[0][0], over: threading.Event = over) -> None:
+            word = ctypes.c_uint32.from_address
+            while not over.is_set():
+                word(base + random.randrange(0, 136, 4)).value = random.getrandbits(32)
+
+        thread = threading.Thread(target=scribble)
+        thread.start()
+        for _ in range(300):
+            for sock in (near, far):
+                with contextlib.suppress(OSError):
+                    assert 0 <= sock.send(bytes(5000), socket.MSG_DONTWAIT) <= 5000
+                with contextlib.suppress(OSError):
+                    assert len(sock.recv(7000, socket.MSG_DONTWAIT)) <= 7000
+                sock.poll(select.POLLIN | select.POLLOUT, 0)
+        over.set()
+        thread.join(PATIENCE)
+        near.close()
+        far.close()
+        spared.send(b"still here")
+        assert far_spared.recv(10, socket.MSG_WAITALL) == b"still here"
+    assert backend.ask("counters")["ok"]
+    spared.close()
+    far_spared.close()
