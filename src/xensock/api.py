@@ -46,6 +46,8 @@ def run(
     rules: Sequence[str] = (),
     publish: Sequence[str] = (),
     datapath: str = "auto",
+    backend: str | Sequence[str] = (),
+    route: str | Sequence[str] = (),
     name: str = "",
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
@@ -56,9 +58,10 @@ def run(
     """Run a program in a guest to its end.
 
     `rules` are those of `--allow`, each alone or after the word "allow"; after the word "deny" those of `--deny`.
-    `publish`, `datapath` and `name` are those of `xensock run`. `timeout` in seconds; when it passes the guest is
-    ended. Raises ValueError for a malformed rule, publication or data path, RunError where the guest cannot be made or
-    the program not be executed, subprocess.TimeoutExpired.
+    `publish`, `datapath` and `name` are those of `xensock run`, and so are `backend` ([NAME=]URL) and `route`
+    (RULE=NAME): one or several, in order. `timeout` in seconds; when it passes the guest is ended. Raises ValueError
+    for a malformed rule, publication, data path, backend or route, RunError where the guest cannot be made, a backend
+    not be reached or the program not be executed, subprocess.TimeoutExpired.
     """
     from xensock.observe.trace import record_from_json
     from xensock.policy.rules import parse_rule
@@ -79,6 +82,15 @@ def run(
     for text in publish:
         Publication.parse(text)
         command += ["--publish", text]
+    backends, routes = ([x] if isinstance(x, str) else [*x] for x in (backend, route))
+    if backends or routes:
+        from xensock.backend.carriers import parse
+
+        parse(backends, routes, datapath)
+        for text in backends:
+            command += ["--backend", text]
+        for text in routes:
+            command += ["--route", text]
     if name:
         command += ["--name", name]
     with tempfile.TemporaryDirectory(prefix="xensock-run-") as folder:

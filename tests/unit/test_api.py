@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import daemonkit
 import guestkit
 import xensock
 
@@ -91,6 +92,31 @@ def test_rules(rules: list[str], error: int, rule: str) -> None:
 
 
 @needs_guests
+@pytest.mark.parametrize("kind", [str, lambda text: [text]], ids=["one", "list"])
+def test_a_backend_carries_what_no_route_is_about(tmp_path: Path, kind: Any) -> None:
+    with (
+        daemonkit.daemon(tmp_path, "--allow", "loopback") as backend,
+        socket.create_server(("127.0.0.1", 0)) as far,
+    ):
+        command = [sys.executable, "-c", CONNECT, "127.0.0.1", str(far.getsockname()[1])]
+        options = {"rules": ["loopback"], "backend": kind(f"b={backend.url}")}
+        done = xensock.run(command, **options)
+        routed = xensock.run(command, **options, route=kind("loopback=host"))
+    assert (done.status, routed.status) == (0, 0)
+    paths = [[c.datapath for c in d.calls if c.verb == "connect"] for d in (done, routed)]
+    assert paths == [["ring"], ["relay"]]
+
+
+def test_a_backend_that_is_not_there(tmp_path: Path, capfd: Any) -> None:
+    url = f"local:{tmp_path}/s"
+    with pytest.raises(xensock.RunError, match="cannot reach the backend") as caught:
+        xensock.run(["touch", str(tmp_path / "begun")], backend=url)
+    assert caught.value.status == 125
+    assert f"xensock backend --listen {url}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_guests
 def test_a_published_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -142,6 +168,12 @@ def test_a_guest_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capfd: Any
         {"publish": ["x"]},
         {"publish": ["80:80:80"]},
         {"datapath": "fast"},
+        {"backend": "/run/xensock"},
+        {"backend": ["a=local:/s", "a=local:/t"]},
+        {"backend": "local:/s", "datapath": "direct"},
+        {"backend": "local:/s", "route": "any=vpn"},
+        {"backend": "local:/s", "route": ["any"]},
+        {"route": "any=host"},
     ],
 )
 def test_a_malformed_call_is_a_value_error(options: dict[str, Any], capfd: Any) -> None:

@@ -42,7 +42,7 @@ def as_user_error(error: BaseException) -> UserError:
     # Rules, addresses and the like have their own exceptions, which know a hint but no exit status.
     hint = getattr(error, "hint", "")
     if isinstance(hint, str) and hint:
-        return UserError(str(error), hint=hint)
+        return UserError(str(error), getattr(error, "cause", ""), hint)
     if isinstance(error, OSError) and error.filename is not None:
         return UserError(
             f"cannot use {_printable(error.filename)}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls.record import Record
-    from xensock.policy.routes import Route
     from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
 
@@ -117,14 +115,14 @@ def run(
     argv: tuple[str, ...],
 ) -> None:
     """Run PROGRAM in a guest without a network card; its socket calls are carried out here."""
+    from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
     from xensock.policy.policy import Policy
     from xensock.supervisor.publication import Publication
 
     policy = Policy.parse(allow, deny)
     _no_paths((*allow, *deny))
-    table = _routes(routes)
-    carriers = _backends(backends, table, datapath)
+    carriers, table = parse_carriers(backends, routes, datapath)
     if carriers and not allow and not deny:
         from xensock.policy.deferred import Deferred
         from xensock.policy.routes import Routes
@@ -160,63 +158,6 @@ def run(
             return shown.code
 
     ctx.exit(front.run(backend))
-
-
-def _backends(
-    texts: tuple[str, ...], table: tuple[Route, ...], datapath: str
-) -> tuple[tuple[str, str], ...]:
-    """(name, URL) of each --backend. Raises UserError, UrlError."""
-    from xensock.transport import url
-
-    carriers = []
-    for number, text in enumerate(texts, 1):
-        name, equals, where = text.partition("=")
-        if not equals or ":" in name:
-            name, where = f"backend{number}" if number > 1 else "backend", text
-        elif not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(
-                f"{name!r} is no name for a backend",
-                f"--backend {text} gives it",
-                "use letters, digits, dots and hyphens: --backend NAME=URL",
-            )
-        carriers.append((name, str(url.parse(where))))
-    names = [name for name, _ in carriers]
-    if "host" in names:
-        raise UserError(
-            "a backend cannot be called 'host'",
-            "that is this machine itself, as a target of --route",
-            "use --backend OTHER=URL",
-        )
-    for name in (name for name in names if names.count(name) > 1):
-        raise UserError(
-            f"two backends are called {name!r}",
-            "names tell backends apart",
-            "use --backend OTHER=URL",
-        )
-    for route in table:
-        if route.stack not in (*names, "host"):
-            raise UserError(
-                f"no backend is called {route.stack!r}",
-                f"--route {route.rule}={route.stack} names it",
-                f"add --backend {route.stack}=local:PATH, or use one of: {', '.join((*names, 'host'))}",
-            )
-    if carriers and datapath == "direct":
-        raise UserError(
-            "--datapath direct and --backend exclude each other",
-            "sockets of another backend cannot be given to the program",
-            "leave --datapath out",
-        )
-    if table and not carriers:
-        raise UserError(
-            "--route without --backend", "everything goes to this host", "add --backend NAME=URL"
-        )
-    return tuple(carriers)
-
-
-def _routes(texts: tuple[str, ...]) -> tuple[Route, ...]:
-    from xensock.policy.routes import Route
-
-    return tuple(Route.parse(text) for text in texts)
 
 
 def _no_paths(rules: tuple[str, ...]) -> None:

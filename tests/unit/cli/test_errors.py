@@ -46,9 +46,13 @@ def test_a_traceback_only_with_debug() -> None:
 
 def test_exceptions_with_a_hint_of_their_own_keep_it() -> None:
     class RuleError(ValueError):
+        cause = ""
         hint = "write it so"
 
     assert shown(RuleError("bad rule")) == "error: bad rule\nhint: write it so\n"
+    error = RuleError("bad rule")
+    error.cause = "it is long"
+    assert shown(error) == "error: bad rule\ncause: it is long\nhint: write it so\n"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
