@@ -78,6 +78,8 @@ TESTED_BY: dict[str, str] = {
         )
     },
     "client/explaining.py": "tests/unit/stack/test_upstream.py",
+    "calls/family.py": "tests/unit/client/test_family.py",
+    "supervisor/family.py": "tests/programs/test_family.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
     "doctor/probe.py": "tests/unit/doctor/test_checks.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -75,10 +75,29 @@ def python_of(family: int, sockaddr: bytes) -> tuple[str, int] | tuple[str, int,
     """The tuple for an address that the backend told; the wildcard of the family when it told none."""
     if not sockaddr:
         return ("0.0.0.0", 0) if family == socket.AF_INET else ("::", 0, 0, 0)
-    return Endpoint.from_sockaddr(sockaddr).as_python()
+    told = Endpoint.from_sockaddr(sockaddr).as_python()
+    if len(told) == 4 and "%" not in told[0]:
+        # As the standard library words it: ::ffff:192.0.2.1, not ::ffff:c000:201.
+        return (socket.inet_ntop(socket.AF_INET6, sockaddr[8:24]), *told[1:])
+    return told
 
 
-def family_supported(family: int) -> None:
-    """Raises OSError (EAFNOSUPPORT) for a family that is not carried."""
-    if family not in (socket.AF_INET, socket.AF_INET6):
-        raise failure(errno.EAFNOSUPPORT)
+def mapped(address: Any, own: bool) -> Any:
+    """An address of AF_XENSOCK as one of AF_INET6, where IPv4 is mapped. Names are resolved by the backend of `own`
+    sockets. Raises socket.gaierror."""
+    if not isinstance(address, tuple) or not address or not isinstance(address[0], str):
+        return address
+    host, *rest = address
+    if not host:
+        return address
+    with contextlib.suppress(OSError):
+        socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        return address
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        from xensock.client import kernel, names
+
+        asked = names.getaddrinfo if own else kernel.getaddrinfo
+        host = asked(host, None, 0, socket.SOCK_STREAM)[0][4][0]
+    return (host if ":" in host else f"::ffff:{host}", *rest)

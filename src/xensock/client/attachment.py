@@ -56,6 +56,11 @@ def current() -> Link | None:
     return _current
 
 
+def known() -> bool:
+    """Whether there is a backend for this process, or the environment names one."""
+    return _current is not None or bool(os.environ.get(VARIABLE))
+
+
 def default() -> Link:
     """The backend of this process; attaches to that of the environment first. Raises NotAttached, OSError."""
     if _current is not None:

@@ -71,7 +71,7 @@ class Held:
     ) -> None:
         """Make the socket at the backend, unless `accepted` is the id of one that it made. Raises OSError."""
         self.link = link
-        self.family = family
+        self.family = self.shown = family  # of the socket, and what the program calls it
         self.type = type
         self.protocol = protocol
         self.end = end

@@ -92,6 +92,7 @@ class Door:
         caller.bind(name)
         child = Stream(self.stream.link, self.stream.family, caller, accepted=new)
         child.peer = response.address
+        child.shown = self.stream.shown
         child.buffers(*self.stream.sizes)
         child.adopt(pages)  # before anybody can accept it
         child.knocked = name

@@ -9,10 +9,12 @@ import errno
 import os
 import socket as standard
 import struct
+from _socket import socket as plain
 from typing import TYPE_CHECKING, Any
 
+from xensock.calls.family import AF_XENSOCK
 from xensock.client import attachment, kernel, names
-from xensock.client.address import endpoint_of, failure, python_of
+from xensock.client.address import endpoint_of, failure, mapped, python_of
 from xensock.client.datagrams import Datagrams
 from xensock.client.held import State
 from xensock.client.link import held_by
@@ -33,7 +35,7 @@ _FILLING = bytes(
     64 << 10
 )  # more than a quarter of a send buffer: not writable (net/unix/af_unix.c)
 _CARRIED = (standard.AF_INET, standard.AF_INET6)
-_MAYBE_OURS = (-1, *_CARRIED)
+_MAYBE_OURS = (-1, AF_XENSOCK, *_CARRIED)
 _PAIRS: dict[int, int] = {
     standard.SOCK_STREAM: standard.SOCK_STREAM,
     standard.SOCK_DGRAM: standard.SOCK_SEQPACKET,
@@ -69,11 +71,16 @@ class socket(Transfer):
         *,
         link: Link | None = None,
     ) -> None:
-        self._held = None
+        self._held, self._own_family = None, False
         if fileno is not None:
             self._take(family, type, proto, fileno)
             return
         family = standard.AF_INET if family == -1 else family
+        if family == AF_XENSOCK:
+            if link is None and not attachment.known():
+                self._of_guest(type, proto)
+                return
+            family, self._own_family = standard.AF_INET6, True
         type = standard.SOCK_STREAM if type == -1 else type
         proto = 0 if proto == -1 else proto
         if family not in _CARRIED:
@@ -94,6 +101,9 @@ class socket(Transfer):
                 if kind == standard.SOCK_STREAM
                 else Datagrams(link, family, proto, far)
             )
+            if self._own_family:
+                held.shown = AF_XENSOCK
+                held.set_option(standard.IPPROTO_IPV6, standard.IPV6_V6ONLY, bytes(4))
             self._hold(held)
             link.remember(held, near.fileno())
             Transfer.__init__(self, standard.AF_UNIX, pair, 0, near.detach())
@@ -104,6 +114,22 @@ class socket(Transfer):
         if type & standard.SOCK_NONBLOCK:
             self.setblocking(False)
 
+    def _of_guest(self, type: int, proto: int) -> None:
+        """AF_XENSOCK of a guest whose supervisor knows it: the kernel takes it for AF_INET6. Raises NotAttached."""
+        kind = standard.SOCK_STREAM if type == -1 else type
+        try:
+            made = plain(AF_XENSOCK, kind, max(proto, 0))
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                attachment.default()
+            raise
+        self._own_family = True
+        super().__init__(standard.AF_INET6, made.type, max(proto, 0), made.detach())
+
+    def _named(self, address: Any) -> Any:
+        """An address as the socket below takes it: AF_XENSOCK's is AF_INET6's, where IPv4 is mapped."""
+        return mapped(address, self._held is not None) if self._own_family else address
+
     def _take(self, family: int, type: int, proto: int, fileno: int) -> None:
         """A descriptor that exists: ours, of an accepted connection of ours, or somebody else's."""
         held = held_by(fileno) if fileno >= 0 and family in _MAYBE_OURS else None
@@ -111,6 +137,7 @@ class socket(Transfer):
             super().__init__(family, type, proto, fileno)
             return
         super().__init__(standard.AF_UNIX, _PAIRS[held.type], 0, fileno)
+        self._own_family = held.shown == AF_XENSOCK
         self._hold(held)
 
     def _hold(self, held: Held) -> None:
@@ -122,6 +149,8 @@ class socket(Transfer):
     @property
     def family(self) -> standard.AddressFamily:
         """The address family."""
+        if self._own_family:
+            return AF_XENSOCK  # type: ignore[return-value]
         return standard.AddressFamily(self._held.family) if self._held else super().family
 
     @property
@@ -154,7 +183,7 @@ class socket(Transfer):
         """connect(2), with the time limit of settimeout()."""
         held = self._own()
         if held is None:
-            super().connect(address)
+            super().connect(self._named(address))
             return
         number = self._connect(held, address)
         if number == errno.ETIME:
@@ -165,7 +194,7 @@ class socket(Transfer):
     def connect_ex(self, address: Any) -> int:
         """connect(2), its errno returned."""
         if self._held is None:
-            return super().connect_ex(address)
+            return super().connect_ex(self._named(address))
         if self.fileno() < 0:
             return errno.EBADF
         number = self._connect(self._held, address)
@@ -173,7 +202,7 @@ class socket(Transfer):
 
     def _connect(self, stream: Held, address: Any) -> int:
         """An errno; ETIME when the time limit passed."""
-        sockaddr = endpoint_of(stream.family, address, names.first).sockaddr()
+        sockaddr = endpoint_of(stream.family, self._named(address), names.first).sockaddr()
         if not isinstance(stream, Stream):
             return stream.connect(sockaddr) if isinstance(stream, Datagrams) else errno.EOPNOTSUPP
         limit = self.gettimeout()
@@ -201,9 +230,9 @@ class socket(Transfer):
         """bind(2)."""
         held = self._own()
         if held is None:
-            super().bind(address)
+            super().bind(self._named(address))
             return
-        held.bind(endpoint_of(held.family, address, names.first).sockaddr())
+        held.bind(endpoint_of(held.family, self._named(address), names.first).sockaddr())
 
     def listen(self, backlog: int = 128) -> None:
         """listen(2)."""

@@ -32,6 +32,10 @@ class Transfer(standard.socket):
 
     _held: Held | None = None
 
+    def _named(self, address: Any) -> Any:
+        """An address as the family below has it."""
+        return address
+
     def _own(self) -> Held | None:
         """The socket at the backend; None for one of the guest's kernel. Raises OSError (EBADF) once it is closed."""
         if self._held is not None and self.fileno() < 0:
@@ -137,10 +141,10 @@ class Transfer(standard.socket):
         """sendto(2): a stream's address is ignored, as tcp(7) does."""
         held = self._own()
         if held is None or len(args) not in (1, 2):
-            return super().sendto(data, *args)
+            return super().sendto(data, *args[:-1], *map(self._named, args[-1:]))
         flags = operator.index(args[0]) if len(args) == 2 else 0
         data = bytes_of(data)
-        where = endpoint_of(held.family, args[-1], names.first)
+        where = endpoint_of(held.family, self._named(args[-1]), names.first)
         if isinstance(held, Datagrams):
             return self._send_frame(held, data, where, flags)
         return self.send(data, flags)
@@ -154,7 +158,9 @@ class Transfer(standard.socket):
         parts = list(map(bytes_of, given)) if isinstance(held, Datagrams) else []
         if control_of(ancdata):
             raise failure(errno.EINVAL)
-        to = None if address is None else endpoint_of(held.family, address, names.first)
+        to = (
+            None if address is None else endpoint_of(held.family, self._named(address), names.first)
+        )
         self._may_send(flags)
         if isinstance(held, Datagrams):
             return self._send_frame(held, b"".join(parts), to, flags)
