@@ -22,6 +22,7 @@ from xensock.client.listener import Door
 from xensock.client.stream import Stream
 from xensock.client.transfer import Transfer
 from xensock.wire.commands import How, Which
+from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +92,12 @@ class socket(Transfer):
         if pair is None:
             # As the kernel for raw sockets without CAP_NET_RAW (raw(7)), and for types it does not know.
             raise failure(errno.EPERM if kind == standard.SOCK_RAW else errno.ESOCKTNOSUPPORT)
-        if proto not in _PROTOCOLS[kind]:
+        foreign = standard.IPPROTO_ICMP if family == standard.AF_INET6 else _ICMPV6
+        if proto not in _PROTOCOLS[kind] or proto == foreign:
             raise failure(errno.EPROTONOSUPPORT)
         link = link or attachment.default()
+        if family == standard.AF_INET6 and not link.has(Extension.IPV6):
+            raise failure(errno.EAFNOSUPPORT)
         near, far = kernel.socketpair(pair)
         try:
             held = (
