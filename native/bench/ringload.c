@@ -36,7 +36,7 @@ static int ring; /* bytes each way */
 
 static void fail(const char *what)
 {
-	fprintf(stderr, "xensock-ringload: %s: %s\n", what, x && xensock_reason(x) ? xensock_reason(x) : strerror(errno));
+	fprintf(stderr, "xensock-ringload: %s: %s\n", what, xensock_reason(x) ? xensock_reason(x) : strerror(errno));
 	exit(1);
 }
 

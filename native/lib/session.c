@@ -14,6 +14,8 @@ enum { INITIALISING = 1, INIT_WAIT = 2, INITIALISED = 3, CONNECTED = 4, CLOSING 
 #define DETACH_NS ((uint64_t)5000000000u)
 #define GOODBYE_NS ((uint64_t)1000000000u)
 
+static _Thread_local char refusal[200]; /* why this thread's last xensock_attach() failed */
+
 /* Nodes of one transaction: key, NUL, value, NUL, … */
 struct nodes {
 	char text[1024];
@@ -59,11 +61,14 @@ static bool await(struct xensock *x, unsigned state, uint64_t deadline)
 		if (!xs_poll_until(&p, 1, deadline) && errno != EINTR)
 			return false;
 	}
-	if (x->dead) {
-		errno = strstr(x->reason, "protocol") || strstr(x->reason, "version") ? EPROTO : EACCES;
-		return false;
-	}
-	return true;
+	return !x->dead;
+}
+
+static int failure(const struct xensock *x)
+{
+	if (!strncmp(x->reason, "the backend says", 16))
+		return EACCES;
+	return strstr(x->reason, "protocol") || strstr(x->reason, "version") ? EPROTO : ECONNRESET;
 }
 
 static bool start_ring(struct xensock *x, unsigned flags)
@@ -148,6 +153,7 @@ struct xensock *xensock_attach(const char *url, const char *name, unsigned flags
 	int fd, error;
 	cpu_set_t mine;
 
+	*refusal = 0;
 	if (!url)
 		url = getenv("XENSOCK");
 	if (!url || strncmp(url, "local:", 6) || flags & ~XENSOCK_V1) {
@@ -173,7 +179,8 @@ struct xensock *xensock_attach(const char *url, const char *name, unsigned flags
 	x->spins = sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) > 1;
 	if (shake_hands(x, *name ? name : "guest", flags))
 		return x;
-	error = errno;
+	error = x->dead ? failure(x) : errno;
+	snprintf(refusal, sizeof refusal, "%s", x->dead ? x->reason : "");
 	destroy(x);
 	errno = error;
 	return NULL;
@@ -231,6 +238,8 @@ void xensock_detach(struct xensock *x)
 
 const char *xensock_reason(struct xensock *x)
 {
+	if (!x)
+		return *refusal ? refusal : NULL;
 	return x->dead ? x->reason : NULL;
 }
 

@@ -162,6 +162,7 @@ void xs_store_receive(struct xensock *x)
 	static const char false_packet[] = "the backend broke the protocol: a packet that is none";
 	char packet[LARGEST], reason[sizeof x->reason];
 	uint32_t head[4];
+	bool reset = false;
 	int fd;
 
 	while (!x->dead) {
@@ -169,6 +170,11 @@ void xs_store_receive(struct xensock *x)
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		/* It closed without having read all. That is told first and once; its last words come behind it. */
+		if (n < 0 && errno == ECONNRESET && !reset) {
+			reset = true;
+			continue;
+		}
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return;
 		if (n <= 0) {

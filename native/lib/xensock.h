@@ -36,14 +36,15 @@ struct xensock;
 /* Attaches to the backend at `url` (`local:PATH`); NULL: what the environment variable XENSOCK says.
  * `name` is what the backend shall call this guest in its records; NULL: the program's own name.
  * Waits until the backend is connected, at most 10 s. NULL and errno: EINVAL (not such a URL), ETIMEDOUT,
- * EPROTO, EACCES (not let in), those of connect(2) on a unix socket, ENOMEM, EMFILE. */
+ * EPROTO, EACCES (not let in), ECONNRESET, those of connect(2) on a unix socket, ENOMEM, EMFILE. */
 struct xensock *xensock_attach(const char *url, const char *name, unsigned flags);
 
 /* Closes all sockets of the attachment that are still open, waits until their bytes are with the
  * backend (at most 5 s), and ends it. No other call may use it or its sockets any more. */
 void xensock_detach(struct xensock *x);
 
-/* Why the attachment has ended, as a line of text; NULL while it lives. */
+/* Why the attachment has ended, as a line of text; NULL while it lives. For NULL: why the calling thread's last
+ * xensock_attach() failed, where the backend said so. */
 const char *xensock_reason(struct xensock *x);
 
 /* Whether an extension of this name ("shutdown", "names", …) is in use. */

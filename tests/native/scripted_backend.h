@@ -47,7 +47,7 @@ struct fake {
 	struct xs_cmdback ring;
 	uint32_t ring_port, ring_ref;
 	bool events;
-	_Atomic bool reading;
+	_Atomic bool reading, refuses;
 	struct fake_socket socket[SOCKETS];
 	uint8_t parked[CALLS][64];
 	int parks;
@@ -142,6 +142,10 @@ static bool on_store(struct fake *b)
 		memcpy(fds, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
 	switch (head[0]) {
 	case 1:
+		if (b->refuses) {
+			store_send(b, 18, "nobody is let in", 16);
+			return false;
+		}
 		store_send(b, 16, "", 0);
 		break;
 	case 2:

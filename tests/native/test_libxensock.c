@@ -511,6 +511,18 @@ static void lost(char how, const char *why)
 	fake_end(back);
 }
 
+static void refused(void)
+{
+	char url[128];
+
+	back = fake_start("", 0);
+	back->refuses = true;
+	snprintf(url, sizeof url, "local:%s", back->path);
+	CHECK(!xensock_attach(url, NULL, 0) && errno == EACCES && strstr(xensock_reason(NULL), "nobody"));
+	fake_end(back);
+	CHECK(!xensock_attach("local:/nonexistent/socket", NULL, 0) && !xensock_reason(NULL));
+}
+
 int main(void)
 {
 	CHECK(!xensock_attach("tcp:nowhere", NULL, 0) && errno == EINVAL);
@@ -529,6 +541,7 @@ int main(void)
 	listeners();
 	many();
 	finish();
+	refused();
 	lost('d', "closed");
 	lost('g', "enough");
 	lost('b', "protocol");
