@@ -63,7 +63,9 @@ print(sock.family == xensock.AF_XENSOCK, sock.getpeername()[0])
 sock.sendall(b"hello")
 print(sock.recv(5))
 """
-    done = guest.run([str(Path(guest.xensock[0]).with_name("python")), "-c", text], options=options, check=True)
+    done = guest.run(
+        [str(Path(guest.xensock[0]).with_name("python")), "-c", text], options=options, check=True
+    )
     assert done.stdout.splitlines() == [f"True ::ffff:{world.web4}", "b'hello'"]
 
 
