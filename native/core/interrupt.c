@@ -115,7 +115,7 @@ bool xs_nudge(uint32_t tid)
 
 void xs_nudged(uint32_t tid)
 {
-	const struct timespec tick = {0, 20000};
+	struct timespec tick = {0, 20000};
 	int status;
 
 	/* Not by waiting for the stop: whoever embeds us may call wait(2) for any child and take that news. */
@@ -125,5 +125,7 @@ void xs_nudged(uint32_t tid)
 		if ((got < 0 && errno != EINTR) || (got > 0 && !WIFSTOPPED(status)))
 			return; /* killed, and nobody's tracee any more */
 		nanosleep(&tick, NULL);
+		if (tick.tv_nsec < 10000000) /* it is not let run: frozen (cgroups(7)), say */
+			tick.tv_nsec *= 2;
 	}
 }
