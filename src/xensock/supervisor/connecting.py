@@ -109,6 +109,10 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
             return
         # Nobody listens there.
         inside = Verdict(decision, "guest", "guest")
+        if q.host and at.host.is_loopback and q.blocking:
+            # Nothing to move for. (One that does not wait remembers its failure, which a move would forget.)
+            _begun_inside(sup, q, inside, sharing.refused(q, at))
+            return
     _inside(sup, q, inside, at)
 
 
@@ -119,7 +123,8 @@ def _inside(sup: Supervisor, q: Question, verdict: Verdict, at: Endpoint) -> Non
         return
     begun = [errno.EIO]
     if at.host.is_loopback and sup.is_shared(q):
-        error = sharing.connect(sup, q, at, _guest_listens(sup, at))
+        listens = _guest_listens(sup, at)
+        error = sharing.connect(sup, q, at) if listens else sharing.refused(q, at)
         if error is not None:
             _begun_inside(sup, q, verdict, error)
             return

@@ -33,22 +33,25 @@ ANSWERS_MS = 20  # a listener on loopback answers within the call, unless its qu
 ARRIVES_S = 0.3
 
 
-def connect(sup: Supervisor, q: Question, at: Endpoint, listens: bool) -> int | None:
+def refused(q: Question, at: Endpoint) -> int:
+    """connect(2) of a socket of the host's network to a place on the guest's loopback where nobody listens.
+
+    The host's kernel refuses as the guest's would, at a port that is nobody else's meanwhile. Raises OSError.
+    """
+    with socket.socket(_family(at), socket.SOCK_STREAM) as silent:
+        silent.bind((str(at.host), 0))
+        return _begin(q, silent, 0)
+
+
+def connect(sup: Supervisor, q: Question, at: Endpoint) -> int | None:
     """Connect and return the errno of connect(2), EINPROGRESS for one that is being answered; None where this way
     cannot serve: the guest's listener does not answer. `at`: where to, on loopback. Raises OSError."""
-    inner = None
-    if listens:
-        inner = _inner(sup, q, at)
-        if inner is None:
-            return None
-        if inner.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            inner.close()
-            inner = None
+    inner = _inner(sup, q, at)
     if inner is None:
-        # Nobody listens: the host's kernel refuses as the guest's would, at a port that is nobody else's meanwhile.
-        with socket.socket(_family(at), socket.SOCK_STREAM) as silent:
-            silent.bind((str(at.host), 0))
-            return _begin(q, silent, 0)
+        return None
+    if inner.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        inner.close()
+        return refused(q, at)
     try:
         with _stand_in(at) as stand_in:
             error = _begin(q, stand_in, inner.getsockname()[1])
