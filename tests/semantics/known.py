@@ -9,7 +9,7 @@ SIGNALS = "a signal without SA_RESTART can end a trapped call before the backend
 KNOWN: dict[tuple[str, str], str] = {
     **{
         (datapath, f"interrupt:{title}"): SIGNALS
-        for datapath in ("direct", "relay")
+        for datapath in ("direct", "relay", "ring")
         for title in ("bind_in_the_rain", "socket_in_the_rain")
     },
     ("relay", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",

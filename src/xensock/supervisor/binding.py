@@ -14,7 +14,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.stack.stacks import RefusedError, decided
 from xensock.supervisor import options
-from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN
+from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
@@ -121,10 +121,37 @@ def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -
     # The guest's own wildcard listener holds the port on its loopback too, although it lives in the host's network.
     if end.port and end.host.is_loopback and sup.parts.direct and sup.ports.owner(end):
         return errno.EADDRINUSE
-    sup.move(q, host=False)
     sup.parts.relay.release_port(end.port)
+    if q.host and end.host.is_loopback and sup.is_shared(q) and _bind_shared(sup, q, local):
+        return 0
+    sup.move(q, host=False)
     q.sock.bind(local.as_python())
     return 0
+
+
+def _bind_shared(sup: Supervisor, q: Question, local: Endpoint) -> bool:
+    """Bind a socket that several processes hold to the guest's loopback, for all of them: it gets the same name in the
+    host's network, and moves when one of them listens. False where the host's port is taken. Raises OSError."""
+    for _ in range(PORT_TRIES):
+        port = _free_inside(sup, q, local)
+        try:
+            q.sock.bind(Endpoint(local.host, port, local.scope).as_python())
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            if local.port:
+                return False
+        else:
+            return True
+    return False
+
+
+def _free_inside(sup: Supervisor, q: Question, local: Endpoint) -> int:
+    """The port, this one or any, that the caller's socket could have in the guest's network. Raises OSError."""
+    with sup.parts.guest.socket(q.sock.family, socket.SOCK_STREAM, 0) as trial:
+        _like(q.sock, trial)
+        trial.bind(local.as_python())
+        return int(trial.getsockname()[1])
 
 
 def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
@@ -187,12 +214,17 @@ def _bind_pair(
 def _outer_like(sup: Supervisor, sock: socket.socket) -> socket.socket:
     """A socket of the host with what matters to bind(2) as on the guest's."""
     outer = sup.parts.stacks.default.make(sock.family, socket.SOCK_STREAM, 0)
+    _like(sock, outer)
+    return outer
+
+
+def _like(sock: socket.socket, other: socket.socket) -> None:
+    """Give another socket what matters to bind(2)."""
     for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-        outer.setsockopt(socket.SOL_SOCKET, name, sock.getsockopt(socket.SOL_SOCKET, name))
+        other.setsockopt(socket.SOL_SOCKET, name, sock.getsockopt(socket.SOL_SOCKET, name))
     if sock.family == socket.AF_INET6:
         only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        outer.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-    return outer
+        other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
 
 
 def _release_gone(sup: Supervisor, port: int) -> bool:
@@ -258,6 +290,14 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
 
     end = local.unmapped()
     outer = sup.reserved.get(cookie(q.sock))
+    if (
+        q.host
+        and end.host.is_loopback
+        and q.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] == TCP_CLOSE
+    ):
+        # Bound while it was shared (_bind_shared). On the host's loopback no guest listens.
+        _free_inside(sup, q, local)
+        sup.move(q, host=False)
     if q.host or outer is not None:
         decision = listen_decision(sup, q, end)
         if not decision.allowed:

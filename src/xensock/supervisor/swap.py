@@ -2,8 +2,8 @@
 
 Theory of operation: a fresh socket of the other network gets the old one's options, binding and file flags, takes the
 same epoll registrations, and is installed over every descriptor of the calling process that names the old socket.
-Copies that other processes hold stay the old, unconnected socket: connecting such a one is sharing.py's; binding it to
-the guest's loopback is the one case that is not served.
+Copies that other processes hold stay the old, unconnected socket: sharing.py connects such a one without a swap, and
+binding.py leaves the swap to the moment at which one of them listens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xensock import _core
+from xensock.calls.address import Endpoint
 from xensock.supervisor import options
 
 if TYPE_CHECKING:
@@ -62,14 +63,18 @@ def _carried(epfd: int, op: int, sock: socket.socket, number: int, events: int, 
 
 
 def _bind_like(old: socket.socket, new: socket.socket) -> None:
-    """Keep a local port that was chosen before; an address of the other network cannot be kept."""
+    """Keep a local port that was chosen before, and an address that both networks have."""
     host, port, *_ = old.getsockname()
-    if not port or host not in ("0.0.0.0", "::"):
+    address = Endpoint.from_python((host, port)).unmapped().host
+    if not port or not (address.is_unspecified or address.is_loopback):
         return
     try:
         new.bind((host, port))
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:  # taken there: the kernel chooses another
+        if error.errno not in (
+            errno.EADDRINUSE,
+            errno.EACCES,
+        ):  # taken there: the kernel chooses another
             raise
 
 

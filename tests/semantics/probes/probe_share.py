@@ -247,6 +247,43 @@ def listen_by_child(net: Net) -> None:
             client.close()
 
 
+@both
+def bound_by_child(net: Net) -> None:
+    """A helper binds (as authbind does), its parent listens and serves."""
+    for host in (net.any, net.loop):
+        sock = net.socket()
+        with child(lambda sock=sock, host=host: sock.bind((host, 0))):  # type: ignore[misc]
+            pass
+        name = sock.getsockname()
+        say(f"{host} bound", [name[0], name[1] != 0], [host, True])
+        say(f"{host} bound again", outcome(sock.bind, (host, 0)), "EINVAL")
+        say(f"{host} listen", outcome(sock.listen), "ok")
+        say(f"{host} same name", sock.getsockname() == name, True)
+        client = net.socket()
+        say(f"{host} connect", outcome(client.connect, (net.loop, name[1])), "ok")
+        conn, address = sock.accept()
+        say(f"{host} address", address == client.getsockname(), True)
+        conn.sendall(b"parent")
+        conn.close()
+        say(f"{host} read", read_all(client).decode(), "parent")
+        client.close()
+        sock.close()
+
+
+@both
+def bound_by_child_to_connect(net: Net) -> None:
+    """A client whose name a child chose."""
+    for place, where in places(net):
+        host = net.loop if place == "loopback" else net.any
+        sock = net.socket()
+        with child(lambda sock=sock, host=host: sock.bind((host, 0))):  # type: ignore[misc]
+            pass
+        port = sock.getsockname()[1]
+        say(f"{place} connect", outcome(sock.connect, where), "ok")
+        say(f"{place} port", sock.getsockname()[1] == port, True)
+        say(f"{place} echo", outcome(echo, sock), "hello")
+
+
 CHECK = """
 import socket, sys
 number, place = int(sys.argv[1]), sys.argv[2]

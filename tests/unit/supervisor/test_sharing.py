@@ -156,3 +156,61 @@ said(error_of(sock.connect, server.getsockname()))
 said(then())
 """)
     assert said == ["EINPROGRESS", 0]
+
+
+@pytest.mark.parametrize(("family", "host"), [("INET", "127.0.0.1"), ("INET6", "::1")])
+def test_bound_by_one_and_listening_in_another(family: str, host: str) -> None:
+    said = run(f"""
+def network(sock):
+    return sock.getsockopt(socket.SOL_SOCKET, 71, 8).hex()
+
+here = socket.socket(socket.AF_{family}, socket.SOCK_DGRAM)  # always the guest's own
+sock = socket.socket(socket.AF_{family})
+then = held(lambda: sock.bind(("{host}", 0)))
+said(then())
+name = sock.getsockname()
+said([name[0], name[1] != 0])
+sock.listen()
+said(network(sock) == network(here))  # never the host's loopback
+said(sock.getsockname() == name)
+client = socket.socket(socket.AF_{family})
+said(error_of(client.connect, name))
+said(sock.accept()[1] == client.getsockname())
+""")
+    assert said == [0, [host, True], True, True, "", True]
+
+
+def test_a_port_taken_in_the_guest_cannot_be_bound() -> None:
+    said = run("""
+server = listener()
+where = server.getsockname()
+sock = socket.socket()
+then = held(lambda: said(error_of(sock.bind, where)))
+said(then())
+then = held(lambda: said(error_of(sock.bind, ("127.0.0.1", 0))))
+said(then())
+taken = socket.socket()
+said(error_of(taken.bind, sock.getsockname()))
+taken.listen()
+said(error_of(sock.listen))
+""")
+    # What a bound socket holds that several have, another may bind: the first to listen has it (docs, differences).
+    assert said == ["EADDRINUSE", 0, "", 0, "", "EADDRINUSE"]
+
+
+def test_a_port_taken_on_the_host() -> None:
+    """Then only the process that binds has the bound socket (docs, differences)."""
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        where = host.getsockname()
+        said = run(f"""
+sock = socket.socket()
+def body():
+    said(error_of(sock.bind, {where!r}))
+    said(list(sock.getsockname()))
+    sock.listen()
+    said(error_of(socket.socket().connect, {where!r}))
+then = held(body)
+said(then())
+said(sock.getsockname()[1])
+""")
+        assert said == ["", list(where), "", 0, 0]
