@@ -5,6 +5,7 @@ on the moment at which a signal arrives.
 """
 
 SIGNALS = "a signal without SA_RESTART can end a trapped call before the backend has noticed it"
+FREED = "the host's port is freed a moment after the guest's close"
 
 KNOWN: dict[tuple[str, str], str] = {
     **{
@@ -12,15 +13,21 @@ KNOWN: dict[tuple[str, str], str] = {
         for datapath in ("direct", "relay", "ring")
         for title in ("bind_in_the_rain", "socket_in_the_rain")
     },
-    ("relay", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
+    # Over rings the guest's end is the relay's, too.
     **{
-        ("relay", f"bind:{title}"): "the host's port is freed a moment after the guest's close"
-        for title in ("closed_is_refused", "listener_in_child_only")
+        (datapath, name): why
+        for datapath in ("relay", "ring")
+        for name, why in {
+            "bind:shutdown_listener": "the host's listener outlives shutdown(2) of the guest's",
+            "bind:closed_is_refused": FREED,
+            "bind:listener_in_child_only": FREED,
+            "connect:bound_first": "a client bound to a port only has the guest's own address",
+            "options:changed_after": "TCP_MAXSEG is that of the guest's own connection",
+            "options:defaults": "IPV6_V6ONLY reads 1 once the socket has the host's address",
+            "static": "a bound socket refuses a second address before it is looked at",
+        }.items()
     },
-    ("relay", "connect:bound_first"): "a client bound to a port only has the guest's own address",
-    ("relay", "options:changed_after"): "TCP_MAXSEG is that of the guest's own connection",
-    ("relay", "options:defaults"): "IPV6_V6ONLY reads 1 once the socket has the host's address",
-    ("relay", "static"): "a bound socket refuses a second address before it is looked at",
+    ("ring", "stream:out_of_band"): "rings carry no urgent data",
 }
 
 

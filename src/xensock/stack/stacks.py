@@ -88,11 +88,11 @@ class Stacks:
             stack.close(patience)
 
 
-class RefusedError(PermissionError):
-    """The policy of the backend that carries a call refused it."""
+class DecidedError(OSError):
+    """A call of a socket that another backend carries failed: it was refused, or allowed and failed there."""
 
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision.error, os.strerror(decision.error))
+    def __init__(self, number: int, decision: Decision) -> None:
+        super().__init__(number, os.strerror(number))
         self.decision = decision
 
 

@@ -17,7 +17,7 @@ from xensock.calls.call import Decision
 from xensock.client.attachment import open_link
 from xensock.client.explaining import decision_of, explanation_of
 from xensock.client.sockets import socket as OwnSocket
-from xensock.stack.stacks import ExplainedAnswer, RefusedError
+from xensock.stack.stacks import DecidedError, ExplainedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ class Carried(OwnSocket):
         return errno.EACCES if own and loopback else number
 
     def bind(self, address: Any) -> None:
-        """bind(2). Raises RefusedError for what the backend's policy refuses, OSError."""
+        """bind(2). Raises DecidedError where it is known what was decided, OSError."""
         self._judged(lambda: OwnSocket.bind(self, address))
 
     def listen(self, backlog: int = 128) -> None:
@@ -66,10 +66,11 @@ class Carried(OwnSocket):
         try:
             call()
         except OSError as error:
-            self._ask(error.errno or errno.EIO)
-            if self.decided is not None and not self.decided.allowed:
-                raise RefusedError(self.decided) from error
-            raise
+            number = error.errno or errno.EIO
+            self._ask(number)
+            if self.decided is None:
+                raise
+            raise DecidedError(number, self.decided) from error
         self._ask(0)
 
     def _ask(self, number: int, always: bool = False) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
-from xensock.stack.stacks import RefusedError, decided
+from xensock.stack.stacks import DecidedError, decided
 from xensock.supervisor import options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
 from xensock.supervisor.diag import cookie
@@ -75,13 +75,24 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
             return Verdict(decision, "", "deny"), decision.error
         verdict = Verdict(decision, _path(sup), "allow")
         error = _bind_host(sup, q, local, end) if sup.parts.direct else _bind_both(sup, q, local)
-        theirs = decided(sup.reserved.get(cookie(q.sock)))
-        verdict = Verdict(final(decision, theirs), _path(sup), "allow")
-    except RefusedError as refusal:
-        return Verdict(refusal.decision, "", "deny"), refusal.decision.error
+        verdict = _carried(sup, decision, decided(sup.reserved.get(cookie(q.sock))))
+    except DecidedError as failure:
+        return _carried(sup, decision, failure.decision), failure.errno or errno.EIO
     except OSError as failure:
         error = failure.errno or errno.EIO
     return verdict, error
+
+
+def _carried(sup: Supervisor, ours: Decision, theirs: Decision | None) -> Verdict:
+    """What a call runs under that another backend may have decided, too."""
+    from xensock.supervisor.supervisor import Verdict
+
+    decision = final(ours, theirs)
+    return (
+        Verdict(decision, _path(sup), "allow")
+        if decision.allowed
+        else Verdict(decision, "", "deny")
+    )
 
 
 def _path(sup: Supervisor) -> Path:
@@ -171,11 +182,12 @@ def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> 
 
 def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
     """Relay: the host's port is reserved first, then the guest's own socket takes the same one in its network."""
-    if 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port):
+    stranger = 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port)
+    if stranger and sup.parts.stacks.default.local:
         return errno.EACCES
     tried: list[socket.socket] = []  # held meanwhile, so that the host gives another port
     try:
-        outer = _bind_pair(sup, q, local, tried)
+        outer = _bind_pair(sup, q, local, stranger, tried)
     finally:
         for each in tried:
             each.close()
@@ -186,9 +198,12 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
 
 
 def _bind_pair(
-    sup: Supervisor, q: Question, local: Endpoint, tried: list[socket.socket]
+    sup: Supervisor, q: Question, local: Endpoint, stranger: bool, tried: list[socket.socket]
 ) -> socket.socket:
-    """The host's socket, bound; the guest's own is bound to the same port. Raises OSError."""
+    """The host's socket, bound; the guest's own is bound to the same port. Raises OSError.
+
+    A `stranger` to the port is refused once the other backend's policy had its say.
+    """
     while True:
         outer = _outer_like(sup, q.sock)
         tried.append(outer)
@@ -198,6 +213,8 @@ def _bind_pair(
             if error.errno != errno.EADDRINUSE or not _release_gone(sup, local.port):
                 raise
             sup.ports.bind(outer, local)
+        if stranger:
+            raise DecidedError(errno.EACCES, decided(outer) or Decision(True, ""))
         port = outer.getsockname()[1]
         sup.parts.relay.release_port(port)
         try:
@@ -277,8 +294,10 @@ def listen(sup: Supervisor, q: Question) -> None:
         target = str(local)
         if not error:
             verdict, error = _listen(sup, q, local, backlog)
-    except RefusedError as refusal:
-        verdict, error = Verdict(refusal.decision, "", "deny"), refusal.decision.error
+    except DecidedError as failure:
+        error = failure.errno or errno.EIO
+        if not failure.decision.allowed:
+            verdict = Verdict(failure.decision, "", "deny")
     except OSError as failure:
         error = failure.errno or errno.EIO
     sup.answer(q, error)

@@ -67,7 +67,8 @@ def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint) -> Decision:
     refused only where nothing at all may be sent to that port."""
     if protocol == Protocol.UDP and end.port == 0:
         return Decision(True, "nothing can be sent to port 0")
-    decision = datagrams.judge(protocol, end)
+    # Whoever carries connections there may carry no datagrams; what is sent is refused then, not the look at the route.
+    decision = datagrams.point.connect(protocol, end)
     if not decision.allowed and decision.error == errno.EACCES and protocol == Protocol.UDP:
         echo = Endpoint(end.host, 0, end.scope)
         for other, where in ((Protocol.TCP, end), (Protocol.ICMP, echo)):
