@@ -31,8 +31,6 @@
 #define QUEUED 4096u
 #define CARD ((uint64_t)1 << 63)
 #define WAKE ((uint64_t)1 << 62)
-#define ECHO_REPLY4 0
-#define ECHO_REPLY6 129
 
 struct xs_udp {
 	int ep, wake, told; /* told: an eventfd for the owner */
@@ -206,27 +204,6 @@ static bool read_card(struct xs_udp *u)
 
 /* --- to the guest --- */
 
-/* An answer to the guest's echo request, its own identifier put back; false: something else. */
-static bool echo_reply(struct xs_port *p, struct xs_datagram *d, uint8_t *at)
-{
-	bool four = xs_is4(d->src);
-
-	if (p->raw && four) {
-		size_t head = d->len ? (size_t)(at[0] & 15) * 4 : 0;
-
-		if (d->len < head + 8)
-			return false;
-		at += head;
-		d->len -= head;
-	}
-	if (d->len < 8 || at[0] != (four ? ECHO_REPLY4 : ECHO_REPLY6))
-		return false;
-	if (p->raw && (at[4] << 8 | at[5]) != p->hid)
-		return false;
-	d->data = at;
-	return true;
-}
-
 static bool group(const uint8_t a[16]) { return xs_is4(a) ? a[12] >= 224 : a[0] == 0xff; }
 
 static bool plain(const struct xs_udp *u, const uint8_t a[16])
@@ -246,7 +223,7 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 	d->data = at;
 	if (p->proto == XS_ICMP) {
 		d->sport = 0;
-		if (!echo_reply(p, d, at))
+		if (!xs_in_echo_reply(p, d, at))
 			return;
 	}
 	f = xs_flow_find(u->flows, p->proto, p->gport, d->src, d->sport);

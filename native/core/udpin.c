@@ -8,6 +8,9 @@
 #define UDP_GRO 104
 #endif
 
+#define ECHO_REPLY4 0
+#define ECHO_REPLY6 129
+
 void xs_in_control(struct msghdr *m, struct xs_datagram *d, uint16_t *gso)
 {
 	int v;
@@ -57,4 +60,24 @@ void xs_in_prepare(const struct xs_port *p)
 	}
 	if (p->proto == XS_UDP)
 		setsockopt(p->fd, IPPROTO_UDP, UDP_GRO, &one, sizeof one);
+}
+
+bool xs_in_echo_reply(const struct xs_port *p, struct xs_datagram *d, uint8_t *at)
+{
+	bool four = xs_is4(d->src);
+
+	if (p->raw && four) {
+		size_t head = d->len ? (size_t)(at[0] & 15) * 4 : 0;
+
+		if (d->len < head + 8)
+			return false;
+		at += head;
+		d->len -= head;
+	}
+	if (d->len < 8 || at[0] != (four ? ECHO_REPLY4 : ECHO_REPLY6))
+		return false;
+	if (p->raw && (at[4] << 8 | at[5]) != p->hid)
+		return false;
+	d->data = at;
+	return true;
 }
