@@ -160,8 +160,9 @@ static bool move(struct join *j, int d)
 		}
 		if (n > room)
 			n = room;
-		copy(from, to, n);
+		/* Counted first: who has read them finds them counted. */
 		xs_count_add(&j->task.bytes[d], n);
+		copy(from, to, n);
 	}
 	return false;
 }
