@@ -280,7 +280,7 @@ int xs_icmp_of(int error, bool six, struct xs_icmp *e)
 	switch (error) {
 	case ENETUNREACH:
 	case ENETDOWN:
-		e->code = 0;
+		e->code = six ? 0 : 6; /* network unknown: of 0 the kernel does not tell a program (icmp_err_convert) */
 		return 0;
 	case EHOSTUNREACH:
 	case EHOSTDOWN:

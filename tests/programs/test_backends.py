@@ -271,6 +271,27 @@ def test_a_backend_that_dies(guest, far, died):
         assert program.wait() == 0, program.stderr
 
 
+UDP = """
+import errno, socket, sys
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.settimeout(5)
+    sock.connect((sys.argv[1], int(sys.argv[2])))
+    try:
+        sock.send(b"word")
+        print(sock.recv(100))
+    except OSError as error:
+        print(errno.errorcode.get(error.errno, error))
+"""
+
+
+def test_datagrams_are_carried_by_host_alone(guest, far):
+    """Without a route to it they are unreachable at once: a backend carries none for `xensock run`."""
+    argv = [guest.world.python, "-c", UDP, guest.world.web4, ECHO]
+    assert guest.run(argv, options=both(far), check=True).stdout == "ENETUNREACH\n"
+    routed = both(far, "any/udp=host")
+    assert guest.run(argv, options=routed, check=True).stdout == "b'word'\n"
+
+
 class Lines:
     """A program that answers each line with one."""
 

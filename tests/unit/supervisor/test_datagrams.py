@@ -120,7 +120,7 @@ def test_only_echo_requests_of_icmp_are_carried(
 @pytest.mark.parametrize(
     ("number", "four", "six"),
     [
-        (errno.ENETUNREACH, (3, 0), (1, 0)),
+        (errno.ENETUNREACH, (3, 6), (1, 0)),
         (errno.EHOSTUNREACH, (3, 1), (1, 3)),
         (errno.ECONNREFUSED, (3, 3), (1, 4)),
         (errno.EACCES, (3, 13), (1, 1)),
