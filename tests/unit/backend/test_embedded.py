@@ -130,21 +130,21 @@ def ended(run: dict[str, Any]) -> tuple[str, bytes]:
 
 
 def test_the_status_and_the_output() -> None:
-    assert ended(serve(["sh", "-c", "echo hello; exit 3"])) == ("status 3", b"hello\n")
+    assert ended(serve(["sh", "-c", "echo hello; exit 3"])) == ("detached 3;status 3", b"hello\n")
 
 
 def test_signals_from_the_front_reach_the_program() -> None:
     run = serve(["sh", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.05; done"])
     assert os.read(run["out"], 100) == b"up\n"
     run["front"].send(bytes([signal.SIGUSR1]))
-    assert ended(run)[0] == "status 9"
+    assert ended(run)[0] == "detached 9;status 9"
 
 
 def test_the_end_of_the_front_ends_the_guest() -> None:
     run = serve(["sh", "-c", "echo up; exec sleep 1000"])
     assert os.read(run["out"], 100) == b"up\n"
     run["front"].shutdown(socket.SHUT_WR)
-    assert ended(run)[0] == "status 125"
+    assert ended(run)[0] == "detached 125;status 125"
 
 
 def test_a_program_that_leaves_others_behind_detaches(tmp_path: Path) -> None:
@@ -190,14 +190,14 @@ def test_a_call_that_ends_its_program_is_recorded(
     monkeypatch.setattr(_core, "super_next", slow)
     program = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
     told = ended(serve([sys.executable, "-c", program], path, tell=True))[0]
-    assert told == f"connect 127.0.0.1:9 {errno.ECONNREFUSED};status 0"
+    assert told == f"detached 0;connect 127.0.0.1:9 {errno.ECONNREFUSED};status 0"
 
 
 def test_a_listener_whose_end_the_relay_has_not_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel tells of it by messages, which may come late, or be lost."""
     monkeypatch.setattr(Server, "watch", lambda *arguments: None)
     program = "import socket; listener = socket.create_server(('', 0)); print('up')"
-    assert ended(serve([sys.executable, "-c", program])) == ("status 0", b"up\n")
+    assert ended(serve([sys.executable, "-c", program])) == ("detached 0;status 0", b"up\n")
 
 
 def test_no_thread_outlives_a_run() -> None:
