@@ -39,4 +39,8 @@ def known(paths: Iterable[str]) -> Iterator[None]:
 
 def sockets() -> list[str]:
     """The sockets of all backends of this user that are known. Raises OSError."""
-    return [str(link.readlink()) for link in runtime_directory().glob(f"{_PREFIX}*")]
+    try:
+        directory = runtime_directory()
+    except PermissionError:
+        return []  # somebody else took its name, so that no backend of ours could be known there
+    return [str(link.readlink()) for link in directory.glob(f"{_PREFIX}*")]

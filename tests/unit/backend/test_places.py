@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -47,3 +48,15 @@ def test_the_backend_of_the_environment_is_covered(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "socket"))
         covered = hidden.paths({"XENSOCK": f"local:{tmp_path / 'socket'}"})
     assert os.path.realpath(tmp_path / "socket") in covered
+
+
+def test_a_directory_that_somebody_else_made_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may take a name in /tmp: guests start all the same, and no backend is known there."""
+
+    def taken() -> None:
+        raise PermissionError(errno.EPERM, "belongs to somebody else")
+
+    monkeypatch.setattr(places, "runtime_directory", taken)
+    assert places.sockets() == []
+    with pytest.raises(PermissionError), places.known(["/run/x"]):
+        pass
