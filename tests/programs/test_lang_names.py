@@ -14,7 +14,7 @@ from languages import bring, go_program, musl_program
 from world.fixtures import only
 from world.namespaces import describe, eventually, needs
 
-GUESTS = pytest.mark.parametrize("guest", only("direct", "relay"), indirect=True)
+GUESTS = pytest.mark.parametrize("guest", only("direct", "relay", "ring"), indirect=True)
 NOWHERE = "192.0.2.99"  # no name server there
 PROGRAMS = [
     pytest.param("glibc"),

@@ -16,6 +16,7 @@ from xensock.client import attachment, kernel
 from xensock.client.address import failure
 from xensock.client.datagrams import Datagrams
 from xensock.loop import IN
+from xensock.wire.errors import WireError
 from xensock.wire.explanations import Explanation
 from xensock.wire.extensions import Extension
 from xensock.wire.frames import Frame, decode_frame
@@ -97,7 +98,10 @@ class NameService:
                 return
             message, why = decode_frame(packet)[0].payload, None
             if self._explains:
-                why, message = Explanation.decode(message)
+                try:
+                    why, message = Explanation.decode(message)
+                except WireError:
+                    continue  # whose answer it is cannot be told
             future_ = self._waiting.pop(int.from_bytes(message[:2], "big"), None)
             if future_ is not None:
                 future_.set_result((message, why))
