@@ -80,7 +80,7 @@ static void tune(const struct config *c)
 	}
 }
 
-/* Ping sockets (icmp(7)): for every group that there is, which in a user namespace is one. */
+/* Ping sockets (icmp(7)): for every group that there is, which in a user namespace of ours is one. */
 static void let_ping(const struct config *c)
 {
 	char range[32] = "0 2147483647";
@@ -90,8 +90,14 @@ static void let_ping(const struct config *c)
 		snprintf(range, sizeof range, "%u %u", c->head.gid, c->head.gid);
 	if (fd < 0)
 		return;
-	if (write(fd, range, strlen(range)) < 0)
-		fail(S_PROC, errno);
+	if (write(fd, range, strlen(range)) < 0) {
+		/* Root of a user namespace that does not have all groups (a rootless container): its own, then. */
+		if (errno != EINVAL)
+			fail(S_PROC, errno);
+		snprintf(range, sizeof range, "%u %u", (unsigned)getegid(), (unsigned)getegid());
+		if (write(fd, range, strlen(range)) < 0)
+			fail(S_PROC, errno);
+	}
 	close(fd);
 }
 
