@@ -142,7 +142,7 @@ static bool transport(struct xs_datagram *d, uint8_t proto)
 
 static bool read4(struct xs_fragments *f, const uint8_t *ip, size_t len, struct xs_datagram *d)
 {
-	size_t head = (size_t)(ip[0] & 15) * 4, total;
+	size_t head = (size_t)(ip[0] & 15) * 4, total; /* the first byte is there */
 	unsigned frag;
 
 	if (len < 20 || head < 20)
@@ -166,11 +166,12 @@ static bool read4(struct xs_fragments *f, const uint8_t *ip, size_t len, struct 
 
 static bool read6(struct xs_fragments *f, const uint8_t *ip, size_t len, struct xs_datagram *d)
 {
-	uint8_t next = ip[6];
+	uint8_t next;
 	size_t left, size;
 
 	if (len < 40)
 		return false;
+	next = ip[6];
 	left = get16(ip + 4);
 	left = left ? left : len - 40;
 	if (left > len - 40)

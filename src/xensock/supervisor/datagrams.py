@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import struct
 import threading
@@ -53,6 +54,7 @@ COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
 BROADCAST = IPv4Address("255.255.255.255")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
+DESCRIPTORS = 8192
 FOREIGN = "no datagrams through another backend"
 
 
@@ -102,6 +104,7 @@ class Datagrams:
         self.bound: dict[tuple[bytes, int], Bound] = {}
         self._cookies: dict[int, tuple[bytes, int, bool]] = {}  # address, port, automatic
         self._callers: dict[tuple[int, bytes, int], Who] = {}
+        _make_room()
         ways = [way(socket.AF_INET, GUEST4)]
         if rtnetlink.host_has_ipv6():
             ways.append(way(socket.AF_INET6, None))
@@ -427,6 +430,15 @@ def _name(point: Point, host: str) -> str | None:
     except ValueError:
         return None
     return next(iter(point.names_of(address)), None)
+
+
+def _make_room() -> None:
+    """As many descriptors as this user may have: every port of the guest's takes one or two. The guest, which runs
+    already, keeps its own limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def way(family: int, otherwise: IPAddress | None) -> rtnetlink.Way:
