@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MISSING = object()
-PROBE_SECONDS = 15.0
+PROBE_SECONDS = 25.0
 """A probe that takes longer has hung; its observations so far are kept."""
 HUNG_ENOUGH = 8
 AT_ONCE = 8
