@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "transport": {"wire", "ring"},
     "pvcalls": {"calls", "wire", "ring", "transport", "policy"},
     "client": {"calls", "wire", "ring", "transport", "pvcalls"},
+    "testing": {"transport"},
     "policy": {"calls"},
     "stack": {"calls", "client"},
     "observe": {"calls"},
@@ -79,6 +80,9 @@ TESTED_BY: dict[str, str] = {
         )
     },
     "client/explaining.py": "tests/unit/stack/test_upstream.py",
+    "testing/mirror.py": "tests/unit/client/test_stateful.py",
+    "testing/sockets.py": "tests/unit/client/test_stateful.py",
+    "testing/transports.py": "tests/unit/transport/test_contract.py",
     "calls/family.py": "tests/unit/client/test_family.py",
     "supervisor/family.py": "tests/programs/test_family.py",
     "testing/mirror.py": "tests/unit/client/test_stateful.py",

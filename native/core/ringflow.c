@@ -8,6 +8,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -181,6 +182,10 @@ static bool stream_down(struct xs_ringflow *f)
 				return true;
 			continue;
 		}
+		if (f->gone) {
+			xs_ringflow_dead(f, ECONNRESET); /* as TCP answers what comes for a socket that is closed */
+			break;
+		}
 		if (f->deaf) {
 			xs_wire_advance(&f->wire, rx, n);
 			if (++looks == LOOKS)
@@ -230,6 +235,14 @@ void xs_ringflow_refuse(struct xs_ringflow *f)
 	f->eof = true;
 }
 
+/* Whether nobody holds the other end of a socket pair any more. */
+static bool hung_up(const struct xs_ringflow *f)
+{
+	struct pollfd p = {f->sock.fd, 0, 0};
+
+	return f->role == XS_FRONT && f->family == AF_UNIX && !f->error && poll(&p, 1, 0) > 0 && p.revents & POLLHUP;
+}
+
 static bool stream_up(struct xs_ringflow *f)
 {
 	struct xs_half *tx = &f->wire.ring.tx;
@@ -267,6 +280,9 @@ static bool stream_up(struct xs_ringflow *f)
 			xs_wire_advance(&f->wire, tx, (uint32_t)k);
 			if ((uint32_t)k < room && !f->hup)
 				f->readable = false;
+		} else if (k == 0 && hung_up(f)) {
+			f->eof = f->gone = f->deaf = true; /* the end that is reported tells it, and whether it is a reset */
+			return true;
 		} else if (k == 0) {
 			xs_ringflow_ended(f);
 		} else if (errno == EAGAIN) {

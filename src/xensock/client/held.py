@@ -77,6 +77,7 @@ class Held:
         self.end = end
         self.state = State.NEW
         self.error = 0  # pending, for SO_ERROR
+        self.told = False  # the program has met the error that ended it
         self.own = self.peer = b""
         self.bound = False
         self.resets = False  # its close is a reset (socket(7), SO_LINGER with no time)
@@ -167,6 +168,10 @@ class Held:
             number, self.error = self.error, 0
             return number
 
+    def why_ended(self) -> int:
+        """The errno that ended it, once; 0 where it ended in order."""
+        return self.take_error()
+
     def was_reset(self) -> bool:
         """Whether a connection was there that is not any more."""
         return False
@@ -181,7 +186,8 @@ class Held:
 
     def moved(self, sent: int, received: int, error: int) -> None:
         """The mover is done with it: nobody holds the program's end, or the connection was reset."""
-        self.error = self.error or error
+        if not self.told:
+            self.error = self.error or error
         if error == errno.ECONNRESET:
             self.resets = True  # it was closed with bytes that nobody read; or reset already
         self.release()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from xensock.wire.responses import Response
 
 _IN_ERROR, _STATUS = struct.Struct("<8xi"), struct.Struct("<88xI")
+_IN = struct.Struct("<II")  # in_cons, in_prod
 _CONNECTED = 1
 if TYPE_CHECKING:
     Ended = Callable[[int, int, int], None]
@@ -143,6 +144,11 @@ class Stream(Held):
 
     def moved(self, sent: int, received: int, error: int) -> None:
         """See Moved."""
+        with self._lock:
+            if self._pages is not None and self.spliced is None and not error:
+                consumed, produced = _IN.unpack_from(self._pages.indexes)
+                # Closed with bytes that nobody has read: TCP resets then (RFC 1122, 4.2.2.13).
+                self.resets = self.resets or consumed != produced
         super().moved(sent, received, error)
         if self.spliced is not None:
             self.spliced(sent, received, error)
@@ -187,6 +193,15 @@ class Stream(Held):
             if self._pages is None or self.state is not State.CONNECTED:
                 return False
             return _IN_ERROR.unpack_from(self._pages.indexes)[0] not in (0, -errno.ENOTCONN)
+
+    def why_ended(self) -> int:
+        """See Held. The program may meet the end before we have heard of it."""
+        with self._lock:
+            number = super().why_ended()
+            if not number and not self.told and self.was_reset() and self._pages is not None:
+                number = from_wire(_IN_ERROR.unpack_from(self._pages.indexes)[0])
+            self.told = self.told or bool(number)
+            return number
 
     def lost(self) -> None:
         """See Held."""

@@ -77,8 +77,9 @@ class Transfer(standard.socket):
 
     def _ended(self) -> None:
         """The stream ended: in order, or by an error that is told now."""
-        if self._held is not None and self._held.error:
-            raise failure(self._held.take_error())
+        number = self._held.why_ended() if self._held is not None else 0
+        if number:
+            raise failure(number)
 
     # --- datagrams
 

@@ -37,6 +37,8 @@ def bind(guest: Guest, call: Call, request: Bind) -> None:
     held = guest.held(request.id)
     if held.family not in (socket.AF_INET, socket.AF_INET6):
         raise refuse(errno.EOPNOTSUPP)
+    if held.phase not in (Phase.FRESH, Phase.DATAGRAMS):
+        raise refuse(errno.EINVAL)  # it has its address
     local = endpoint(held, request.address)
     decision, error = _bind(guest, held, local)
     guest.record(call, Verb.BIND, str(local), decision, error)
