@@ -36,6 +36,7 @@ IFF_UP, IFF_NOARP = 1, 0x80
 LARGEST = 65535  # MTU of the card: one packet for every datagram that there is
 LO = 1  # lo is the first device of every network namespace
 
+ANY_PROTOCOL = -1
 OUTSIDE = 100  # the table with the way out for datagrams
 DNS_PORT = 53
 
@@ -144,7 +145,9 @@ class Layout:
         if to is not None:
             body += _attr(FRA_DST, to.network_address.packed)
         if protocol:
-            body += _attr(FRA_IIFNAME, b"lo\0") + _attr(FRA_IP_PROTO, bytes([protocol]))
+            body += _attr(FRA_IIFNAME, b"lo\0")
+        if protocol > 0:
+            body += _attr(FRA_IP_PROTO, bytes([protocol]))
         if port:
             body += _attr(FRA_DPORT_RANGE, struct.pack("=HH", port, port))
         self._ask(RTM_NEWRULE, CREATE | EXCL, body)
@@ -153,10 +156,16 @@ class Layout:
         """Datagrams to anybody but this namespace leave by table 100; all else stays as it was."""
         for number, network in enumerate(own, 1):
             self.rule(family, number, RT_TABLE_LOCAL, to=network)
-        icmp = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
         self.rule(family, 10, RT_TABLE_LOCAL, protocol=socket.IPPROTO_UDP, port=DNS_PORT)
-        self.rule(family, 11, OUTSIDE, protocol=socket.IPPROTO_UDP)
-        self.rule(family, 12, OUTSIDE, protocol=icmp)
+        if family == socket.AF_INET:
+            self.rule(family, 11, OUTSIDE, protocol=socket.IPPROTO_UDP)
+            self.rule(family, 12, OUTSIDE, protocol=socket.IPPROTO_ICMP)
+        else:
+            # A path MTU that ICMPv6 tells is noted at a route that is looked up without a protocol (ip6_update_pmtu).
+            self.rule(family, 11, RT_TABLE_LOCAL, protocol=socket.IPPROTO_TCP)
+            # The relay's own packets to the guest's sockets (synreplay).
+            self.rule(family, 13, RT_TABLE_LOCAL, protocol=socket.IPPROTO_RAW)
+            self.rule(family, 14, OUTSIDE, protocol=ANY_PROTOCOL)
         self.rule(family, 20, RT_TABLE_LOCAL)
         first = struct.pack(
             "=BBBBBBBBI", family, 0, 0, 0, RT_TABLE_LOCAL, 0, 0, FR_ACT_TO_TBL, 0
