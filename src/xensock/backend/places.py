@@ -43,4 +43,8 @@ def sockets() -> list[str]:
         directory = runtime_directory()
     except PermissionError:
         return []  # somebody else took its name, so that no backend of ours could be known there
-    return [str(link.readlink()) for link in directory.glob(f"{_PREFIX}*")]
+    found = []
+    for link in directory.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # that backend has just ended
+            found.append(str(link.readlink()))
+    return found

@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from xensock.backend import hidden, places
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +57,16 @@ def test_a_directory_that_somebody_else_made_first(monkeypatch: pytest.MonkeyPat
     assert places.sockets() == []
     with pytest.raises(PermissionError), places.known(["/run/x"]):
         pass
+
+
+def test_a_backend_that_ends_meanwhile_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with places.known(["/gone", "/there"]):
+        real = Path.glob
+
+        def late(self: Path, pattern: str) -> list[Path]:
+            found = sorted(real(self, pattern), key=lambda link: str(link.readlink()))
+            found[0].unlink()
+            return found
+
+        monkeypatch.setattr(Path, "glob", late)
+        assert places.sockets() == ["/there"]
