@@ -56,3 +56,24 @@ def test_a_guests_listener_is_the_hosts(guest: Guest, site: Site) -> None:
                 assert sock.recv(100) == b"guest"
         words = ("connect", site.world.host.addr4, str(port), "read")
         assert attempt(guest, site, *words) == "guest"
+
+
+def test_a_closed_listeners_port_is_the_guests_again_at_once(guest: Guest) -> None:
+    """Whichever of its addresses it was bound to, and although others hear of the close a moment late."""
+    script = """
+import socket, sys
+failed = []
+for turn in range(100):
+    for host in ("::", sys.argv[1], "0.0.0.0"):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((host, int(sys.argv[2])))
+                sock.listen()
+            except OSError as error:
+                failed.append((turn, host, str(error)))
+print(failed)
+"""
+    host, port = guest.world.host.addr4, str(guest.port())
+    done = guest.run([guest.world.python, "-c", script, host, port])
+    assert done.stdout == "[]\n", done.stderr

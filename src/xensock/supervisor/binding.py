@@ -6,6 +6,7 @@ import errno
 import os
 import pathlib
 import socket
+import threading
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PRIVILEGED = 1024
 PORT_TRIES = 64
+DROP_S = 1.0
 CAP_NET_BIND_SERVICE = 10
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 
@@ -245,8 +247,11 @@ def _like(sock: socket.socket, other: socket.socket) -> None:
 
 
 def _release_gone(sup: Supervisor, port: int) -> bool:
-    """Free a host port whose listener the guest has closed: the kernel's word of that comes a moment late."""
+    """Free a host port whose listener the guest has closed: the kernel's word of that comes a moment late, and another
+    backend takes a moment to close its own."""
     freed = False
+    for dropped in list(sup.dropping):
+        freed |= dropped.wait(DROP_S)
     for key, outer in list(sup.reserved.items()):
         try:
             local = Endpoint.from_python(outer.getsockname())
@@ -267,10 +272,16 @@ def _release_gone(sup: Supervisor, port: int) -> bool:
 
 
 def _drop(sup: Supervisor, key: int) -> None:
-    outer = sup.reserved.pop(key, None)
-    if outer is not None:
-        sup.parts.relay.unpublish(outer)
-        outer.close()
+    dropped = threading.Event()
+    sup.dropping.add(dropped)
+    try:
+        outer = sup.reserved.pop(key, None)
+        if outer is not None:
+            sup.parts.relay.unpublish(outer)
+            outer.close()
+    finally:
+        dropped.set()
+        sup.dropping.discard(dropped)
 
 
 def bind_reusing(sock: socket.socket, local: Endpoint) -> None:

@@ -86,6 +86,7 @@ class Supervisor:
             int, socket.socket
         ] = {}  # relay: host sockets of the guest's bound ones, by cookie
         self.own: set[int] = set()  # cookies of AF_XENSOCK sockets, where that matters
+        self.dropping: set[threading.Event] = set()  # such sockets that are being closed
         self.relayed: set[int] = set()  # cookies of sockets whose connect the relay began
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
