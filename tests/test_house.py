@@ -54,7 +54,6 @@ ARROWS: dict[str, set[str]] = {
         "client",
     },
     "bench": {"calls", "observe", "doctor"},
-    "testing": set(),
 }
 
 # Modules whose tests are elsewhere than in tests/unit/<part>/test_<module>.py, and where.
@@ -85,8 +84,6 @@ TESTED_BY: dict[str, str] = {
     "testing/transports.py": "tests/unit/transport/test_contract.py",
     "calls/family.py": "tests/unit/client/test_family.py",
     "supervisor/family.py": "tests/programs/test_family.py",
-    "testing/mirror.py": "tests/unit/client/test_stateful.py",
-    "testing/sockets.py": "tests/unit/client/test_stateful.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",
     "doctor/probe.py": "tests/unit/doctor/test_checks.py",
