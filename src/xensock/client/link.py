@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 import time
 import weakref
@@ -237,6 +238,10 @@ def watch_hang_up(loop: Loop, end: socket.socket, gone: Callable[[], None]) -> N
     """Call gone() once when nobody holds the other end of a socket pair any more."""
 
     def handler(_: int) -> None:
+        poll = select.poll()
+        poll.register(fd, 0)
+        if not poll.poll(0):
+            return  # it was about another file, that had this number before
         loop.remove(fd)
         gone()
 

@@ -10,6 +10,7 @@ import os
 import socket as standard
 import struct
 from _socket import socket as plain
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from xensock.calls.family import AF_XENSOCK
@@ -212,7 +213,7 @@ class socket(Transfer):
         limit = self.gettimeout()
         if limit == 0:
             if stream.state is State.NEW:
-                self._look_full()
+                self._look_full(stream)
             return stream.connect(sockaddr)
         number = stream.connect(sockaddr)
         if number != errno.EINPROGRESS:
@@ -221,12 +222,10 @@ class socket(Transfer):
             return errno.ETIME
         return 0 if stream.state is State.CONNECTED else stream.take_error() or errno.ECONNABORTED
 
-    def _look_full(self) -> None:
+    def _look_full(self, stream: Stream) -> None:
         """What is not connected yet is not writable."""
-        try:
-            kernel.socket.send(self, _FILLING, standard.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+        with suppress(BlockingIOError):
+            stream.filling += kernel.socket.send(self, _FILLING, standard.MSG_DONTWAIT)
 
     # --- serving
 

@@ -46,6 +46,7 @@ class Stream(Held):
     ) -> None:
         super().__init__(link, family, socket.SOCK_STREAM, protocol, end, accepted)
         self.door: Door | None = None  # of a listening one
+        self.filling = 0  # bytes that make the program's end look full
         self.shut_down = False  # the program called shutdown(2)
         self.spliced: Ended | None = None  # bytes go to a socket that is not the program's end
         self.settled = threading.Event()  # no connect is under way
@@ -117,9 +118,8 @@ class Stream(Held):
             pages = self._pages
             if pages is None:
                 raise ValueError("a connection without a ring")
-            if self.state is State.CONNECTING:
-                self._drain()
-            self.state = State.CONNECTED
+            self.state = State.CONNECTED  # first: what can be written to is connected
+            self._drain()
             if not self.link.splices:
                 unwatch(self.link.loop, self.end)
                 self._token = self.link.move(self, self.end, pages)
@@ -171,8 +171,9 @@ class Stream(Held):
     def _drain(self) -> None:
         """Take what made the program's end look full, so that it is writable."""
         with contextlib.suppress(BlockingIOError):
-            while self.end.recv(1 << 16):
-                pass
+            # Not more: the program may send as soon as there is room.
+            while self.filling and (part := self.end.recv(self.filling)):
+                self.filling -= len(part)
 
     def end_of_stream(self) -> None:
         """See Moved."""

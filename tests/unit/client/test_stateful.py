@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket as standard
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -14,7 +14,6 @@ from xensock.testing.sockets import datagram_machine, stream_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 RUN = settings(
     max_examples=40,
@@ -37,10 +36,18 @@ def test_a_difference_is_found() -> None:
         def recv(self, size: int, flags: int = 0) -> bytes:
             return super().recv(size, flags)[:-1]
 
+        def accept(self) -> tuple[standard.socket, Any]:
+            accepted, address = super().accept()
+            return Losing(fileno=accepted.detach()), address
+
     with pytest.raises(AssertionError):
         run_state_machine_as_test(
             stream_machine(standard.socket, Losing),
             settings=settings(
-                RUN, database=None, phases=[Phase.generate], report_multiple_bugs=False
+                RUN,
+                max_examples=300,
+                database=None,
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
             ),
         )
