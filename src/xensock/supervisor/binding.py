@@ -212,7 +212,10 @@ def _bind_pair(
         try:
             sup.ports.bind(outer, local)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _release_gone(sup, local.port):
+            if error.errno != errno.EADDRINUSE:
+                raise
+            # Another backend's may have gone while we looked.
+            if not _release_gone(sup, local.port) and sup.parts.stacks.default.local:
                 raise
             sup.ports.bind(outer, local)
         if stranger:
