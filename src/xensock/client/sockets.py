@@ -182,6 +182,23 @@ class socket(Transfer):
             return super().getpeername()
         return python_of(held.family, held.name(Which.PEER))
 
+    def __repr__(self) -> str:
+        """As the standard library's, with the names that are known already. It is called for a socket that is collected
+        unclosed, on whatever thread that happens: nobody may be asked."""
+        held = self._held
+        if held is None:
+            return super().__repr__()
+        cls = type(self)
+        closed = " [closed]" if getattr(self, "_closed", False) else ""
+        text = (
+            f"<{cls.__module__}.{cls.__qualname__}{closed} fd={self.fileno()}, family={held.family}"
+        )
+        text += f", type={held.type}, proto={held.protocol}"
+        for word, name in (("laddr", held.own), ("raddr", held.peer)):
+            if name:
+                text += f", {word}={python_of(held.family, name)}"
+        return text + ">"
+
     # --- connecting
 
     def connect(self, address: Any) -> None:

@@ -228,3 +228,22 @@ def test_a_descriptor_that_another_process_gets(attached: str) -> None:
             assert far.recv(100) == b"by another descriptor"
             os.close(fds[0])
             assert far.recv(1) == b""
+
+
+def test_a_socket_is_shown_without_asking_anybody(
+    mortal: tuple[Daemon, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collected socket is shown in its warning, on whatever thread and under whatever lock that happens."""
+    _, link = mortal
+
+    def refused(request: object) -> None:
+        raise AssertionError(f"{request} was asked")
+
+    with standard.create_server((HOST, 0)) as server, sockets.socket(link=link) as client:
+        client.connect(server.getsockname())
+        own, peer = client.getsockname(), client.getpeername()
+        with sockets.socket(link=link) as fresh, monkeypatch.context() as patch:
+            patch.setattr(link.frontend, "submit", refused)
+            assert f"laddr={own}, raddr={peer}>" in repr(client)
+            assert repr(fresh).endswith("proto=0>")
+        assert "[closed]" in repr(fresh)
