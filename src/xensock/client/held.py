@@ -215,7 +215,8 @@ class Held:
             self.link.forget(self)
         if self.link.pid != os.getpid():
             return
-        if self._token or self.state is State.CONNECTED:  # the mover has it, or is about to
+        about_to_move = self.state is State.CONNECTED and not self.link.splices
+        if self._token or about_to_move:
             if self.resets or (self.bound and self.type == socket.SOCK_DGRAM):
                 # Natively, too, the peer knows, and the port is free, when close(2) returns.
                 self.released.wait(RESET_S)

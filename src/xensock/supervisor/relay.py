@@ -134,6 +134,7 @@ class Relay:
                 splice(guest, ended or (lambda sent, received, error: None))
             except OSError:
                 reset(guest)  # it ended meanwhile
+                reset(far)
             return
         with self._lock:
             if self._closed:

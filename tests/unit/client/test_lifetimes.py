@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import socket as standard
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daemonkit import daemon
-from xensock.client import attachment, sockets
+from xensock.client import attachment, making, sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,3 +248,27 @@ def test_a_socket_is_shown_without_asking_anybody(
             assert f"laddr={own}, raddr={peer}>" in repr(client)
             assert repr(fresh).endswith("proto=0>")
         assert "[closed]" in repr(fresh)
+
+
+def test_a_connection_that_was_never_spliced_ends_with_its_socket(
+    mortal: tuple[Daemon, Link],
+) -> None:
+    """The guest's own socket may be gone before its connection's bytes could flow (the relay)."""
+    link = attachment.open_link(mortal[0].url, "splices", splices=True)
+    try:
+        with making.create_server((HOST, 0), link=link) as listener:
+            listener.settimeout(PATIENCE_S)
+            for end in (ConnectionResetError, b""):
+                with standard.create_connection(listener.getsockname(), PATIENCE_S) as peer:
+                    accepted, _ = listener.accept()
+                    if end is ConnectionResetError:
+                        reset = struct.pack("ii", 1, 0)
+                        accepted.setsockopt(standard.SOL_SOCKET, standard.SO_LINGER, reset)
+                    accepted.close()
+                    try:
+                        seen: object = peer.recv(1)
+                    except OSError as error:
+                        seen = type(error)
+                    assert seen == end
+    finally:
+        link.close()
