@@ -25,6 +25,7 @@ _PREFIX = "backend-"
 def known(paths: Iterable[str]) -> Iterator[None]:
     """These sockets are a backend's, as long as the context lasts. Raises OSError."""
     links = []
+    _tidy()
     try:
         for path in paths:
             link = runtime_directory() / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
@@ -33,6 +34,14 @@ def known(paths: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         for link in links:
+            with contextlib.suppress(FileNotFoundError):
+                link.unlink()
+
+
+def _tidy() -> None:
+    """Drop the links that killed daemons left behind: those that lead nowhere."""
+    for link in runtime_directory().glob(f"{_PREFIX}*"):
+        if not link.exists():
             with contextlib.suppress(FileNotFoundError):
                 link.unlink()
 

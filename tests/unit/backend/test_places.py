@@ -70,3 +70,12 @@ def test_a_backend_that_ends_meanwhile_is_passed_over(monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(Path, "glob", late)
         assert places.sockets() == ["/there"]
+
+
+def test_the_next_daemon_tidies_up_after_killed_ones(tmp_path: Path) -> None:
+    left = tmp_path / "xensock" / "backend-1-00000000"
+    with places.known([str(tmp_path)]):
+        left.symlink_to(tmp_path / "gone")
+        with places.known([]):
+            assert not left.is_symlink()
+            assert places.sockets() == [str(tmp_path)]
