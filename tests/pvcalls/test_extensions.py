@@ -41,21 +41,8 @@ INPROGRESS = -errno.EINPROGRESS
 
 
 @pytest.fixture
-def serving() -> Iterator[Serving]:
-    with Serving() as made:
-        yield made
-
-
-@pytest.fixture
 def guest(serving: Serving) -> Iterator[Front]:
     with front(serving, EVERY) as made:
-        yield made
-
-
-@pytest.fixture
-def server() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        made.settimeout(10)
         yield made
 
 

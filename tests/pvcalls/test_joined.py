@@ -39,12 +39,6 @@ RESET_TIME = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture
-def serving() -> Iterator[Serving]:
-    with Serving() as made:
-        yield made
-
-
-@pytest.fixture
 def one(serving: Serving) -> Iterator[Front]:
     with front(serving, EVERY) as made:
         yield made

@@ -51,11 +51,6 @@ def detach() -> None:
         before.close()
 
 
-def current() -> Link | None:
-    """The backend of this process, if it has one yet."""
-    return _current
-
-
 def known() -> bool:
     """Whether there is a backend for this process, or the environment names one."""
     return _current is not None or bool(os.environ.get(VARIABLE))
