@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUITE = Path(__file__).with_name("suite.py")
-PACKAGE = "Debian's libpython3-testsuite"
+PACKAGE = "Debian's libpython3.11-testsuite"
 
 # Module → seconds it may take. The first part runs in `make test`, the second in `.ci/run` (make conformance).
 QUICK = {
