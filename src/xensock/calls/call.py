@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xensock.calls.address import Endpoint
 
 
 class Verb(StrEnum):
@@ -43,6 +49,34 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """Who asks, as far as rules can tell: the path of the program's file, and the guest's labels.
+
+    program  as the host sees it; "" where it is not known, which no rule about programs matches
+    """
+
+    program: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+NOBODY = Subject()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a rule grants a guest at most, of all its calls by that rule together; None is without bound.
+
+    rate        bytes per second, each way
+    connects    new connections per second
+    concurrent  connections that are open at once
+    """
+
+    rate: int | None = None
+    connects: float | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The policy's answer to one call.
 
@@ -54,6 +88,15 @@ class Decision:
                False when the answer depended on a name that was resolved earlier
     hint       for a refused call: the smallest rule that would allow it, as command-line option,
                or what stands in the way
+
+    How an allowed call is carried out; what is None or False has no say:
+    redirect         where to connect instead: an endpoint, or the path of a unix socket of the host
+    via              the network that carries it, by its name
+    limit            what the rule grants at most; `source` and `rule` tell one rule from another
+    verify           "sni" or "host": the first bytes must name `name`, else the connection is reset
+    needs_relay      whether only the relay (or a ring) can carry it as the rule says
+    close_on_reload  whether the connection ends when another policy forbids it
+    source           where the rule is written, as FILE:LINE; "" for options and defaults
     """
 
     allowed: bool
@@ -62,3 +105,10 @@ class Decision:
     name: str | None = None
     cacheable: bool = True
     hint: str = ""
+    redirect: Endpoint | str | None = None
+    via: str | None = None
+    limit: Limit | None = None
+    verify: Literal["sni", "host"] | None = None
+    needs_relay: bool = False
+    close_on_reload: bool = False
+    source: str = ""

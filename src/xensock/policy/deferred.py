@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xensock.calls.call import Decision, Protocol
+from xensock.calls.call import NOBODY, Decision, Protocol
 from xensock.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xensock.calls.address import IPAddress
+    from xensock.calls.call import Subject
     from xensock.policy.routes import Routes
 
 HOST = "host"
@@ -32,18 +33,30 @@ class Deferred(Policy):
         self.names_needed = any(route.rule.addresses is None for route in routes.table)
 
     def connect(
-        self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str] = ()
+        self,
+        protocol: Protocol,
+        host: IPAddress,
+        port: int,
+        names: Sequence[str] = (),
+        subject: Subject = NOBODY,
     ) -> Decision:
         """See Policy."""
         stack = self._routes.of(protocol, host, port, names)
-        return super().connect(protocol, host, port, names) if stack == HOST else left_to(stack)
+        if stack != HOST:
+            return left_to(stack)
+        return super().connect(protocol, host, port, names, subject)
 
     def listen(
-        self, protocol: Protocol, host: IPAddress, port: int, v6only: bool = False
+        self,
+        protocol: Protocol,
+        host: IPAddress,
+        port: int,
+        v6only: bool = False,
+        subject: Subject = NOBODY,
     ) -> Decision:
         """See Policy. Guests take connections at the default backend, and datagrams on this host."""
         if protocol != Protocol.TCP:
-            return super().listen(protocol, host, port, v6only)
+            return super().listen(protocol, host, port, v6only, subject)
         return left_to(self._routes.default)
 
     def resolve(self, name: str) -> Decision:

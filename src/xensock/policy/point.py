@@ -6,14 +6,16 @@ decided and recorded here, so that no way knows more, or says less, than another
 
 from __future__ import annotations
 
+import os
 import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
+from xensock.calls.call import Subject
 from xensock.calls.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.calls.call import Decision, Protocol, Verb
@@ -28,6 +30,7 @@ class Point:
 
     names_of   the names by which the guest knows an address
     record     takes each record; None: nobody keeps any
+    labels     of the guest, which rules may ask for
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class Point:
         policy: Policy,
         names_of: NamesOf,
         record: Callable[[Record], None] | None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.guest = guest
         self.policy = policy
         self.names_of = names_of
         self.record = record
+        self._subject = Subject(labels=dict(labels or {}))
         self._epoch = time.time() - time.monotonic()
 
     @property
@@ -48,19 +53,29 @@ class Point:
         """Whether anybody keeps records; what only a record needs need not be found out otherwise."""
         return self.record is not None
 
-    def connect(self, protocol: Protocol, end: Endpoint) -> Decision:
+    def subject(self, pid: int) -> Subject:
+        """Who calls, as far as this policy asks. `pid` as the host sees it, 0 where it is not known."""
+        if not pid or not self.policy.programs_needed:
+            return self._subject
+        return Subject(program_path(pid), self._subject.labels)
+
+    def connect(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
-        if self.policy.names_needed:
-            return self.policy.connect(protocol, end.host, end.port, self.names_of(end.host))
-        decision = self.policy.connect(protocol, end.host, end.port)
+        policy, subject = self.policy, self.subject(pid)
+        if policy.names_needed:
+            return policy.connect(protocol, end.host, end.port, self.names_of(end.host), subject)
+        decision = policy.connect(protocol, end.host, end.port, (), subject)
         if decision.allowed:
             return decision
         # The names make a better hint.
-        return self.policy.connect(protocol, end.host, end.port, self.names_of(end.host))
+        return policy.connect(protocol, end.host, end.port, self.names_of(end.host), subject)
 
-    def listen(self, protocol: Protocol, end: Endpoint, v6only: bool = False) -> Decision:
+    def listen(
+        self, protocol: Protocol, end: Endpoint, v6only: bool = False, pid: int = 0
+    ) -> Decision:
         """May the guest listen at this (unmapped) local address?"""
-        return self.policy.listen(protocol, end.host, end.port, v6only=v6only)
+        subject = self.subject(pid)
+        return self.policy.listen(protocol, end.host, end.port, v6only, subject)
 
     def write(
         self,
@@ -108,3 +123,11 @@ def known_name(names_of: NamesOf, target: str) -> str | None:
     except ValueError:
         return None
     return next(iter(names_of(address)), None)
+
+
+def program_path(pid: int) -> str:
+    """The path of the file that a process executes (proc(5), exe); "" where it cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""

@@ -22,7 +22,7 @@ import errno
 from itertools import count
 from typing import TYPE_CHECKING
 
-from xensock.calls.call import Decision, Protocol
+from xensock.calls.call import NOBODY, Decision, Protocol
 from xensock.policy.groups import GROUPS, AddressSet, destination_forms, protected_group, unmapped
 from xensock.policy.names import normal_name
 from xensock.policy.rules import Rule, RuleError, parse_rule
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from xensock.calls.address import IPAddress
+    from xensock.calls.call import Subject
 
 _generations = count(1)
 _KNOWN = 4096  # destinations whose decision is remembered
@@ -47,7 +48,10 @@ _WIDE = ("any", "public", "private")
 
 class Policy:
     """An immutable set of rules. `generation` differs between any two policies of a process:
-    an answer that was cached under another generation is void."""
+    an answer that was cached under another generation is void. `programs_needed`: whether any rule
+    asks which program calls; otherwise nobody need find out."""
+
+    programs_needed = False
 
     def __init__(
         self, allow: Iterable[Rule], deny: Iterable[Rule], unix: UnixRules | None = None
@@ -74,7 +78,12 @@ class Policy:
         return cls(sides[0], sides[1], unix)
 
     def connect(
-        self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str] = ()
+        self,
+        protocol: Protocol,
+        host: IPAddress,
+        port: int,
+        names: Sequence[str] = (),
+        subject: Subject = NOBODY,
     ) -> Decision:
         """May the guest reach this destination? `names` are those by which it learned the
         address (`Names.of`). Refused with EACCES."""
@@ -141,7 +150,12 @@ class Policy:
         return Decision(False, reason, errno.EACCES, cacheable=fixed, hint=hint)
 
     def listen(
-        self, protocol: Protocol, host: IPAddress, port: int, v6only: bool = False
+        self,
+        protocol: Protocol,
+        host: IPAddress,
+        port: int,
+        v6only: bool = False,
+        subject: Subject = NOBODY,
     ) -> Decision:
         """May the guest listen (for UDP: be bound) at this local address? `v6only` matters for
         `::` alone (IPV6_V6ONLY). Refused with EACCES."""

@@ -117,7 +117,7 @@ def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
     only = q.sock.family == socket.AF_INET6 and bool(
         q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
-    return sup.point.listen(Protocol.TCP, end, v6only=only)
+    return sup.point.listen(Protocol.TCP, end, v6only=only, pid=q.tid)
 
 
 def _mapped(sup: Supervisor, end: Endpoint) -> Publication | None:

@@ -103,7 +103,9 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
             sup.move(q, host=True)
             sup.run_connect(q, Verdict(OWN, "direct", "guest"))
             return
-        decision = sup.parts.policy.connect(Protocol.TCP, at.host, at.port, ())
+        decision = sup.point.policy.connect(
+            Protocol.TCP, at.host, at.port, (), sup.point.subject(q.tid)
+        )
         if decision.allowed:
             _allowed(sup, q, at, decision)
             return
@@ -168,7 +170,7 @@ def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
     if not sup.parts.direct and sup.ports.owner(end) and _guest_listens(sup, end):
         _itself(sup, q, end)
         return
-    decision = sup.point.connect(Protocol.TCP, end)
+    decision = sup.point.connect(Protocol.TCP, end, q.tid)
     if decision.allowed:
         _allowed(sup, q, end, decision)
     else:

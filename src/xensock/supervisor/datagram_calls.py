@@ -43,7 +43,7 @@ def connect(sup: Supervisor, q: Question) -> None:
     ping = q.sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) in PING
     protocol = Protocol.ICMP if ping else Protocol.UDP
     inside = is_own(end.host) or (end.port == DNS_PORT and not ping)
-    decision = OWN if inside else _judge(datagrams, protocol, end)
+    decision = OWN if inside else _judge(datagrams, protocol, end, q.tid)
     error = decision.error
     try:
         if decision.allowed:
@@ -62,17 +62,17 @@ def connect(sup: Supervisor, q: Question) -> None:
         datagrams.write(Verb.CONNECT, target(end, protocol), decision, "relay", error, who, start)
 
 
-def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint) -> Decision:
+def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) -> Decision:
     """Connecting sends nothing, and programs do it to learn their own address (getaddrinfo(3), ping(8)): so it is
     refused only where nothing at all may be sent to that port."""
     if protocol == Protocol.UDP and end.port == 0:
         return Decision(True, "nothing can be sent to port 0")
     # Whoever carries connections there may carry no datagrams; what is sent is refused then, not the look at the route.
-    decision = datagrams.point.connect(protocol, end)
+    decision = datagrams.point.connect(protocol, end, pid)
     if not decision.allowed and decision.error == errno.EACCES and protocol == Protocol.UDP:
         echo = Endpoint(end.host, 0, end.scope)
         for other, where in ((Protocol.TCP, end), (Protocol.ICMP, echo)):
-            found = datagrams.point.connect(other, where)
+            found = datagrams.point.connect(other, where, pid)
             if found.allowed:
                 return found
     return decision
@@ -156,7 +156,7 @@ def _listen(datagrams: Datagrams, q: Question, local: Endpoint) -> Decision:
     only = q.sock.family == socket.AF_INET6 and bool(
         q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
-    return datagrams.point.listen(Protocol.UDP, local.unmapped(), v6only=only)
+    return datagrams.point.listen(Protocol.UDP, local.unmapped(), only, q.tid)
 
 
 def _bind(

@@ -233,9 +233,9 @@ class Datagrams:
 
     # --- flows
 
-    def judge(self, protocol: Protocol, end: Endpoint) -> Decision:
+    def judge(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
         """May the guest send there?"""
-        decision = self.point.connect(protocol, end)
+        decision = self.point.connect(protocol, end, pid)
         if decision.allowed:
             names = self.point.names_of(end.host)
             carrier = self._stacks.of(protocol, end.host, end.port, names)
@@ -259,7 +259,7 @@ class Datagrams:
         verb, who = self._caller(sport, remote, rport)
         decision, error = Decision(False, "fault", errno.EPERM), errno.EPERM
         try:
-            decision = self.judge(protocol, end)
+            decision = self.judge(protocol, end, who.pid)
             error = decision.error
             if decision.allowed and not _core.udp_has(self._core, number, source, sport):
                 self._make(number, source, sport, end)

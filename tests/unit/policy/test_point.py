@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 import time
 from ipaddress import ip_address
+from typing import Any
 
 from xensock.calls.address import Endpoint
-from xensock.calls.call import Decision, Protocol, Verb
+from xensock.calls.call import Decision, Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.names import Names
-from xensock.policy.point import Point, known_name
+from xensock.policy.point import Point, known_name, program_path
 from xensock.policy.policy import Policy
 
 
@@ -83,3 +87,38 @@ def test_the_name_of_a_target() -> None:
     assert known_name(names_of, "[fe80::1%2]:80") == "six"
     assert known_name(names_of, "192.0.2.2:80") is None
     assert known_name(names_of, "[8 bytes]") is None
+
+
+class Programs(Policy):
+    """Remembers who asked."""
+
+    programs_needed = True
+
+    def __init__(self) -> None:
+        super().__init__((), ())
+        self.asked: list[Subject] = []
+
+    def connect(self, *args: Any) -> Decision:  # type: ignore[override]
+        self.asked.append(args[-1])
+        return Decision(True, "any")
+
+    listen = connect  # type: ignore[assignment]
+
+
+def test_the_policy_learns_labels_and_the_program_if_it_asks_for_them() -> None:
+    policy = Programs()
+    point = Point("guest", policy, lambda address: (), None, {"team": "web"})
+    point.connect(Protocol.TCP, at("192.0.2.1", 80), os.getpid())
+    point.listen(Protocol.TCP, at("0.0.0.0", 8080), False, os.getpid())
+    point.connect(Protocol.TCP, at("192.0.2.1", 80))
+    own = Subject(os.path.realpath(sys.executable), {"team": "web"})
+    assert policy.asked == [own, own, Subject("", {"team": "web"})]
+    policy.programs_needed = False
+    point.connect(Protocol.TCP, at("192.0.2.1", 80), os.getpid())
+    assert policy.asked[-1] == Subject("", {"team": "web"})
+
+
+def test_the_program_of_a_process_that_is_gone_is_not_known() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert program_path(gone.pid) == ""

@@ -61,7 +61,7 @@ def decide(guest: Guest, end: Endpoint) -> tuple[Decision, bool]:
         return OWN, True
     if end.port == asking.PORT:
         return asking.SERVED, False
-    return guest.point.connect(Protocol.TCP, inner), False
+    return guest.point.connect(Protocol.TCP, inner, guest.transport.pid), False
 
 
 def start(sock: socket.socket, end: Endpoint) -> int:

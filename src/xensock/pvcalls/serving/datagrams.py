@@ -84,10 +84,11 @@ def decide(guest: Guest, held: Held, end: Endpoint) -> tuple[Decision, bool]:
     inner = end.unmapped()
     if held.protocol in (ICMP, ICMPV6):
         # An echo has no port; a rule that names ports is not about it.
-        return guest.point.connect(Protocol.UDP, Endpoint(inner.host, 0, inner.scope)), False
+        echo = Endpoint(inner.host, 0, inner.scope)
+        return guest.point.connect(Protocol.UDP, echo, guest.transport.pid), False
     if guest.backend.ports.is_own(guest, inner, socket.SOCK_DGRAM):
         return OWN, True
-    return guest.point.connect(Protocol.UDP, inner), False
+    return guest.point.connect(Protocol.UDP, inner, guest.transport.pid), False
 
 
 class Datagrams:

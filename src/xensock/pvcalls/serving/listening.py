@@ -68,7 +68,7 @@ def listen_decision(guest: Guest, held: Held, local: Endpoint) -> Decision:
         held.host.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
     protocol = Protocol.TCP if held.kind == socket.SOCK_STREAM else Protocol.UDP
-    return guest.point.listen(protocol, local.unmapped(), v6only=only)
+    return guest.point.listen(protocol, local.unmapped(), only, guest.transport.pid)
 
 
 def listen(guest: Guest, call: Call, request: Listen) -> None:
