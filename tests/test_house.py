@@ -111,6 +111,8 @@ TESTED_BY: dict[str, str] = {
     "transport/local_events.py": "tests/unit/transport/test_local_back.py",
     "transport/local_packets.py": "tests/unit/transport/test_local_back.py",
     "transport/pages.py": "tests/unit/transport/test_local_front.py",
+    "supervisor/guest.py": "tests/unit/supervisor/test_launch.py",
+    "backend/serving.py": "tests/unit/backend/test_embedded.py",
     # What the supervisor does to calls shows in a guest only: the kernel is the oracle there.
     "supervisor/binding.py": "tests/semantics/probes/probe_bind.py",
     "supervisor/connecting.py": "tests/semantics/probes/probe_connect.py",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,26 +12,19 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.backend import hidden, places
-from xensock.calls.call import Protocol
-from xensock.policy.names import Names
-from xensock.policy.point import Point
+from xensock.backend.serving import LAST_BYTES_S, Carriers, Terms, serve
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
 from xensock.stack.stacks import SplitResolver, Stacks
-from xensock.supervisor import echoing, launch, options
+from xensock.supervisor import echoing, launch
 from xensock.supervisor import filter as guest_filter
-from xensock.supervisor.datagrams import Datagrams
-from xensock.supervisor.diag import open_host
-from xensock.supervisor.dns import DnsServer
-from xensock.supervisor.launch import ExecError, Guest, Launch, LaunchError
-from xensock.supervisor.relay import Relay
-from xensock.supervisor.supervisor import Parts, Supervisor
+from xensock.supervisor.launch import ExecError, Launch, Launched, LaunchError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
-    from xensock.calls.address import IPAddress
     from xensock.calls.record import Record
     from xensock.policy.policy import Policy
     from xensock.policy.routes import Route
@@ -42,7 +34,6 @@ if TYPE_CHECKING:
 
 # How long the end of the program waits for the end of the guest, which usually follows at once.
 LAST_BREATH_MS = 200
-LAST_BYTES_S = 60.0
 LANDLOCK_TCP = 4  # first ABI with TCP rules (landlock(7)), Linux 6.7
 
 
@@ -65,16 +56,6 @@ class Order:
         None
     )  # the program ended with this status, others still run
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
-
-
-@dataclass(frozen=True, slots=True)
-class Carriers:
-    """Who carries calls and who answers questions for names; `undo` closes them while no guest uses them."""
-
-    stacks: Stacks
-    answering: MessageResolver
-    resolver: Resolver  # this host's
-    undo: ExitStack
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -127,12 +108,21 @@ class Embedded:
             guest = launch.start(spec)
             stack.callback(guest.close)
             _let_go_of_stdio()
-            relay, stacks = self._serve(guest, direct, carriers, stack)
+            terms = Terms(
+                order.name,
+                order.policy,
+                direct,
+                order.publications,
+                order.record,
+                self._complain,
+                order.own_family,
+            )
+            served = serve(guest, terms, carriers, stack)
             code = self._wait(guest, front)
-            if relay.connections() or stacks.live():
+            if served.relay.connections() or served.stacks.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
                 self._detach(code)
-                relay.close(LAST_BYTES_S)
+                served.relay.close(LAST_BYTES_S)
         self._detach(code)  # nor for the end of this process, which the kernel does not hurry
         return code
 
@@ -140,60 +130,6 @@ class Embedded:
         if not self._detached:
             self._detached = True
             self._order.detach(code)
-
-    def _serve(
-        self, guest: Guest, direct: bool, carriers: Carriers, stack: ExitStack
-    ) -> tuple[Relay, Stacks]:
-        order = self._order
-        names = Names()
-        record = order.record
-        stacks = carriers.stacks
-        carriers.undo.pop_all()
-        stack.callback(stacks.close, LAST_BYTES_S)
-        dns = DnsServer(
-            order.name, carriers.answering, order.policy, names, record or (lambda r: None)
-        )
-        dns.start(_name_sockets(guest))
-        stack.callback(dns.close)
-        relay = Relay(guest.socket)
-        stack.callback(relay.close)
-
-        def names_of(address: IPAddress) -> tuple[str, ...]:
-            # A guest's own libc reads /etc/hosts without asking us.
-            return (*names.of(address), *carriers.resolver.hosts_names(address))
-
-        point = Point(order.name, order.policy, names_of, record)
-        published = [p for p in order.publications if p.protocol == Protocol.UDP]
-        datagrams = None
-        try:
-            if not order.own_family:  # its card could not tell the families apart
-                datagrams = Datagrams(guest, point, stacks, published)
-                stack.callback(datagrams.close)
-        except OSError as error:
-            self._complain(f"no UDP and no ICMP for the guest: {error}\n")
-        host_diag = open_host()
-        stack.callback(host_diag.close)
-        supervisor = Supervisor(
-            Parts(
-                guest,
-                order.name,
-                order.policy,
-                names_of,
-                relay,
-                dns,
-                host_diag,
-                direct,
-                stacks,
-                tuple(p for p in order.publications if p.protocol == Protocol.TCP),
-                datagrams,
-                record,
-                self._complain,
-                order.own_family,
-            )
-        )
-        supervisor.start()
-        stack.callback(supervisor.stop)
-        return relay, stacks
 
     def _backends(self) -> list[str]:
         """Sockets of backends, where a guest would find other rules than its own."""
@@ -220,7 +156,7 @@ class Embedded:
         split = SplitResolver(stacks, resolvers, lambda message: read_question(message).name)
         return Carriers(stacks, split, resolver, undo)
 
-    def _wait(self, guest: Guest, front: socket.socket) -> int:
+    def _wait(self, guest: Launched, front: socket.socket) -> int:
         code = 0
         poll = select.poll()
         poll.register(guest.control_fileno(), select.POLLIN)
@@ -258,30 +194,10 @@ class Embedded:
                 return code
 
 
-def launch_lost(guest: Guest) -> int:
+def launch_lost(guest: Launched) -> int:
     """The front was killed: what it stood for ends too."""
     guest.close()
     return 125
-
-
-def _name_sockets(guest: Guest) -> list[socket.socket]:
-    """Port 53 of every address of the guest's network."""
-    made = []
-    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        try:
-            sock = guest.socket(family, socket.SOCK_DGRAM, 0)
-        except OSError as error:
-            if error.errno == errno.EAFNOSUPPORT:
-                continue
-            raise
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Answers come from the address that was asked, which need not be any interface's.
-            sock.setsockopt(*options.FREEBIND6, 1)
-        sock.bind((any_address, 53))
-        made.append(sock)
-    return made
 
 
 def _let_go_of_stdio() -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from xensock.calls.record import Path
     from xensock.policy.point import Point
     from xensock.stack.stacks import Stacks
-    from xensock.supervisor.launch import Guest
+    from xensock.supervisor.guest import Guest
     from xensock.supervisor.publication import Publication
 
 UDP, ECHO = 17, 1

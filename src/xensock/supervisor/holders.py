@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from xensock.supervisor.launch import Guest
+    from xensock.supervisor.guest import Guest
 
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
 REQUEST_DUMP, ERROR, DONE = 0x301, 2, 3
@@ -33,6 +33,7 @@ class Holders:
 
     def __init__(self, guest: Guest) -> None:
         self._proc = guest.proc
+        self._init = guest.init
         self._link = guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
         self._started: dict[tuple[str, int], int] = {}
 
@@ -65,7 +66,7 @@ class Holders:
         """Number in the guest and inode of its directory, which no later process of this number has (proc(5))."""
         with os.scandir(self._proc) as entries:
             for entry in entries:
-                if entry.name.isdigit() and entry.name != "1":
+                if entry.name.isdigit() and entry.name != self._init:
                     yield entry.name, entry.inode()
 
     def _start(self, name: str, inode: int) -> int:

@@ -12,14 +12,12 @@ import os
 import socket
 import struct
 import subprocess
-import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from xensock.supervisor import rtnetlink
-from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
+from xensock.supervisor.guest import MESSAGE, Guest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +28,6 @@ STAGES = (
     "", "config", "userns", "uidmap", "netns", "pidns", "fork", "pidfd",
     "mountns", "proc", "sysfs", "hide", "caps", "landlock", "seccomp",
 )  # fmt: skip
-MESSAGE = struct.Struct("=iiii")
 
 
 class LaunchError(Exception):
@@ -96,38 +93,15 @@ def _config(spec: Launch, root: bool) -> bytes:
     return head + spec.filter + strings
 
 
-class Guest:
-    """A guest that runs: events from its launcher, sockets of its network."""
+class Launched(Guest):
+    """A guest that `start` made: events from its launcher."""
 
     def __init__(
         self, control: socket.socket, maker: socket.socket, helper: subprocess.Popen[bytes]
     ) -> None:
+        super().__init__(maker, init="1")
         self._control = control
-        self._maker = maker
-        self._lock = threading.Lock()
         self.helper = helper
-        self.listener = -1  # seccomp notification descriptor, the supervisor's to take over
-        self.killable = False  # whether only fatal signals end the wait for an answer (Linux 5.19)
-        self.pidfd = -1  # of the program
-        self.proc = -1  # the guest's /proc, which shows its processes and no others
-
-    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
-        data, fds = b"", cast("list[int]", [])
-        with self._lock, suppress(BrokenPipeError, ConnectionResetError):
-            self._maker.send(MESSAGE.pack(ord("S"), family, kind, protocol))
-            data, fds, _, _ = socket.recv_fds(self._maker, MESSAGE.size, 1)
-        if len(data) != MESSAGE.size:
-            raise OSError(errno.ESRCH, "the guest is gone")
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        error = MESSAGE.unpack(data)[1]
-        if error or not fds:
-            raise OSError(error or errno.ENOTCONN, os.strerror(error or errno.ENOTCONN))
-        return socket.socket(family, kind & 0xF, protocol, fileno=fds[0])
-
-    def diag(self) -> Diag:
-        return Diag(self.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG))
 
     def next_event(self) -> tuple[str, int, int, list[int]] | None:
         """The launcher's next message (type, a, b, descriptors); None at its end."""
@@ -160,14 +134,10 @@ class Guest:
         """End the guest, whatever still runs in it, and release everything."""
         self._control.close()
         self.helper.wait()
-        self._maker.close()
-        for fd in (self.pidfd, self.proc):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self.proc = -1
+        self.release()
 
 
-def start(spec: Launch) -> Guest:
+def start(spec: Launch) -> Launched:
     """Make the guest and start the program. Raises LaunchError, or ExecError if the program cannot be executed."""
     path = launcher_path()
     root = os.geteuid() == 0
@@ -191,7 +161,7 @@ def start(spec: Launch) -> Guest:
             raise LaunchError("fork", error.errno or errno.EIO) from error
         finally:
             os.close(config)
-    guest = Guest(control, maker, helper)
+    guest = Launched(control, maker, helper)
     try:
         _bring_up(guest, spec.forced_failure)
     except BaseException:
@@ -206,7 +176,7 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _bring_up(guest: Guest, forced: tuple[str, int] | None) -> None:
+def _bring_up(guest: Launched, forced: tuple[str, int] | None) -> None:
     while guest.listener < 0:
         event = guest.next_event()
         if event is None:
@@ -222,7 +192,7 @@ def _bring_up(guest: Guest, forced: tuple[str, int] | None) -> None:
             guest.killable = bool(a)
 
 
-def _network(guest: Guest, forced: tuple[str, int] | None) -> None:
+def _network(guest: Launched, forced: tuple[str, int] | None) -> None:
     if forced and forced[0] == "veth":
         raise LaunchError(*forced)
     try:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from xensock.supervisor.datagrams import Datagrams
     from xensock.supervisor.diag import Diag
     from xensock.supervisor.dns import DnsServer
-    from xensock.supervisor.launch import Guest
+    from xensock.supervisor.guest import Guest
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.relay import Relay
 
@@ -71,23 +71,52 @@ class Parts:
     record: Callable[[Record], None] | None = None
     complain: Callable[[str], None] = field(default=lambda text: None)
     own_family: bool = False  # AF_XENSOCK is what leaves the guest, and nothing else
+    listener: int = -1  # of the filter whose processes it serves, and its own from `start` on
+    killable: bool = False  # see Guest
+    ended: Callable[[], None] = field(default=lambda: None)  # no process of the filter is left
+
+
+@dataclass(slots=True)
+class Held:
+    """What a guest's supervisors know of its sockets; used under its lock."""
+
+    ports: Ports
+    diag: Diag
+    holders: Holders
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    reserved: dict[int, socket.socket] = field(
+        default_factory=dict
+    )  # relay: host sockets of the guest's bound ones, by cookie
+    own: set[int] = field(default_factory=set)  # cookies of AF_XENSOCK sockets, where that matters
+    dropping: set[threading.Event] = field(default_factory=set)  # such sockets, being closed
+    relayed: set[int] = field(default_factory=set)  # cookies of those whose connect the relay began
+    users: int = 0
+
+    @classmethod
+    def of(cls, parts: Parts) -> Held:
+        ports = Ports(parts.host_diag) if parts.stacks.default.local else ForeignPorts()
+        return cls(ports, parts.guest.diag(), Holders(parts.guest))
 
 
 class Supervisor:
-    """Serves one guest from `start` until its last process is gone."""
+    """Serves the processes under one filter of a guest from `start` until the last of them is gone.
 
-    def __init__(self, parts: Parts) -> None:
+    `beside`: another supervisor of the same guest, for processes that came into it later.
+    """
+
+    def __init__(self, parts: Parts, beside: Supervisor | None = None) -> None:
         self.parts = parts
         self.point = Point(parts.name, parts.policy, parts.names_of, parts.record)
-        self.guest_diag = parts.guest.diag()
-        self._holders = Holders(parts.guest)
-        self.ports: Ports = Ports(parts.host_diag) if parts.stacks.default.local else ForeignPorts()
-        self.reserved: dict[
-            int, socket.socket
-        ] = {}  # relay: host sockets of the guest's bound ones, by cookie
-        self.own: set[int] = set()  # cookies of AF_XENSOCK sockets, where that matters
-        self.dropping: set[threading.Event] = set()  # such sockets that are being closed
-        self.relayed: set[int] = set()  # cookies of sockets whose connect the relay began
+        held: Held = beside._held if beside is not None else Held.of(parts)
+        self._held: Held = held
+        with held.lock:
+            held.users += 1
+        self.guest_diag = held.diag
+        self.ports = held.ports
+        self.reserved = held.reserved
+        self.own = held.own
+        self.dropping = held.dropping
+        self.relayed = held.relayed
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
@@ -106,10 +135,8 @@ class Supervisor:
         }
 
     def start(self) -> None:
-        guest = self.parts.guest
-        self.handle = _core.super_start(
-            guest.listener, self.parts.record is not None, guest.killable
-        )
+        parts = self.parts
+        self.handle = _core.super_start(parts.listener, parts.record is not None, parts.killable)
         self._thread.start()
 
     def stop(self) -> None:
@@ -117,8 +144,12 @@ class Supervisor:
         _core.super_stop(self.handle)
         self._thread.join()
         self._rest()
+        with self._held.lock:
+            self._held.users -= 1
+            if self._held.users:
+                return
         self.guest_diag.close()
-        self._holders.close()
+        self._held.holders.close()
         for sock in list(self.reserved.values()):
             self.parts.relay.unpublish(sock)  # it may not have heard yet that the guest's is gone
             sock.close()
@@ -144,13 +175,15 @@ class Supervisor:
                         question.tid
                     )  # it may be gone once it is answered
                 try:
-                    self._handler(question)(self, question)
+                    with self._held.lock:
+                        self._handler(question)(self, question)
                 except Exception:
                     # No decision means no: the guest is refused and the fault is shown, not hidden.
                     self.parts.complain(traceback.format_exc())
                     self.answer(question, errno.EPERM)
                 finally:
                     question.sock.close()
+        self.parts.ended()
 
     def _handler(self, q: Question) -> Handler:
         if q.nr in (_core.SYS["socket"], _core.SYS["ioctl"]):
@@ -226,7 +259,7 @@ class Supervisor:
     def is_shared(self, q: Question) -> bool:
         """Whether other processes of the guest hold the caller's socket."""
         born = _core.super_born(self.handle, cookie(q.sock))
-        return self._holders.elsewhere(q.tid, q.sock, born)
+        return self._held.holders.elsewhere(q.tid, q.sock, born)
 
     def move(
         self, q: Question, host: bool, begin: Callable[[socket.socket], None] = lambda sock: None

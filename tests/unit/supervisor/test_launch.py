@@ -23,7 +23,7 @@ from xensock import _core
 from xensock.supervisor import filter as guest_filter
 from xensock.supervisor import launch
 from xensock.supervisor.diag import cookie
-from xensock.supervisor.launch import Guest, Launch, LaunchError
+from xensock.supervisor.launch import Launch, Launched, LaunchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def spec(*argv: str, **options: Any) -> Launch:
 
 
 @contextmanager
-def running(*argv: str, **options: Any) -> Iterator[Guest]:
+def running(*argv: str, **options: Any) -> Iterator[Launched]:
     """A guest whose trapped calls the C core answers; programs here ask nothing of Python."""
     guest = launch.start(spec(*argv, **options))
     handle = _core.super_start(guest.listener, False, guest.killable)
@@ -60,7 +60,7 @@ def running(*argv: str, **options: Any) -> Iterator[Guest]:
         thread.join()
 
 
-def events(guest: Guest) -> list[tuple[str, int]]:
+def events(guest: Launched) -> list[tuple[str, int]]:
     """What the launcher says, up to the guest's end."""
     said = []
     while (event := guest.next_event()) is not None:
@@ -113,7 +113,7 @@ def test_several_threads_ask_for_sockets() -> None:
     kinds = [socket.SOCK_STREAM, socket.SOCK_DGRAM]
     wrong = []
 
-    def ask(guest: Guest, kind: int) -> None:
+    def ask(guest: Launched, kind: int) -> None:
         for _ in range(50):
             with guest.socket(socket.AF_INET, kind) as sock:
                 real = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)

@@ -1,0 +1,154 @@
+"""What serves one guest, whoever started it: names, relay, datagrams and the supervisor."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from xensock.calls.call import Protocol
+from xensock.policy.names import Names
+from xensock.policy.point import Point
+from xensock.supervisor import options
+from xensock.supervisor.datagrams import Datagrams
+from xensock.supervisor.diag import open_host
+from xensock.supervisor.dns import DnsServer
+from xensock.supervisor.relay import Relay
+from xensock.supervisor.supervisor import Parts, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from xensock.calls.address import IPAddress
+    from xensock.calls.record import Record
+    from xensock.policy.policy import Policy
+    from xensock.stack.resolver import Resolver
+    from xensock.stack.stacks import Stacks
+    from xensock.supervisor.dns import MessageResolver
+    from xensock.supervisor.guest import Guest
+    from xensock.supervisor.publication import Publication
+
+LAST_BYTES_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Carriers:
+    """Who carries calls and who answers questions for names; `undo` closes them while no guest uses them."""
+
+    stacks: Stacks
+    answering: MessageResolver
+    resolver: Resolver  # this host's
+    undo: ExitStack
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a guest may do, and under which name it does it."""
+
+    name: str
+    policy: Policy
+    direct: bool  # its TCP sockets are the host's
+    publications: tuple[Publication, ...] = ()
+    record: Callable[[Record], None] | None = None
+    complain: Callable[[str], None] = lambda text: None
+    own_family: bool = False  # AF_XENSOCK alone leaves the guest
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A guest that is served; `parts` are those of its supervisors."""
+
+    relay: Relay
+    stacks: Stacks
+    parts: Parts
+    first: Supervisor
+
+    def also(self, listener: int, killable: bool, ended: Callable[[], None]) -> Supervisor:
+        """A supervisor, not started yet, for processes that came into the guest under a filter of their own.
+
+        `listener` is that filter's, and the supervisor's from now on; `ended` is called on its thread at their end.
+        """
+        parts = replace(self.parts, listener=listener, killable=killable, ended=ended)
+        return Supervisor(parts, beside=self.first)
+
+
+def serve(
+    guest: Guest,
+    terms: Terms,
+    carriers: Carriers,
+    stack: ExitStack,
+    ended: Callable[[], None] = lambda: None,
+) -> Serving:
+    """Serve a guest whose listener is known until `stack` unwinds. Raises OSError.
+
+    `ended` is called on the supervisor's thread once no process of the guest's filter is left.
+    """
+    names, record, stacks = Names(), terms.record, carriers.stacks
+    carriers.undo.pop_all()
+    stack.callback(stacks.close, LAST_BYTES_S)
+    dns = DnsServer(terms.name, carriers.answering, terms.policy, names, record or (lambda r: None))
+    dns.start(_name_sockets(guest))
+    stack.callback(dns.close)
+    relay = Relay(guest.socket)
+    stack.callback(relay.close)
+
+    def names_of(address: IPAddress) -> tuple[str, ...]:
+        # A guest's own libc reads /etc/hosts without asking us.
+        return (*names.of(address), *carriers.resolver.hosts_names(address))
+
+    point = Point(terms.name, terms.policy, names_of, record)
+    published = [p for p in terms.publications if p.protocol == Protocol.UDP]
+    datagrams = None
+    try:
+        if not terms.own_family:  # its card could not tell the families apart
+            datagrams = Datagrams(guest, point, stacks, published)
+            stack.callback(datagrams.close)
+    except OSError as error:
+        terms.complain(f"no UDP and no ICMP for the guest: {error}\n")
+    host_diag = open_host()
+    stack.callback(host_diag.close)
+    parts = Parts(
+        guest,
+        terms.name,
+        terms.policy,
+        names_of,
+        relay,
+        dns,
+        host_diag,
+        terms.direct,
+        stacks,
+        tuple(p for p in terms.publications if p.protocol == Protocol.TCP),
+        datagrams,
+        record,
+        terms.complain,
+        terms.own_family,
+        guest.listener,
+        guest.killable,
+        ended,
+    )
+    first = Supervisor(parts)
+    first.start()
+    stack.callback(first.stop)
+    return Serving(relay, stacks, parts, first)
+
+
+def _name_sockets(guest: Guest) -> list[socket.socket]:
+    """Port 53 of every address of the guest's network."""
+    made = []
+    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            sock = guest.socket(family, socket.SOCK_DGRAM, 0)
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                continue
+            raise
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Answers come from the address that was asked, which need not be any interface's.
+            sock.setsockopt(*options.FREEBIND6, 1)
+        sock.bind((any_address, 53))
+        made.append(sock)
+    return made

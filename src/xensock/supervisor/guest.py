@@ -1,0 +1,62 @@
+"""A guest as the supervisor sees it, whoever started it: a listener, a network namespace, its processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+from contextlib import suppress
+from typing import cast
+
+from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
+
+MESSAGE = struct.Struct("=iiii")
+
+
+class Guest:
+    """What a supervisor needs of a guest.
+
+    listener  the seccomp notification descriptor, the supervisor's to take over; -1 before there is one
+    killable  whether only fatal signals end the wait for an answer (Linux 5.19)
+    pidfd     of the program
+    proc      the guest's /proc, which shows its processes and no others
+    init      the number in there of a process of ours, "" where there is none
+    """
+
+    def __init__(self, maker: socket.socket, init: str = "") -> None:
+        self._maker = maker
+        self._lock = threading.Lock()
+        self.listener = -1
+        self.killable = False
+        self.pidfd = -1
+        self.proc = -1
+        self.init = init
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
+        data, fds = b"", cast("list[int]", [])
+        with self._lock, suppress(BrokenPipeError, ConnectionResetError):
+            self._maker.send(MESSAGE.pack(ord("S"), family, kind, protocol))
+            data, fds, _, _ = socket.recv_fds(self._maker, MESSAGE.size, 1)
+        if len(data) != MESSAGE.size:
+            raise OSError(errno.ESRCH, "the guest is gone")
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        error = MESSAGE.unpack(data)[1]
+        if error or not fds:
+            raise OSError(error or errno.ENOTCONN, os.strerror(error or errno.ENOTCONN))
+        return socket.socket(family, kind & 0xF, protocol, fileno=fds[0])
+
+    def diag(self) -> Diag:
+        """A sock_diag(7) socket of the guest's network. Raises OSError."""
+        return Diag(self.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG))
+
+    def release(self) -> None:
+        """Close what is known of its processes and the way to its network."""
+        self._maker.close()
+        for fd in (self.pidfd, self.proc):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.proc = -1
