@@ -7,6 +7,7 @@
 #include "connect.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -89,4 +90,23 @@ int xs_connect_start(int fd, const struct sockaddr *sa, socklen_t len, unsigned 
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	/* EINTR: sent and waiting. EALREADY on a blocking file cannot be: the kernel waits instead. */
 	return error == EINTR ? EINPROGRESS : error;
+}
+
+int xs_connect_join(int fd, unsigned wait_us)
+{
+	union { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; } to;
+	socklen_t size = sizeof to.four, l = sizeof(int);
+	int domain = AF_INET;
+
+	memset(&to, 0, sizeof to);
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &l);
+	if (domain == AF_INET6) { /* no TCP to groups of hosts: tcp_v6_connect, tcp_v4_connect */
+		to.six.sin6_family = AF_INET6;
+		memset(&to.six.sin6_addr, 0xff, sizeof to.six.sin6_addr);
+		size = sizeof to.six;
+	} else {
+		to.four.sin_family = AF_INET;
+		to.four.sin_addr.s_addr = htonl(INADDR_BROADCAST);
+	}
+	return xs_connect_start(fd, &to.any, size, wait_us);
 }

@@ -15,5 +15,11 @@ int xs_wake_install(void);
  * Returns 0, EINPROGRESS (under way), or the errno of connect(2).
  */
 int xs_connect_start(int fd, const struct sockaddr *sa, socklen_t len, unsigned wait_us);
+/*
+ * connect(2) on a TCP socket that connects, is connected or listens: its state is what answers, the address is not looked
+ * at. Who shares the file may take it apart meanwhile (shutdown(2)), so the address is one where nobody can be: that is
+ * ENETUNREACH then, and never a connection that nobody has judged. Waits as xs_connect_start.
+ */
+int xs_connect_join(int fd, unsigned wait_us);
 
 #endif

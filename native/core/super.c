@@ -145,11 +145,11 @@ bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error)
 }
 
 void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		      uint64_t start_ns, bool cache)
+		      uint64_t start_ns, bool cache, bool begun)
 {
 	if (cache)
 		xs_verdicts_put(s->verdicts, addr, addrlen, verdict, 0);
-	xs_run_connect(s, id, tid, fd, addr, addrlen, verdict, start_ns);
+	xs_run_connect(s, id, tid, fd, addr, addrlen, verdict, start_ns, begun);
 }
 
 void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, uint32_t verdict, int error)
@@ -318,7 +318,7 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 			xs_done(s, ev.id, ev.tid, 0, ev.addr, ev.addrlen, verdict, start, error);
 			close(ev.fd);
 		} else {
-			xs_run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start);
+			xs_run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start, false);
 		}
 		return;
 	}

@@ -49,9 +49,10 @@ int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, boo
 bool xs_super_valid(struct xs_super *s, uint64_t id);
 /* Install srcfd in the caller; newfd < 0: lowest number, and that is the call's result. Returns the number or -errno. */
 int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32_t newfd_flags);
-/* Carry out connect on fd (taken over) and answer; later calls to the same address do so at once if cache. */
+/* Carry out connect on fd (taken over) and answer; later calls to the same address do so at once if cache. begun: it
+ * connects, is connected or listens already, and no more than that is to be answered, whatever becomes of it meanwhile. */
 void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		      uint64_t start_ns, bool cache);
+		      uint64_t start_ns, bool cache, bool begun);
 /* As connect(2) was started already: wait until fd is writable, then finish and answer. */
 void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 		    uint64_t start_ns);

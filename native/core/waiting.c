@@ -131,17 +131,19 @@ void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 }
 
 void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-			uint64_t start_ns)
+			uint64_t start_ns, bool begun)
 {
 	int fl = fcntl(fd, F_GETFL), error, late;
 	uint64_t cookie;
 
-	if (fl & O_NONBLOCK) {
+	if (begun && fl & O_NONBLOCK) {
+		error = xs_connect_join(fd, START_WAIT_US);
+	} else if (fl & O_NONBLOCK) {
 		error = connect(fd, (const struct sockaddr *)addr, addrlen) ? errno : 0;
 	} else {
 		/* connect(2) tells who began an attempt that SO_SNDTIMEO cut short from who only joined it. */
 		late = send_deadline(fd, start_ns) && tcp_state(fd) == TCP_SYN_SENT ? EALREADY : EINPROGRESS;
-		error = xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
+		error = begun ? xs_connect_join(fd, START_WAIT_US) : xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
 		if (error == EINPROGRESS) {
 			wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, late);
 			return;
@@ -184,10 +186,10 @@ static int outcome(const struct pending *p)
 	if (state == TCP_CLOSE) {
 		getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &l);
 		if (error && error != ECONNRESET) /* leaves "connecting", as the end of connect(2) does */
-			xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+			xs_connect_join(p->fd, START_WAIT_US);
 		return error ? error : ECONNABORTED;
 	}
-	error = xs_connect_start(p->fd, (const struct sockaddr *)p->addr, p->addrlen, START_WAIT_US);
+	error = xs_connect_join(p->fd, START_WAIT_US);
 	return error == EISCONN ? 0 : error; /* another waiter on this socket was first */
 }
 

@@ -126,20 +126,21 @@ static PyObject *addfd(PyObject *self, PyObject *args)
 	return PyLong_FromLong(xs_super_addfd(s, id, src, number, flags));
 }
 
-/* Common to connect and await, which has no `cache`: both take fd over. */
+/* Common to connect and await, which has no `cache` and no `begun`: both take fd over. */
 struct run {
 	PyObject *capsule;
 	unsigned long long id, start;
 	unsigned tid, verdict;
-	int fd, cache;
+	int fd, cache, begun;
 	Py_buffer addr;
 	struct xs_super *s;
 };
 
 static int parse_run(PyObject *args, struct run *r)
 {
-	r->cache = 0;
-	if (!PyArg_ParseTuple(args, "OKIiy*IK|p", &r->capsule, &r->id, &r->tid, &r->fd, &r->addr, &r->verdict, &r->start, &r->cache))
+	r->cache = r->begun = 0;
+	if (!PyArg_ParseTuple(args, "OKIiy*IK|pp", &r->capsule, &r->id, &r->tid, &r->fd, &r->addr, &r->verdict, &r->start, &r->cache,
+			      &r->begun))
 		return -1;
 	r->s = get(r->capsule);
 	if (!r->s || r->addr.len > 128) {
@@ -159,7 +160,8 @@ static PyObject *do_connect(PyObject *self, PyObject *args)
 	if (parse_run(args, &r))
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	xs_super_connect(r.s, r.id, r.tid, r.fd, r.addr.buf, (uint32_t)r.addr.len, r.verdict, r.start, r.cache != 0);
+	xs_super_connect(r.s, r.id, r.tid, r.fd, r.addr.buf, (uint32_t)r.addr.len, r.verdict, r.start, r.cache != 0,
+			 r.begun != 0);
 	Py_END_ALLOW_THREADS
 	PyBuffer_Release(&r.addr);
 	Py_RETURN_NONE;
@@ -263,7 +265,7 @@ static PyMethodDef methods[] = {
 	{"super_answer", answer, METH_VARARGS, "super_answer(handle, id, value, errno, go_on) -> errno (ENOENT: interrupted)"},
 	{"super_valid", valid, METH_VARARGS, "super_valid(handle, id) -> whether the caller still waits"},
 	{"super_addfd", addfd, METH_VARARGS, "super_addfd(handle, id, srcfd, number or -1, flags) -> number or -errno"},
-	{"super_connect", do_connect, METH_VARARGS, "super_connect(handle, id, tid, fd, sockaddr, verdict, start_ns, cache)"},
+	{"super_connect", do_connect, METH_VARARGS, "super_connect(handle, id, tid, fd, sockaddr, verdict, start_ns, cache, begun)"},
 	{"super_await", do_await, METH_VARARGS, "super_await(handle, id, tid, fd, sockaddr, verdict, start_ns)"},
 	{"super_refuse", refuse, METH_VARARGS, "super_refuse(handle, sockaddr, verdict, errno)"},
 	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},

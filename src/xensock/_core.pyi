@@ -47,6 +47,7 @@ def super_connect(
     verdict: int,
     start_ns: int,
     cache: bool,
+    begun: bool,
     /,
 ) -> None: ...
 def super_await(

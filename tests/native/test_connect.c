@@ -246,6 +246,27 @@ static void quiet_afterwards(void)
 	end(&s);
 }
 
+/* What a socket's state answers, and where it answers nothing, no connection. */
+static void joined(int flags)
+{
+	struct server open = server(1), full = silent();
+	int fd = socket(AF_INET, SOCK_STREAM | flags, 0), six = socket(AF_INET6, SOCK_STREAM | flags, 0);
+
+	CHECK(xs_connect_join(fd, 100) == ENETUNREACH);
+	CHECK(six < 0 || xs_connect_join(six, 100) == ENETUNREACH);
+	CHECK(xs_connect_start(fd, (void *)&full.at, sizeof full.at, 100) == EINPROGRESS);
+	CHECK(xs_connect_join(fd, 100) == (flags ? EALREADY : EINPROGRESS));
+	CHECK(!shutdown(fd, SHUT_RDWR) && xs_connect_join(fd, 100) == ENETUNREACH);
+	close(fd);
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(xs_connect_start(fd, (void *)&open.at, sizeof open.at, 100000) == 0 && xs_connect_join(fd, 100) == EISCONN);
+	close(fd);
+	if (six >= 0)
+		close(six);
+	end(&open);
+	end(&full);
+}
+
 int main(void)
 {
 	CHECK(xs_wake_install() == 0);
@@ -255,6 +276,8 @@ int main(void)
 	goes_on(0);
 	goes_on(SOCK_NONBLOCK);
 	a_shorter_send_timeout();
+	joined(0);
+	joined(SOCK_NONBLOCK);
 	threads();
 	quiet_afterwards();
 	return 0;

@@ -57,7 +57,7 @@ def connect(sup: Supervisor, q: Question) -> None:
     try:
         if _begun(sup, q):
             path: Path = ("direct" if q.host else "guest") if sup.parts.direct else "relay"
-            sup.run_connect(q, Verdict(Decision(True, "begun before"), path, "allow"))
+            sup.run_connect(q, Verdict(Decision(True, "begun before"), path, "allow"), begun=True)
         elif is_own(end.host) and not sup.parts.own_family:
             _own(sup, q, end)
         elif end.port == DNS_PORT:

@@ -206,8 +206,13 @@ class Supervisor:
         if sent == errno.ENOENT and key:
             _core.super_keep(self.handle, key, q.nr, error)
 
-    def run_connect(self, q: Question, verdict: Verdict, cache: bool = False) -> None:
-        """Let the core connect the socket to the address that was judged, and answer."""
+    def run_connect(
+        self, q: Question, verdict: Verdict, cache: bool = False, begun: bool = False
+    ) -> None:
+        """Let the core connect the socket to the address that was judged, and answer.
+
+        `begun`: the socket's state is all that is to be answered; the address was not judged.
+        """
         _core.super_connect(
             self.handle,
             q.id,
@@ -217,6 +222,7 @@ class Supervisor:
             self.number(verdict, cache),
             q.start_ns,
             cache,
+            begun,
         )
 
     def await_connect(self, q: Question, verdict: Verdict) -> None:

@@ -1,0 +1,31 @@
+"""What another thread of the guest changes while the backend judges a call or carries it out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from semantics.attempts import Service
+
+from .conftest import beside, outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from world.internet import World
+    from world.runner import Guest
+
+SECONDS = "3"
+
+
+@beside
+def test_an_attempt_taken_apart_while_it_is_joined(
+    guest: Guest, world: World, compiled: Callable[[str], Path]
+) -> None:
+    """A second connect(2) is answered by the socket's state; the address in it is judged by nobody."""
+    peer = world.peer
+    with Service(peer.listen(peer.addr4)) as refused:
+        argv = [str(compiled("rejoin")), peer.addr4, world.silent4, str(refused.port), SECONDS]
+        seen = outcome(guest, argv, options=("--deny", f"{peer.addr4}:{refused.port}"))
+        assert bool(seen["reached"]) == guest.native, seen
+        assert bool(refused.clients) == guest.native
