@@ -74,10 +74,10 @@ def joined(one: Attachment, two: Attachment) -> tuple[Socket, Socket]:
 
 def shared_pages(backend: Daemon) -> int:
     """How many connections' pages this backend has made and not yet closed."""
-    links = [
-        os.readlink(f"/proc/{backend.process.pid}/fd/{fd}")
-        for fd in os.listdir(f"/proc/{backend.process.pid}/fd")
-    ]
+    links = []
+    for entry in Path(f"/proc/{backend.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since the directory was read
+            links.append(os.readlink(entry))
     return sum("memfd:xensock " in link for link in links)
 
 

@@ -195,7 +195,7 @@ class socket(Transfer):
         )
         text += f", type={held.type}, proto={held.protocol}"
         for word, name in (("laddr", held.own), ("raddr", held.peer)):
-            if name:
+            if name and not closed:
                 text += f", {word}={python_of(held.family, name)}"
         return text + ">"
 

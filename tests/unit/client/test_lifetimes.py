@@ -248,6 +248,8 @@ def test_a_socket_is_shown_without_asking_anybody(
             assert f"laddr={own}, raddr={peer}>" in repr(client)
             assert repr(fresh).endswith("proto=0>")
         assert "[closed]" in repr(fresh)
+    assert "[closed]" in repr(client)
+    assert "addr" not in repr(client)  # it has given its names back
 
 
 def test_a_connection_that_was_never_spliced_ends_with_its_socket(
