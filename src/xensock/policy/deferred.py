@@ -28,7 +28,7 @@ class Deferred(Policy):
     """Allows here what a backend carries by `routes`, and what the defaults allow on this host."""
 
     def __init__(self, routes: Routes) -> None:
-        super().__init__((), ())
+        super().__init__()
         self._routes = routes
         self.names_needed = any(route.rule.addresses is None for route in routes.table)
 
@@ -59,10 +59,10 @@ class Deferred(Policy):
             return super().listen(protocol, host, port, v6only, subject)
         return left_to(self._routes.default)
 
-    def resolve(self, name: str) -> Decision:
+    def resolve(self, name: str, subject: Subject = NOBODY) -> Decision:
         """See Policy."""
         stack = self._routes.of_name(name)
-        return super().resolve(name) if stack == HOST else left_to(stack)
+        return super().resolve(name, subject) if stack == HOST else left_to(stack)
 
 
 def left_to(stack: str) -> Decision:

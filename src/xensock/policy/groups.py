@@ -126,6 +126,19 @@ GROUPS: dict[str, AddressSet] = {
     "metadata": AddressSet(METADATA),
 }
 
+# The networks of each group; what `public` leaves out of its own is in GROUPS alone.
+GROUP_NETWORKS: dict[str, tuple[IPNetwork, ...]] = {
+    name: tuple(ip_network(network) for network in networks)
+    for name, networks in (
+        ("any", ANY),
+        ("public", ("0.0.0.0/0", "2000::/3", "64:ff9b::/96")),
+        ("private", PRIVATE),
+        ("loopback", LOOPBACK),
+        ("linklocal", LINKLOCAL),
+        ("metadata", METADATA),
+    )
+}
+
 # Ranges that open only to a rule that names them; metadata first, as it lies in other groups.
 PROTECTED = ("loopback", "metadata", "linklocal")
 

@@ -1,10 +1,11 @@
-"""The policy point: may this guest connect there, listen here, resolve this name?
+"""The policy point: may this guest connect there, listen here, take this client, resolve this name?
 
 Rules
-- A deny rule that matches wins, however specific an allow rule is.
-- With an allow rule for connecting, every other destination is refused; with one for listening,
+- The most specific rule that matches decides (policy.entries says which that is); of equals, the deny rule. An option
+  --deny that matches wins over any other.
+- A policy of options: with --allow for connecting, every other destination is refused; with one for listening,
   every other local address and port. Without: connect to public and private addresses, listen
-  on port 0 and from 1024 on.
+  on port 0 and from 1024 on. A policy with a file: what no rule allows is refused.
 - The host's loopback, link-local addresses and metadata services open only to a rule that names
   them: by their group, by an exact address, by a network inside the group. `any`, a wide network,
   or a name do not open them: whoever answers for an allowed name could point it at the host.
@@ -13,6 +14,7 @@ Rules
 - A socket bound to 0.0.0.0 listens on every IPv4 address, one bound to :: on every address there
   is: allowed only if all of them are, refused if one of them is. Port 0 is "some free port"; ask
   again once its number is known.
+- Whoever reaches a listener may connect to it, unless a rule for accept says otherwise.
 - Names: see `Policy.resolve`.
 """
 
@@ -23,18 +25,21 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import NOBODY, Decision, Protocol
-from xensock.policy.groups import GROUPS, AddressSet, destination_forms, protected_group, unmapped
+from xensock.policy.entries import Entry, Terms, network_rank
+from xensock.policy.groups import GROUPS, AddressSet, destination_forms, unmapped
+from xensock.policy.index import ALLOWS, DENIES, SPECIAL, Doubts, Found, Index, better
 from xensock.policy.names import normal_name
-from xensock.policy.rules import Rule, RuleError, parse_rule
+from xensock.policy.rules import Rule, RuleError, parse_rule, parse_rules
 from xensock.policy.unix import UnixRules, is_unix, parse_unix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Subject
 
 _generations = count(1)
+LAST = 1 << 20  # above the host of any other rule
 _KNOWN = 4096  # destinations whose decision is remembered
 
 _PROTECTED = {
@@ -48,34 +53,66 @@ _WIDE = ("any", "public", "private")
 
 class Policy:
     """An immutable set of rules. `generation` differs between any two policies of a process:
-    an answer that was cached under another generation is void. `programs_needed`: whether any rule
-    asks which program calls; otherwise nobody need find out."""
+    an answer that was cached under another generation is void.
 
-    programs_needed = False
+    names_needed     whether any rule is by name; otherwise nobody need find names out
+    programs_needed  whether any rule asks which program calls
+    title            what the rules are called where none matches; "" for a policy of options alone
+    close_on_reload  whether connections that this policy forbids end when it takes another's place
+    """
 
     def __init__(
-        self, allow: Iterable[Rule], deny: Iterable[Rule], unix: UnixRules | None = None
+        self,
+        rules: Iterable[tuple[Rule, Terms]] = (),
+        unix: UnixRules | None = None,
+        *,
+        title: str = "",
+        close_on_reload: bool = False,
     ) -> None:
-        allow, deny = tuple(allow), tuple(deny)
         self.generation = next(_generations)
+        self.title = title
+        self.close_on_reload = close_on_reload
         self._unix = unix or UnixRules()
-        self._allow = _Side(rule for rule in allow if rule.direction == "connect")
-        self._deny = _Side(rule for rule in deny if rule.direction == "connect")
-        self._listen_allow = tuple(rule for rule in allow if rule.direction == "listen")
-        self._listen_deny = tuple(rule for rule in deny if rule.direction == "listen")
+        self.entries = tuple(Entry(rule, terms, at) for at, (rule, terms) in enumerate(rules))
+        self._labelled = any(entry.terms.labels for entry in self.entries)
+        self._by_labels: dict[frozenset[tuple[str, str]], Policy] = {}
+        connect = [entry for entry in self.entries if entry.rule.direction == "connect"]
+        self._final = tuple(entry for entry in connect if entry.terms.final)
+        self._index = Index(entry for entry in connect if not entry.terms.final)
+        self._doubts = Doubts(connect)
+        listen = [entry for entry in self.entries if entry.rule.direction == "listen"]
+        listen.sort(key=lambda entry: entry.key, reverse=True)
+        self._listen_deny = tuple(entry for entry in listen if not entry.allow)
+        self._listen_allow = tuple(entry for entry in listen if entry.allow)
+        accept = [entry for entry in self.entries if entry.rule.direction == "accept"]
+        self._accept = Index(accept, guarded=False)
+        self._accept_closed = any(entry.allow for entry in accept)
         self._known: dict[tuple[Protocol, IPAddress, int], Decision] = {}
-        self.names_needed = bool(self._allow.by_name or self._deny.by_name)
-        self._names_closed = bool(self._allow.by_name) and not any(
-            rule.group in _WIDE or _set(rule).whole(4) or _set(rule).whole(6)
-            for rule in self._allow.by_address
-        )
+        self.names_needed = any(entry.name for entry in connect)
+        self.programs_needed = any(entry.program for entry in self.entries)
+        allow = [entry for entry in connect if entry.allow]
+        self._any_allow = bool(allow or title)
+        self._names_closed = bool(title and not allow) or any(e.name for e in allow)
+        if any(e.rule.group in _WIDE or whole(e, 4) or whole(e, 6) for e in allow):
+            self._names_closed = False
 
     @classmethod
     def parse(cls, allow: Sequence[str] = (), deny: Sequence[str] = ()) -> Policy:
         """Read the rules as given on the command line. Raises RuleError for the first bad one."""
-        unix = UnixRules(*(map(parse_unix, filter(is_unix, texts)) for texts in (allow, deny)))
-        sides = [[parse_rule(t) for t in texts if not is_unix(t)] for texts in (allow, deny)]
-        return cls(sides[0], sides[1], unix)
+        return cls(*options(allow, deny))
+
+    def for_labels(self, labels: Mapping[str, str]) -> Policy:
+        """The policy of a guest with these labels, without the rules that ask for others."""
+        if not self._labelled:
+            return self
+        key = frozenset(labels.items())
+        found = self._by_labels.get(key)
+        if found is None:
+            kept = [(entry.rule, entry.terms) for entry in self.entries if entry.holds(labels)]
+            found = Policy(kept, self._unix, title=self.title, close_on_reload=self.close_on_reload)
+            found._labelled = False
+            self._by_labels[key] = found
+        return found
 
     def connect(
         self,
@@ -87,10 +124,12 @@ class Policy:
     ) -> Decision:
         """May the guest reach this destination? `names` are those by which it learned the
         address (`Names.of`). Refused with EACCES."""
+        if self._labelled:
+            return self.for_labels(subject.labels).connect(protocol, host, port, names, subject)
         key = (protocol, host, port)
         decision = self._known.get(key)
         if decision is None:
-            decision = self._connect(protocol, host, port, names)
+            decision = self._connect(protocol, host, port, names, subject.program)
             if decision.allowed and decision.cacheable:  # a refusal's hint depends on the names
                 if len(self._known) >= _KNOWN:
                     self._known.clear()
@@ -98,31 +137,63 @@ class Policy:
         return decision
 
     def _connect(
-        self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str]
+        self, protocol: Protocol, host: IPAddress, port: int, names: Sequence[str], program: str
     ) -> Decision:
-        names = [normal_name(name) for name in names]
-        forms = destination_forms(host)
-        for rule in self._deny.by_address:
-            if rule.takes(protocol, port) and any(form in _set(rule) for form in forms):
-                return _denied(rule)
-        fixed = True
-        for rule in self._deny.by_name:
-            if rule.takes(protocol, port):
-                fixed = False
-                name = rule.named(names)
+        # The common case first: an IPv4 address means itself.
+        forms = (host,) if host.version == 4 and int(host) else destination_forms(host)
+        index = self._index
+        node = index.node(forms[0])
+        if names and self.names_needed and not (len(names) == 1 and names[0] in index.exact):
+            names = [normal_name(name) for name in names]
+        if self._final:
+            decision = self._denied_at_last(protocol, forms, port, names, program)
+            if decision is not None:
+                return decision
+        protected = node.protected
+        named = None
+        if names and index.by_name and len(forms) == 1:
+            named = index.of_names(names, protocol, port, program, protected is not None)
+            if named and named[0][0] > node.rank:
+                return named[0][1].by_name(named[1])
+        found = index.of_node(node, forms, protocol, port, program)
+        for form in forms[1:]:
+            inner = index.node(form)
+            protected = protected or inner.protected
+            denied = _deny_of(index.of_node(inner, (form,), protocol, port, program))
+            if denied and (found is None or better(denied, found)):
+                found = denied
+        if names and index.by_name and len(forms) > 1:
+            named = index.of_names(names, protocol, port, program, bool(protected))
+        if named and (found is None or better(named[0], found)):
+            return named[0][1].by_name(named[1])
+        doubts = self._doubts.of(protocol, port)
+        if found is None:
+            return self._otherwise(protocol, forms, port, names, protected, doubts)
+        entry = found[1]
+        if doubts & ((DENIES | SPECIAL) if entry.allow else (ALLOWS | SPECIAL)):
+            return entry.for_now
+        return entry.always
+
+    def _denied_at_last(
+        self,
+        protocol: Protocol,
+        forms: tuple[IPAddress, ...],
+        port: int,
+        names: Sequence[str],
+        program: str,
+    ) -> Decision | None:
+        for entry in self._final:
+            held = entry.addresses
+            if held is None or not entry.takes(protocol, port, program):
+                continue
+            if any(form in held for form in forms):
+                return entry.always
+        for entry in self._final:
+            if entry.name and entry.takes(protocol, port, program):
+                name = entry.rule.named(names)
                 if name is not None:
-                    return _denied(rule, name)
-        for rule in self._allow.by_address:
-            if rule.takes(protocol, port) and _allows(rule, forms):
-                return Decision(True, rule.text, cacheable=fixed)
-        closed = any(protected_group(form) for form in forms)
-        for rule in self._allow.by_name:
-            if rule.takes(protocol, port) and not closed:
-                fixed = False
-                name = rule.named(names)
-                if name is not None:
-                    return Decision(True, rule.text, name=name, cacheable=False)
-        return self._otherwise(protocol, forms, port, names, fixed)
+                    return entry.by_name(name)
+        return None
 
     def _otherwise(
         self,
@@ -130,13 +201,15 @@ class Policy:
         forms: tuple[IPAddress, ...],
         port: int,
         names: Sequence[str],
-        fixed: bool,
+        protected: str | None,
+        doubts: int,
     ) -> Decision:
         """What holds for a destination that no rule decided."""
-        protected = next((group for group in map(protected_group, forms) if group), None)
         if protected:
             reason = _PROTECTED[protected]
-        elif self._allow:
+        elif self.title:
+            reason = f"default: not in {self.title}"
+        elif self._any_allow:
             reason = "default: not in --allow"
         else:
             groups = [
@@ -144,10 +217,18 @@ class Policy:
                 for form in forms
             ]
             if None not in groups:
+                fixed = not doubts & (DENIES | SPECIAL)
                 return Decision(True, f"default: {groups[0]} addresses", cacheable=fixed)
             reason = "default: neither public nor private"
-        hint = _connect_hint(protocol, forms[0], port, () if protected else names)
-        return Decision(False, reason, errno.EACCES, cacheable=fixed, hint=hint)
+        hint = connect_hint(protocol, forms[0], port, () if protected else names)
+        return Decision(
+            False,
+            reason,
+            errno.EACCES,
+            cacheable=not doubts & (ALLOWS | SPECIAL),
+            hint=hint,
+            close_on_reload=self.close_on_reload,
+        )
 
     def listen(
         self,
@@ -163,34 +244,107 @@ class Policy:
         versions: tuple[int, ...] = ()
         if int(host) == 0:
             versions = (6, 4) if host.version == 6 and not v6only else (host.version,)
-        for rule in self._listen_deny:
-            if rule.takes(protocol, port):
-                rule_set = _set(rule)
-                if any(map(rule_set.touches, versions)) or (not versions and host in rule_set):
-                    return _denied(rule)
-        able = [rule for rule in self._listen_allow if rule.takes(protocol, port)]
+        found: list[Found | None] = [None]
         if versions:
-            deciding = [next((r for r in able if _set(r).whole(v)), None) for v in versions]
+            found = [self._listen_every(protocol, port, version, subject) for version in versions]
         else:
-            deciding = [next((r for r in able if host in _set(r)), None)]
-        if None not in deciding:
-            texts = dict.fromkeys(rule.text for rule in deciding if rule)
-            return Decision(True, ", ".join(texts))
-        if self._listen_allow:
+            found = [self._listen_one(protocol, host, port, subject)]
+        deciding = [each[1] for each in found if each is not None]
+        refused = next((entry for entry in deciding if not entry.allow), None)
+        if refused is not None:
+            return refused.always
+        if len(deciding) == len(found):
+            texts = dict.fromkeys(entry.rule.text for entry in deciding)
+            return self._listens(protocol, port, subject, ", ".join(texts), deciding[0])
+        if self.title:
+            reason = f"default: not in {self.title}"
+        elif self._listen_allow:
             reason = "default: not in --allow listen:"
         elif port == 0 or port >= 1024:
-            return Decision(True, "default: ports from 1024")
+            return self._listens(protocol, port, subject, "default: ports from 1024", None)
         else:
             reason = "default: ports below 1024"
-        where = "any" if versions else _literal(host)
+        where = "any" if versions else literal(host)
         hint = f"--allow listen:{where}:{port}{_suffix(protocol)}"
-        return Decision(False, reason, errno.EACCES, hint=hint)
+        return Decision(
+            False, reason, errno.EACCES, hint=hint, close_on_reload=self.close_on_reload
+        )
+
+    def _listens(
+        self, protocol: Protocol, port: int, subject: Subject, text: str, entry: Entry | None
+    ) -> Decision:
+        """Allowed; clients that a rule might refuse are asked about by the relay alone."""
+        judged = protocol == Protocol.TCP and any(
+            each.low <= port <= each.high or port == 0
+            for each in self._accept.entries
+            if each.holds(subject.labels)
+        )
+        limit = entry.terms.limit if entry is not None else None
+        return Decision(
+            True,
+            text,
+            limit=limit,
+            needs_relay=judged or limit is not None,
+            source=entry.terms.source if entry is not None else "",
+        )
+
+    def _listen_one(
+        self, protocol: Protocol, host: IPAddress, port: int, subject: Subject
+    ) -> Found | None:
+        """The rule that decides about one local address."""
+        best: Found | None = None
+        for entry in (*self._listen_deny, *self._listen_allow):
+            if not entry.suits(protocol, port, subject) or host not in _set(entry.rule):
+                continue
+            found = LAST if entry.terms.final else rank_at(entry.rule, host), entry
+            if best is None or better(found, best):
+                best = found
+        return best
+
+    def _listen_every(
+        self, protocol: Protocol, port: int, version: int, subject: Subject
+    ) -> Found | None:
+        """The rule that decides about all addresses of one version of IP. One that refuses some of them is more
+        specific than any that allows all."""
+        best: Found | None = None
+        for entry in (*self._listen_deny, *self._listen_allow):
+            if not entry.suits(protocol, port, subject):
+                continue
+            if whole(entry, version):
+                found = LAST if entry.terms.final else 0, entry
+            elif not entry.allow and _set(entry.rule).touches(version):
+                found = LAST if entry.terms.final else 1, entry
+            else:
+                continue
+            if best is None or better(found, best):
+                best = found
+        return best
+
+    def accept(
+        self, client: IPAddress, port: int, program: str = "", subject: Subject = NOBODY
+    ) -> Decision:
+        """May this client connect to the port (TCP) on which the guest listens?"""
+        if self._labelled:
+            return self.for_labels(subject.labels).accept(client, port, program)
+        forms = destination_forms(client)
+        found = self._accept.of_node(
+            self._accept.node(forms[0]), forms, Protocol.TCP, port, program
+        )
+        if found is not None:
+            return found[1].always
+        if not self._accept_closed:
+            return Decision(True, "default: clients of a listener")
+        reason = f"default: not in {self.title or '--allow accept:'}"
+        hint = f"--allow accept:{literal(forms[0])}:{port}"
+        return Decision(
+            False, reason, errno.EACCES, hint=hint, close_on_reload=self.close_on_reload
+        )
 
     def unix(self, path: str) -> Decision:
         """May the guest reach this socket of the host's file system? Refused with EACCES."""
         return self._unix.connect(path)
 
-    def resolve(self, name: str) -> Decision:
+    def resolve(self, name: str, subject: Subject = NOBODY) -> Decision:
         """May the guest resolve this name? Refused with NXDOMAIN (`error` is 0).
 
         Refused are names that a deny rule without port and protocol matches, and, as soon as an
@@ -200,12 +354,16 @@ class Policy:
         0.0.0.0/0, ::/0), as every name may lead there. `localhost` is the guest's own.
         """
         wanted = normal_name(name)
-        for rule in self._deny.by_name:
-            if rule.every_port and rule.named((wanted,)) is not None:
-                return _denied(rule, wanted, error=0, cacheable=True)
-        for rule in self._allow.by_name:
-            if rule.named((wanted,)) is not None:
-                return Decision(True, rule.text, name=wanted)
+        for entry in self._final:
+            if entry.name and entry.rule.every_port and entry.rule.named((wanted,)) is not None:
+                return _unresolved(entry, wanted)
+        for entry in self._index.about_name(wanted):
+            if not entry.holds(subject.labels):
+                continue
+            if entry.allow:
+                return Decision(True, entry.rule.text, name=wanted, source=entry.terms.source)
+            if entry.rule.every_port and not entry.terms.programs:
+                return _unresolved(entry, wanted)
         if wanted == "localhost" or wanted.endswith(".localhost"):
             return Decision(True, "default: the guest's own name")
         if not self._names_closed:
@@ -213,23 +371,27 @@ class Policy:
         text = _name_literal(wanted)
         return Decision(
             False,
-            "default: name not in --allow",
+            f"default: name not in {self.title or '--allow'}",
             hint=f"--allow {text}" if text else "",
         )
 
 
-class _Side:
-    """The connect rules of one kind, by address and by name, each in the order given."""
+def options(
+    allow: Sequence[str], deny: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None
+) -> tuple[list[tuple[Rule, Terms]], UnixRules]:
+    """What --allow and --deny say. Raises RuleError."""
+    rules: list[tuple[Rule, Terms]] = []
+    for texts, terms in ((allow, Terms(True)), (deny, Terms(False, final=True))):
+        for text in texts:
+            if not is_unix(text):
+                rules += [(rule, terms) for rule in parse_rules(text, groups or {})]
+    unix = UnixRules(*(map(parse_unix, filter(is_unix, texts)) for texts in (allow, deny)))
+    return rules, unix
 
-    __slots__ = ("by_address", "by_name")
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        rules = tuple(rules)
-        self.by_address = tuple(rule for rule in rules if rule.addresses is not None)
-        self.by_name = tuple(rule for rule in rules if rule.name)
-
-    def __bool__(self) -> bool:
-        return bool(self.by_address or self.by_name)
+def whole(entry: Entry, version: int) -> bool:
+    """Whether a rule is about every address of a version of IP."""
+    return entry.addresses is not None and entry.addresses.whole(version)
 
 
 def _set(rule: Rule) -> AddressSet:
@@ -237,29 +399,33 @@ def _set(rule: Rule) -> AddressSet:
     return rule.addresses
 
 
-def _allows(rule: Rule, forms: tuple[IPAddress, ...]) -> bool:
-    """Whether an allow rule by address opens this destination."""
-    held = _set(rule)
-    if not (all(form in held for form in forms) if rule.group else forms[0] in held):
-        return False
-    return rule.exact or all(
-        group is None or group in rule.opens for group in map(protected_group, forms)
+def rank_at(rule: Rule, host: IPAddress) -> int:
+    """How specific a rule by address is about one of its addresses."""
+    return max(
+        (
+            network_rank(network)
+            for network in rule.networks
+            if network.version == host.version and host in network
+        ),
+        default=0,
     )
 
 
-def _denied(
-    rule: Rule, name: str | None = None, error: int = errno.EACCES, cacheable: bool | None = None
-) -> Decision:
-    if cacheable is None:
-        cacheable = name is None
-    return Decision(False, rule.text, error, name, cacheable, f"remove --deny {rule.text}")
+def _deny_of(found: Found | None) -> Found | None:
+    return found if found is not None and not found[1].allow else None
+
+
+def _unresolved(entry: Entry, name: str) -> Decision:
+    terms, text = entry.terms, entry.rule.text
+    hint = f"change the rule at {terms.source}" if terms.source else f"remove --deny {text}"
+    return Decision(False, text, 0, name, True, hint, source=terms.source)
 
 
 def _suffix(protocol: Protocol) -> str:
     return "" if protocol == Protocol.TCP else f"/{protocol}"
 
 
-def _literal(host: IPAddress) -> str:
+def literal(host: IPAddress) -> str:
     return f"[{host}]" if host.version == 6 else str(host)
 
 
@@ -275,7 +441,7 @@ def _name_literal(name: str, rest: str = "") -> str | None:
     return None
 
 
-def _connect_hint(protocol: Protocol, host: IPAddress, port: int, names: Sequence[str]) -> str:
+def connect_hint(protocol: Protocol, host: IPAddress, port: int, names: Sequence[str]) -> str:
     rest = _suffix(protocol) if protocol == Protocol.ICMP else f":{port}{_suffix(protocol)}"
     if host in GROUPS["loopback"]:
         return f"--allow loopback{rest}"
@@ -283,4 +449,4 @@ def _connect_hint(protocol: Protocol, host: IPAddress, port: int, names: Sequenc
         text = _name_literal(name, rest)
         if text:
             return f"--allow {text}"
-    return f"--allow {_literal(host)}{rest}"
+    return f"--allow {literal(host)}{rest}"

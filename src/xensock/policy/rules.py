@@ -1,6 +1,6 @@
 """One rule: its text, its meaning, and what is wrong with it.
 
-    [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp]
+    [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp]
 
     web.test:443            connect to web.test, by the addresses it resolved to
     *.web.test              any name below web.test, at any depth, but not web.test itself
@@ -8,10 +8,12 @@
     [2001:db8::1]:53/udp    IPv6 stands in brackets when a port follows
     loopback:5432           a group; this one is the host's loopback (so is `localhost`)
     listen:any:8080         listen on any local address
+    accept:10.0.0.0/8:8080  clients of this network may connect to the guest's port 8080
     web.test/icmp           ping web.test; a rule with ports is not about ICMP
 
 Rules
 - A name that is also a group is written with its trailing dot: `public.`.
+- A policy file may name groups of its own; a rule about one of these is one rule for each of its members.
 - In a listen rule 0.0.0.0 stands for all of IPv4, and [::], as a socket on it takes both, for any.
 - What cannot be understood, or could be understood in two ways, is an error with a hint.
 """
@@ -24,37 +26,49 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from xensock.calls.call import Protocol
-from xensock.policy.groups import GROUPS, PROTECTED, AddressSet, IPNetwork, unmapped
+from xensock.policy.groups import (
+    GROUP_NETWORKS,
+    GROUPS,
+    PROTECTED,
+    AddressSet,
+    IPNetwork,
+    unmapped,
+)
 from xensock.policy.names import normal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xensock.calls.address import IPAddress
 
-Direction = Literal["connect", "listen"]
+Direction = Literal["connect", "listen", "accept"]
+DIRECTIONS: tuple[Direction, ...] = ("connect", "listen", "accept")
 
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _PROTOCOLS = tuple(Protocol)
+_NO_GROUPS: Mapping[str, Sequence[str]] = {}
 
 
 class RuleError(ValueError):
     """A rule that cannot be understood: what is wrong (`message`), what to write (`hint`)."""
 
-    def __init__(self, message: str, hint: str) -> None:
+    def __init__(self, message: str, hint: str, at: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A parsed rule. Exactly one of `addresses` and `name` says which hosts it is about."""
+    """A parsed rule. Exactly one of `addresses` and `name` says which hosts it is about. `networks`
+    are those of which `addresses` consists, but for what a group leaves out."""
 
     text: str
     direction: Direction
     addresses: AddressSet | None = None
+    networks: tuple[IPNetwork, ...] = ()
     group: str = ""
     exact: bool = False
     opens: frozenset[str] = frozenset()
@@ -89,14 +103,37 @@ class Rule:
 
 def parse_rule(text: str) -> Rule:
     """Read a rule as typed by a person. Raises RuleError."""
-    return _Reader(text.strip()).read()
+    return _Reader(text.strip()).read()[0]
+
+
+def parse_rules(text: str, groups: Mapping[str, Sequence[str]] = _NO_GROUPS) -> tuple[Rule, ...]:
+    """Read a rule that may be about one of `groups`, which has names, addresses, networks and
+    groups as members: one rule for each member. Raises RuleError."""
+    return _Reader(text.strip(), groups).read()
+
+
+def check_group(name: str, members: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    """Raises RuleError where a group of a policy file cannot be used, by its name alone or by
+    one of its members (then `RuleError.at` is the member's place)."""
+    if not re.fullmatch(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?", name) or name.isdigit():
+        raise RuleError(
+            f"group {name}: not a name for a group", "write lower-case letters, digits, '-', '_'"
+        )
+    if name in (*GROUPS, "localhost", *DIRECTIONS, *_PROTOCOLS):
+        raise RuleError(f"group {name}: the word has a meaning already", f"call it my-{name}")
+    for at, member in enumerate(members):
+        try:
+            _Reader(member.strip(), groups).members(name)
+        except RuleError as error:
+            raise RuleError(f"group {name}: {error.message}", error.hint, at) from None
 
 
 class _Reader:
     """Takes a rule apart from its ends: direction, protocol, ports; what is left is the host."""
 
-    def __init__(self, whole: str) -> None:
+    def __init__(self, whole: str, groups: Mapping[str, Sequence[str]] = _NO_GROUPS) -> None:
         self.whole = whole
+        self.groups = groups
         self.direction: Direction = "connect"
         self.before = ""  # the direction as written,
         self.after = ""  # and the protocol: hints repeat them
@@ -107,7 +144,7 @@ class _Reader:
     def spell(self, middle: str) -> str:
         return f"{self.before}{middle}{self.after}"
 
-    def read(self) -> Rule:
+    def read(self) -> tuple[Rule, ...]:
         if not self.whole:
             self.fail("the rule is empty", "write a host, network or group, e.g. web.test:443")
         if any(char.isspace() or not char.isprintable() for char in self.whole):
@@ -123,15 +160,41 @@ class _Reader:
         protocol = Protocol(self.after[1:].lower()) if self.after else None
         if protocol == Protocol.ICMP:
             self.no_ports(host, ports)
+        if self.direction == "accept" and protocol not in (None, Protocol.TCP):
+            self.fail("only TCP accepts connections", "leave the protocol out")
         rule = Rule(self.whole, self.direction, low=low, high=high, protocol=protocol)
-        return self.host_of(rule, host)
+        return self.hosts_of(rule, host)
+
+    def hosts_of(self, rule: Rule, host: str, within: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+        """The rule for each member of a group of the policy's own, else for the one host."""
+        name = host.lower()
+        if name not in self.groups:
+            return (self.host_of(rule, host),)
+        if name in within:
+            self.fail(f"the group {name} is a member of itself", "leave one of the two out")
+        found: list[Rule] = []
+        for member in self.groups[name]:
+            found += self.hosts_of(rule, _bare(member), (*within, name))
+        return tuple(found)
+
+    def members(self, group: str) -> tuple[Rule, ...]:
+        """What one member of `group` is about. Raises RuleError."""
+        if not self.whole or any(c.isspace() or not c.isprintable() for c in self.whole):
+            self.fail("a member is a host, a network or a group", "write one per string")
+        if _network(_bare(self.whole)) is None and ":" in self.whole:
+            self.fail(
+                f"{self.whole!r} is not a host, a network or a group",
+                "ports and protocols stand in the rules that name the group",
+            )
+        return self.hosts_of(Rule(self.whole, "connect"), _bare(self.whole), (group,))
 
     def direction_of(self, text: str) -> str:
         head, colon, tail = text.partition(":")
-        if colon and head.lower() in ("listen", "connect"):
-            self.direction = "listen" if head.lower() == "listen" else "connect"
-            self.before = f"{head}:"
-            return tail
+        for direction in DIRECTIONS:
+            if colon and head.lower() == direction:
+                self.direction = direction
+                self.before = f"{head}:"
+                return tail
         return text
 
     def protocol_of(self, text: str) -> str:
@@ -173,9 +236,9 @@ class _Reader:
         first, _, others = text.partition(":")
         if first.lower() in _PROTOCOLS:
             self.fail("the protocol stands at the end", f"write {self.before}{others}/{first}")
-        near = _near(first, ("listen", "connect"))
-        if near and not self.before:
-            self.fail(f"unknown direction {first!r}", f"did you mean {near}:{others}{self.after}?")
+        close = near(first, DIRECTIONS)
+        if close and not self.before:
+            self.fail(f"unknown direction {first!r}", f"did you mean {close}:{others}{self.after}?")
         self.fail(
             f"{text!r} is not an IPv6 address", "write it like 2001:db8::1 or [2001:db8::1]:443"
         )
@@ -204,9 +267,9 @@ class _Reader:
     def port_hint(self, host: str, ports: str) -> str:
         if ports in ("", "*"):
             return f"for every port write {self.spell(host)}"
-        near = _near(host, ("listen", "connect"))
-        if near and not self.before:
-            return f"did you mean {near}:{ports}{self.after}?"
+        close = near(host, DIRECTIONS)
+        if close and not self.before:
+            return f"did you mean {close}:{ports}{self.after}?"
         if "," in ports:
             return "give one rule per port, or a range such as 80-90"
         import socket
@@ -221,7 +284,13 @@ class _Reader:
         group = "loopback" if host.lower() == "localhost" else host.lower()
         if group in GROUPS:
             opens = frozenset((group,)) & frozenset(PROTECTED)
-            return replace(rule, addresses=GROUPS[group], group=group, opens=opens)
+            return replace(
+                rule,
+                addresses=GROUPS[group],
+                networks=GROUP_NETWORKS[group],
+                group=group,
+                opens=opens,
+            )
         if "%" in host:
             self.no_interface(host)
         network = _network(host)
@@ -231,6 +300,11 @@ class _Reader:
                 self.fail(
                     "listening is allowed by address, not by name",
                     "write any, another group or a local address, e.g. listen:any:8080",
+                )
+            if rule.direction == "accept":
+                self.fail(
+                    "clients are known by address, not by name",
+                    "write any, another group or a network, e.g. accept:10.0.0.0/8:8080",
                 )
             return replace(rule, name=name)
         exact = network.prefixlen == network.max_prefixlen
@@ -245,7 +319,7 @@ class _Reader:
                 )
         addresses = AddressSet((network,))
         opens = frozenset(group for group in PROTECTED if addresses.inside(GROUPS[group]))
-        return replace(rule, addresses=addresses, exact=exact, opens=opens)
+        return replace(rule, addresses=addresses, networks=(network,), exact=exact, opens=opens)
 
     def no_interface(self, host: str) -> NoReturn:
         self.fail("a rule names no interface", f"leave out {host[host.index('%') :]}")
@@ -256,9 +330,12 @@ class _Reader:
                 f"{network.network_address} is no destination",
                 "write loopback for the host's loopback, any for every address",
             )
+        if rule.direction == "accept":
+            self.fail(f"{network.network_address} is no client", "write any for every client")
+        every = GROUP_NETWORKS["any"]
         if network.version == 6:
-            return replace(rule, addresses=GROUPS["any"], group="any")
-        return replace(rule, addresses=AddressSet(("0.0.0.0/0",)))
+            return replace(rule, addresses=GROUPS["any"], networks=every, group="any")
+        return replace(rule, addresses=AddressSet(every[:1]), networks=every[:1])
 
     def name_of(self, host: str) -> str:
         """A host name, with `*.` before it or not, in its normal form."""
@@ -288,11 +365,11 @@ class _Reader:
                 "a name has letters, digits, '-' and '_' between its dots",
             )
         if host == labels[0] or host.lower() == labels[0]:
-            near = _near(name, (*GROUPS, "localhost"))
-            if near:
+            close = near(name, (*GROUPS, "localhost", *self.groups))
+            if close:
                 self.fail(
                     f"no group is called {name!r}",
-                    f"did you mean {near}? A host of that name is written {name}.",
+                    f"did you mean {close}? A host of that name is written {name}.",
                 )
         return name
 
@@ -310,6 +387,12 @@ def _network(text: str) -> IPNetwork | None:
         if inner.version == 4:
             return IPv4Network((int(inner), network.prefixlen - 96))
     return network
+
+
+def _bare(host: str) -> str:
+    """A host without the brackets of IPv6."""
+    host = host.strip()
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _bracketed(host: str) -> str:
@@ -337,7 +420,7 @@ def _url_hint(whole: str) -> str:
     return f"write {host}:{port}" if port else f"write {host}"
 
 
-def _near(word: str, words: Iterable[str]) -> str | None:
+def near(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that a person may have meant by `word`."""
     from difflib import get_close_matches
 

@@ -47,6 +47,10 @@ class UnixRules:
         self._allow = frozenset(allow)
         self._deny = frozenset(deny)
 
+    def joined(self, other: UnixRules) -> UnixRules:
+        """The rules of both."""
+        return UnixRules(self._allow | other._allow, self._deny | other._deny)
+
     def connect(self, path: str) -> Decision:
         """May the guest connect to this path? Refused with EACCES."""
         rule = f"{PREFIX}{path}"

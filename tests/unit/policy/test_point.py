@@ -92,10 +92,9 @@ def test_the_name_of_a_target() -> None:
 class Programs(Policy):
     """Remembers who asked."""
 
-    programs_needed = True
-
     def __init__(self) -> None:
-        super().__init__((), ())
+        super().__init__()
+        self.programs_needed = True
         self.asked: list[Subject] = []
 
     def connect(self, *args: Any) -> Decision:  # type: ignore[override]
