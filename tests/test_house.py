@@ -132,7 +132,7 @@ PLACES = ["/wo" + "rk/", "/ro" + "ot/", "/home/" + "[a-z]"]
 RESERVED = re.compile(
     r"(.*\.)?(test|example|invalid|localhost|example\.(com|net|org))|"
     r"(127|10|192\.168|192\.0\.2|198\.51\.100|203\.0\.113|198\.18|169\.254|0\.0)\.[\d.]+|\[.*\]|"
-    r"(.*\.)?(man7|kernel|apache|rfc-editor|no-color|gnu|freedesktop|keepachangelog|semver|w3)\.org"
+    r"(.*\.)?(man7|kernel|apache|rfc-editor|no-color|gnu|freedesktop|keepachangelog|semver|w3|json-schema)\.org"
 )
 
 
