@@ -145,7 +145,7 @@ static const struct { const char *name; long nr; } calls[] = {
 #define CALL(n) {#n, SYS_##n}
 	CALL(socket), CALL(connect), CALL(bind), CALL(listen), CALL(ioctl), CALL(sendto), CALL(sendmsg), CALL(sendmmsg), CALL(setsockopt),
 	CALL(io_uring_setup), CALL(io_uring_enter), CALL(io_uring_register), CALL(recvfrom), CALL(recvmsg), CALL(read), CALL(write),
-	CALL(socketpair), CALL(accept4), CALL(kcmp),
+	CALL(socketpair), CALL(request_key), CALL(accept4), CALL(kcmp),
 #ifdef SYS_accept
 	CALL(accept),
 #endif

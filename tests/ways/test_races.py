@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from semantics.attempts import Service
 
-from .conftest import beside, outcome
+from .conftest import beside, everywhere, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,3 +31,16 @@ def test_an_attempt_taken_apart_while_it_is_joined(
         seen = outcome(guest, argv, options=("--deny", f"{peer.addr4}:{refused.port}"))
         assert bool(seen["reached"]) == guest.native, seen
         assert bool(refused.clients) == guest.native
+
+
+@everywhere
+@pytest.mark.parametrize("call", ["listen", "ioctl"])
+def test_a_descriptor_that_names_another_file_by_then(
+    guest: Guest, world: World, compiled: Callable[[str], Path], call: str
+) -> None:
+    """Looked at as a Unix socket or no socket at all, a call must not run on a socket of the host's."""
+    argv = [str(compiled("swapped")), call, SECONDS, world.host.addr4]
+    seen = outcome(guest, argv, options=("--deny", "listen:any"))
+    assert guest.native or seen["tried"] > 50
+    # Over the other paths the socket is the guest's own: that one listens in the guest's network is no way out of it.
+    assert bool(seen["got"]) == guest.native or (call == "listen" and guest.datapath != "direct")

@@ -28,7 +28,8 @@ NETLINK = (0, 4, 15, 16)  # ROUTE, SOCK_DIAG, KOBJECT_UEVENT, GENERIC
 
 # Options a guest may set, by level (numbers of asm-generic/socket.h, linux/in.h, linux/in6.h, linux/tcp.h). Left out on
 # purpose: SO_BINDTODEVICE, SO_BINDTOIFINDEX, SO_MARK, IP_OPTIONS, IP_TRANSPARENT, IP_UNICAST_IF, IPV6_RTHDR,
-# IPV6_PKTINFO, IPV6_UNICAST_IF, TCP_REPAIR*, TCP_ULP, TCP_FASTOPEN_CONNECT, TCP_MD5SIG.
+# IPV6_PKTINFO, IPV6_UNICAST_IF, IPV6_2292PKTOPTIONS (the two before in another form), TCP_REPAIR*, TCP_ULP,
+# TCP_FASTOPEN_CONNECT, TCP_MD5SIG.
 OPTIONS: dict[int, frozenset[int]] = {
     1: frozenset(
         {*range(1, 17), 18, 19, 20, 21, 26, 27, 29, *range(32, 36), *range(37, 48), *range(49, 54)}
@@ -43,7 +44,6 @@ OPTIONS: dict[int, frozenset[int]] = {
             3,
             4,
             5,
-            6,
             8,
             *range(16, 30),
             33,
@@ -61,6 +61,9 @@ OPTIONS: dict[int, frozenset[int]] = {
     )
     | {66, 67, 70, 72, 73, 74, 77, 78},
 }
+# Ways to join a group that the kernel lets TCP sockets go, too: IP_ADD_SOURCE_MEMBERSHIP, MCAST_JOIN_GROUP,
+# MCAST_JOIN_SOURCE_GROUP. Who holds a socket of the host's would make the host join.
+JOINS: dict[int, tuple[int, ...]] = {0: (39, 42, 46), 41: (42, 46)}
 OPEN_LEVELS = (
     17,
     58,
@@ -69,6 +72,7 @@ OPEN_LEVELS = (
     270,
 )  # UDP, ICMPv6, UDP-Lite, raw, netlink: sockets that stay the guest's own
 
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # typing on the terminal of whoever started the guest
 IOCTL_FIRST, IOCTL_LAST = 0x8910, 0x89FF  # interface queries
 WIRELESS_FIRST, WIRELESS_LAST = 0x8B00, 0x8BFF
 SIOCGSKNS = 0x894C
@@ -94,6 +98,8 @@ def build(direct: bool, own_family: bool = False) -> bytes:
         "sendmmsg": "flags3",
         "setsockopt": "setsockopt",
         "socket": "socket",
+        "socketpair": "socketpair",
+        "request_key": "request_key",
         "connect": "notify",
         "bind": "notify",
         "listen": "notify",
@@ -109,6 +115,7 @@ def build(direct: bool, own_family: bool = False) -> bytes:
         asm.jump(bpf.JSET, MSG_FASTOPEN, "eopnotsupp", "allow")
     _socket(asm, direct and not own_family, streams_only=own_family)
     _ioctl(asm)
+    _rest(asm)
     _setsockopt(asm)
     for name, value in (
         ("allow", ALLOW),
@@ -195,11 +202,27 @@ def _socket(asm: bpf.Assembler, direct: bool, streams_only: bool) -> None:
 def _ioctl(asm: bpf.Assembler) -> None:
     asm.label("ioctl")
     asm.load(bpf.arg(1))
-    asm.jump(bpf.JGE, IOCTL_FIRST, "", "allow")
+    asm.jump(bpf.JGE, IOCTL_FIRST, "", "other_ioctl")
     asm.jump(bpf.JEQ, SIOCGSKNS, "eperm")
     asm.jump(bpf.JGT, IOCTL_LAST, "", "notify")
     asm.jump(bpf.JGE, WIRELESS_FIRST, "", "allow")
     asm.jump(bpf.JGT, WIRELESS_LAST, "allow", "eopnotsupp")
+    asm.label("other_ioctl")
+    asm.jump(bpf.JEQ, TIOCSTI, "eperm")
+    asm.jump(bpf.JEQ, TIOCLINUX, "eperm", "allow")
+
+
+def _rest(asm: bpf.Assembler) -> None:
+    asm.label("socketpair")
+    asm.load(bpf.arg(0))
+    asm.jump(bpf.JEQ, AF_UNIX, "allow", "eopnotsupp")
+    # With callout information the kernel starts a program of the host's to find the key, one of which asks name servers
+    # (request_key(2), request-key.conf(5)).
+    asm.label("request_key")
+    for half in (0, 4):
+        asm.load(bpf.arg(2) + half)
+        asm.jump(bpf.JEQ, 0, "", "eperm")
+    asm.goto("allow")
 
 
 def _setsockopt(asm: bpf.Assembler) -> None:
@@ -211,6 +234,8 @@ def _setsockopt(asm: bpf.Assembler) -> None:
     for level, names in OPTIONS.items():
         asm.label(f"level{level}")
         asm.load(bpf.arg(2))
+        for name in JOINS.get(level, ()):
+            asm.jump(bpf.JEQ, name, "notify")
         for word in range(3):
             mask = sum(1 << (name - 32 * word) for name in names if name // 32 == word)
             asm.jump(bpf.JGE, 32 * (word + 1), f"level{level}w{word}")

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.call import Decision, Verb
 from xensock.policy.point import Point
-from xensock.supervisor import binding, connecting, datagram_calls, family, options, queries, swap
+from xensock.supervisor import (
+    astray,
+    binding,
+    connecting,
+    datagram_calls,
+    family,
+    options,
+    queries,
+    swap,
+)
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
@@ -176,7 +185,7 @@ class Supervisor:
                     )  # it may be gone once it is answered
                 try:
                     with self._held.lock:
-                        self._handler(question)(self, question)
+                        self.handler(question)(self, question)
                 except Exception:
                     # No decision means no: the guest is refused and the fault is shown, not hidden.
                     self.parts.complain(traceback.format_exc())
@@ -185,9 +194,11 @@ class Supervisor:
                     question.sock.close()
         self.parts.ended()
 
-    def _handler(self, q: Question) -> Handler:
+    def handler(self, q: Question) -> Handler:
         if q.nr in (_core.SYS["socket"], _core.SYS["ioctl"]):
             return self._handlers[q.nr]
+        if astray.is_astray(self, q):
+            return astray.bring_home
         if family.stays(self, q):
             return family.inside
         datagrams = q.sock.type & 0xF == socket.SOCK_DGRAM

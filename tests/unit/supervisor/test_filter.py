@@ -143,6 +143,10 @@ def test_options_a_program_may_set(program: bytes, level: int, option: int) -> N
         (socket.IPPROTO_TCP, 31),  # TCP_ULP
         (socket.IPPROTO_IPV6, socket.IPV6_RTHDR),
         (socket.IPPROTO_IPV6, 50),  # IPV6_PKTINFO
+        (
+            socket.IPPROTO_IPV6,
+            6,
+        ),  # IPV6_2292PKTOPTIONS: routing headers, addresses and interfaces as messages
         (socket.SOL_SOCKET, 1000),
         (4711, 1),
     ],
@@ -159,6 +163,9 @@ def test_interface_requests(program: bytes) -> None:
     assert ask(program, "ioctl", 3, 0x8B01) == refused(errno.EOPNOTSUPP)  # wireless
     assert ask(program, "ioctl", 1, 0x5413) == ALLOW  # TIOCGWINSZ
     assert ask(program, "ioctl", 1, 0x541B) == ALLOW  # FIONREAD
+    for request in (0x5412, 0x541C):  # TIOCSTI, TIOCLINUX
+        assert ask(program, "ioctl", 1, request) == refused(errno.EPERM)
+        assert ask(program, "ioctl", 1, request | 7 << 32) == refused(errno.EPERM)
 
 
 @both
@@ -168,3 +175,24 @@ def test_unknown_calls_are_allowed_and_the_upper_half_of_an_int_is_ignored(
     assert verdict(program, 9999, (), _core.AUDIT_ARCH) == ALLOW
     high = 0xFFFF_FFFF << 32
     assert ask(program, "socket", high | socket.AF_INET, socket.SOCK_RAW, 1) == refused(errno.EPERM)
+
+
+@both
+@pytest.mark.parametrize(("level", "option"), [(0, 39), (0, 42), (0, 46), (41, 42), (41, 46)])
+def test_joining_groups_is_carried_out_by_the_backend(
+    program: bytes, level: int, option: int
+) -> None:
+    assert ask(program, "setsockopt", 3, level, option, 0x7FFF0000, 136) == NOTIFY
+
+
+@both
+def test_pairs_are_of_unix_sockets(program: bytes) -> None:
+    assert ask(program, "socketpair", socket.AF_UNIX, socket.SOCK_STREAM, 0, 8) == ALLOW
+    assert ask(program, "socketpair", 30, socket.SOCK_STREAM, 0, 8) == refused(errno.EOPNOTSUPP)
+
+
+@both
+def test_keys_are_not_asked_of_programs_outside(program: bytes) -> None:
+    assert ask(program, "request_key", 8, 8, 0, 0) == ALLOW
+    for pointer in (1, 1 << 32):
+        assert ask(program, "request_key", 8, 8, pointer, 0) == refused(errno.EPERM)
