@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xensock.policy.names import Names
+from xensock.supervisor.dns import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +37,16 @@ class GuestNames:
         self.names = Names()
         self.record = record or (lambda one: None)
         self.limit = limit
+        self.counts = Counts()
         self._questions: Questions | None = None
 
     def names_of(self, address: IPAddress) -> tuple[str, ...]:
         """The names by which the guest knows an address: what it asked for, and the hosts file."""
         return (*self.names.of(address), *self.resolver.hosts_names(address))
+
+    def lapsed(self, address: IPAddress) -> tuple[str, ...]:
+        """The names by which it knew the address until their answers lapsed."""
+        return self.names.lapsed(address)
 
     async def answer(
         self, message: bytes, server: IPAddress | None, *, datagram: bool

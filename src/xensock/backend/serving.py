@@ -98,7 +98,7 @@ def serve(
         # A guest's own libc reads /etc/hosts without asking us.
         return (*names.of(address), *carriers.resolver.hosts_names(address))
 
-    point = Point(terms.name, terms.policy, names_of, record)
+    point = Point(terms.name, terms.policy, names_of, record, lapsed=names.lapsed)
     published = [p for p in terms.publications if p.protocol == Protocol.UDP]
     datagrams = None
     try:
@@ -127,6 +127,7 @@ def serve(
         guest.listener,
         guest.killable,
         ended,
+        point,
     )
     first = Supervisor(parts)
     first.start()

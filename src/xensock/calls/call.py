@@ -26,6 +26,7 @@ class Verb(StrEnum):
     IOCTL = "ioctl"
     PUBLISH = "publish"
     CLOSE = "close"
+    COUNT = "count"  # no call: how many of something there were, when the guest has ended
 
 
 class Protocol(StrEnum):

@@ -2,11 +2,12 @@
 
 Rules
 - Only the backend's own resolver teaches names; one `Names` per guest.
-- A pair of name and address holds for its time to live plus a grace of 60 s, and for an hour at
-  least: programs keep addresses longer than DNS says (nginx resolves its upstreams once, at its
-  start; a JVM keeps answers for as long as it likes), and a connection they retry must not be
-  refused in between. Learning a pair again never shortens its life.
-- Bounded: beyond `limit` pairs the one that was learned longest ago is forgotten.
+- A pair of name and address holds for its time to live plus a grace of 60 s: between an answer and the
+  connection that follows lies the work of a program, and a time to live may be 0. Learning a pair again
+  never shortens its life. A time to live beyond a week counts as a week (RFC 8767, 4).
+- Connections and flows that began in time go on; only new ones ask again.
+- Bounded: beyond `limit` pairs the one that was learned longest ago is forgotten. Those that lapsed are kept
+  until then, to explain a refusal.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
 
 GRACE = 60.0
-LEAST = 3600.0
+LONGEST = 7 * 86400.0
 LIMIT = 65536
 
 
@@ -39,14 +40,12 @@ class Names:
         self,
         limit: int = LIMIT,
         grace: float = GRACE,
-        least: float = LEAST,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if limit < 1 or grace < 0 or least < 0:
-            raise ValueError("limit is at least 1, grace and least are not negative")
+        if limit < 1 or grace < 0:
+            raise ValueError("limit is at least 1, grace is not negative")
         self._limit = limit
         self._grace = grace
-        self._least = least
         self._clock = clock
         self._lock = threading.Lock()
         # Both dicts keep the order of learning, oldest first.
@@ -54,14 +53,14 @@ class Names:
         self._names: dict[IPAddress, dict[str, None]] = {}
 
     def __len__(self) -> int:
-        """How many pairs are held, expired ones that nobody asked for included."""
+        """How many pairs are held, lapsed ones included."""
         with self._lock:
             return len(self._expiry)
 
     def learn(self, name: str, addresses: Iterable[IPAddress], ttl: float) -> None:
         """Remember that the backend resolved `name` to `addresses`, for `ttl` seconds."""
         name = normal_name(name)
-        expiry = self._clock() + max(ttl + self._grace, self._least)
+        expiry = self._clock() + min(max(ttl, 0), LONGEST) + self._grace
         with self._lock:
             for address in addresses:
                 pair = (unmapped(address), name)
@@ -73,15 +72,28 @@ class Names:
 
     def of(self, address: IPAddress) -> tuple[str, ...]:
         """The names by which the guest knows this address, the latest first."""
+        return self._known(address, lapsed=False)
+
+    def lapsed(self, address: IPAddress) -> tuple[str, ...]:
+        """The names by which the guest knew this address once, and no longer does, the latest first."""
+        return self._known(address, lapsed=True)
+
+    def keep(self, right: Callable[[str, IPAddress], bool]) -> None:
+        """Forget every pair of name and address for which right() is False."""
+        with self._lock:
+            for address, name in [p for p in self._expiry if not right(p[1], p[0])]:
+                self._forget((address, name))
+
+    def _known(self, address: IPAddress, lapsed: bool) -> tuple[str, ...]:
         address = unmapped(address)
         with self._lock:
             known = self._names.get(address)
             if not known:
                 return ()
             now = self._clock()
-            for name in [name for name in known if self._expiry[address, name] <= now]:
-                self._forget((address, name))
-            return tuple(reversed(known))
+            return tuple(
+                name for name in reversed(known) if (self._expiry[address, name] <= now) == lapsed
+            )
 
     def _forget(self, pair: tuple[IPAddress, str]) -> float:
         """Drop a pair and return when it would have expired (0 if it was not there)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class Point:
     names_of   the names by which the guest knows an address
     record     takes each record; None: nobody keeps any
     labels     of the guest, which rules may ask for
+    lapsed     the names by which the guest knew an address once: they explain a refusal
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Point:
         names_of: NamesOf,
         record: Callable[[Record], None] | None,
         labels: Mapping[str, str] | None = None,
+        lapsed: NamesOf = lambda address: (),
     ) -> None:
         self.guest = guest
         self.policy = policy
         self.names_of = names_of
         self.record = record
+        self._lapsed = lapsed
         self._subject = Subject(labels=dict(labels or {}))
         self._epoch = time.time() - time.monotonic()
 
@@ -63,12 +67,27 @@ class Point:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
         policy, subject = self.policy, self.subject(pid)
         if policy.names_needed:
-            return policy.connect(protocol, end.host, end.port, self.names_of(end.host), subject)
+            names = self.names_of(end.host)
+            decision = policy.connect(protocol, end.host, end.port, names, subject)
+            return (
+                decision if decision.allowed else self._too_late(decision, protocol, end, subject)
+            )
         decision = policy.connect(protocol, end.host, end.port, (), subject)
         if decision.allowed:
             return decision
         # The names make a better hint.
         return policy.connect(protocol, end.host, end.port, self.names_of(end.host), subject)
+
+    def _too_late(
+        self, decision: Decision, protocol: Protocol, end: Endpoint, subject: Subject
+    ) -> Decision:
+        """A refusal, which says so where the address was allowed until its name's answer lapsed."""
+        names = self._lapsed(end.host)
+        before = self.policy.connect(protocol, end.host, end.port, names, subject)
+        if not names or not before.allowed:
+            return decision
+        hint = f"resolve {before.name} again, its answer has lapsed; or {decision.hint}"
+        return replace(decision, hint=hint)
 
     def listen(
         self, protocol: Protocol, end: Endpoint, v6only: bool = False, pid: int = 0

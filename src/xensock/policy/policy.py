@@ -25,6 +25,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import NOBODY, Decision, Protocol
+from xensock.policy import answers
 from xensock.policy.entries import Entry, Terms, network_rank
 from xensock.policy.groups import GROUPS, AddressSet, destination_forms, unmapped
 from xensock.policy.index import ALLOWS, DENIES, SPECIAL, Doubts, Found, Index, better
@@ -374,6 +375,16 @@ class Policy:
             f"default: name not in {self.title or '--allow'}",
             hint=f"--allow {text}" if text else "",
         )
+
+    def answer(self, name: str, address: IPAddress, subject: Subject = NOBODY) -> Decision:
+        """May the guest learn this address for a name that `resolve` allowed by a rule (see `answers`)?
+
+        A name that was allowed by default may have any: connections are decided by address then.
+        """
+        if self._labelled:
+            return self.for_labels(subject.labels).answer(name, address)
+        rules = [e.rule for e in self.entries if e.allow and e.rule.direction == "connect"]
+        return answers.judge(rules, normal_name(name), address)
 
 
 def options(

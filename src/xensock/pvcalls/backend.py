@@ -45,6 +45,10 @@ class NameService(Protocol):
         """The names by which the guest knows an address."""
         ...
 
+    def lapsed(self, address: IPAddress) -> tuple[str, ...]:
+        """The names by which it knew the address until their answers lapsed."""
+        ...
+
     async def explained(
         self, message: bytes, server: IPAddress | None, *, datagram: bool
     ) -> tuple[bytes, Decision] | None:
@@ -107,7 +111,7 @@ class Backend:
     def make_guest(self, session: Session, extensions: frozenset[Extension]) -> Guest:
         """A guest with its own policy point."""
         names = self._name_service(session.name)
-        point = Point(session.name, self.policy, names.names_of, self.record)
+        point = Point(session.name, self.policy, names.names_of, self.record, lapsed=names.lapsed)
         program = program_of(session.transport.pid) if point.recording else ""
         return Guest(self, session.transport, point, names, extensions, program)
 

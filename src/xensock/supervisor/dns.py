@@ -18,17 +18,31 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+from xensock.calls.call import Verb
+from xensock.calls.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from xensock.calls import Decision, IPAddress, Record
+    from xensock.calls import Decision, IPAddress
 
 IP_PKTINFO: Final = 8  # <linux/in.h>; not in Python 3.11's socket module
 LIMIT = 512  # questions under way at once
 IDLE = 10.0  # seconds after which a silent DNS-over-TCP connection is closed (RFC 7766, 6.2.3)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Questions of one guest: how many, how many of them were refused, how many addresses were taken out of answers."""
+
+    asked: int = 0
+    refused: int = 0
+    stripped: int = 0
 
 
 class ResolvePolicy(Protocol):
@@ -36,6 +50,9 @@ class ResolvePolicy(Protocol):
 
     def resolve(self, name: str) -> Decision:
         """Whether the guest may ask for `name` (lower-case, no final dot)."""
+
+    def answer(self, name: str, address: IPAddress) -> Decision:
+        """Whether a name that a rule allowed may have this address."""
 
 
 class LearnedNames(Protocol):
@@ -78,6 +95,7 @@ class DnsServer:
         self.record = record
         self.limit = limit
         self.idle = idle
+        self.counts = Counts()
         self.streams: deque[socket.socket] = deque()
         self.closing = False
         self._lock = threading.Lock()
@@ -119,6 +137,16 @@ class DnsServer:
             self._release(())
         elif thread is not threading.current_thread():
             thread.join()
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Record what was refused in all."""
+        for what, count in (
+            ("questions refused", self.counts.refused),
+            ("addresses taken out of answers", self.counts.stripped),
+        ):
+            if count:
+                self.record(Record(time.time(), self.guest, 0, "", Verb.COUNT, what, result=count))
 
     def _main(self, udp: tuple[socket.socket, ...]) -> None:
         try:

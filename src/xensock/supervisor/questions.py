@@ -4,6 +4,7 @@ Rules
 - A guest's bytes are hostile: they are parsed once (dnspython), and what is no plain question of
   class IN is answered here (FORMERR, NOTIMP, REFUSED) or dropped, never passed on.
 - `Names.learn` comes before the answer leaves: the guest may connect at once.
+- What is refused is counted: questions can carry data out, whatever becomes of them.
 """
 
 from __future__ import annotations
@@ -12,35 +13,34 @@ import errno
 import logging
 import time
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Protocol, cast
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Protocol
 
 import dns.exception
 import dns.message
-import dns.name
-import dns.rdataclass
 import dns.rdatatype
 
 from xensock.calls import Decision, Record, Verb
 from xensock.policy.deferred import final
 from xensock.stack import resolver_wire as wire
 from xensock.stack.stacks import ExplainedAnswer
+from xensock.supervisor import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls import IPAddress
     from xensock.calls.record import Outcome, Path
-    from xensock.supervisor.dns import LearnedNames, MessageResolver, ResolvePolicy
+    from xensock.supervisor.dns import Counts, LearnedNames, MessageResolver, ResolvePolicy
 
 PLAIN_UDP = 512  # bytes of an answer without EDNS (RFC 1035, 4.2.1)
-_MAX_CHAIN = 16
 UNDECIDED = Decision(True, "")
 
 # Not records but requests to the server itself, or streams of messages: OPT, TKEY, TSIG, IXFR,
 # AXFR, MAILB, MAILA.
 _META = frozenset({41, 249, 250, 251, 252, 253, 254})
 _ANY = 255
+_TELLING = frozenset({wire.A, wire.AAAA, _ANY, 64, 65})  # and SVCB, HTTPS
 
 _ERRORS = {wire.NXDOMAIN: errno.ENOENT, wire.SERVFAIL: errno.EAGAIN, wire.REFUSED: errno.EACCES}
 
@@ -68,6 +68,9 @@ class Asked(Protocol):
     @property
     def limit(self) -> int: ...
 
+    @property
+    def counts(self) -> Counts: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
@@ -79,6 +82,7 @@ class _Outcome:
     path: Path
     addresses: int = 0
     hint: str = ""
+    stripped: Decision | None = None  # why some of the addresses were taken out
 
     @property
     def why(self) -> Decision:
@@ -156,21 +160,63 @@ class Questions:
             decision = final(decision, answer.decision)
             if not decision.allowed:
                 return _Outcome(answer, "deny", decision.rule, "", hint=decision.hint)
-        found = 0
-        if question.type in (wire.A, wire.AAAA, _ANY) and wire.rcode(answer) == wire.NOERROR:
-            try:
-                addresses, ttl = _addresses(answer, question)
-            except (dns.exception.DNSException, ValueError):
-                if not wire.head(answer)[1] & wire.TC:
-                    # What cannot be read cannot be remembered, and would be refused later.
-                    answer = wire.reply(message, question, wire.SERVFAIL)
-                addresses, ttl = [], 0
-            found = len(addresses)
-            if addresses:
-                self._server.names.learn(question.name, addresses, ttl)
-        return _Outcome(answer, "allow", decision.rule, "dns", found)
+        if question.type not in _TELLING or wire.rcode(answer) != wire.NOERROR:
+            return _Outcome(answer, "allow", decision.rule, "dns")
+        return self._learn(answer, question, decision)
+
+    def _learn(self, answer: bytes, question: wire.Question, decision: Decision) -> _Outcome:
+        """Remember the addresses that an answer tells, and take out those that the name may not have."""
+        by_name = decision.name is not None
+        try:
+            judge = self._judge(question.name) if by_name else None
+            learnt = answers.read(answer, question, judge, ech=decision.verify is None)
+        except (dns.exception.DNSException, ValueError):
+            if not wire.head(answer)[1] & wire.TC:
+                # What cannot be read cannot be remembered, and would be refused later.
+                answer = wire.reply(answer, question, wire.SERVFAIL)
+            elif by_name:
+                answer = wire.reply(answer, question, wire.NOERROR, flags=wire.TC)
+            return _Outcome(answer, "allow", decision.rule, "dns")
+        if learnt.addresses:
+            self._server.names.learn(question.name, learnt.addresses, learnt.ttl)
+        refused = next(iter(learnt.refused.values()), None)
+        if refused is None:
+            return _Outcome(learnt.message, "allow", decision.rule, "dns", len(learnt.addresses))
+        self._server.counts.stripped += len(learnt.refused)
+        if not learnt.addresses:
+            return _Outcome(learnt.message, "deny", refused.rule, "dns", hint=refused.hint)
+        return _Outcome(
+            learnt.message,
+            "allow",
+            decision.rule,
+            "dns",
+            len(learnt.addresses),
+            stripped=refused,
+        )
+
+    def _judge(self, name: str) -> Callable[[IPAddress], Decision]:
+        """Whether the name may have an address. What this host's own hosts file says is no stranger's word."""
+        known = getattr(self._server.resolver, "hosts_names", None)
+
+        def judge(address: IPAddress) -> Decision:
+            if known is not None and name in known(address):
+                return Decision(True, "the hosts file", name=name)
+            return self._server.policy.answer(name, address)
+
+        return judge
 
     def _record(
+        self, question: wire.Question, outcome: _Outcome, started: float, duration: float
+    ) -> None:
+        self._server.counts.asked += 1
+        self._server.counts.refused += outcome.decision == "deny"
+        if outcome.stripped is not None:
+            why = outcome.stripped
+            taken = _Outcome(outcome.answer, "deny", why.rule, "dns", hint=why.hint)
+            self._write(question, taken, started, duration)
+        self._write(question, outcome, started, duration)
+
+    def _write(
         self, question: wire.Question, outcome: _Outcome, started: float, duration: float
     ) -> None:
         code = wire.rcode(outcome.answer)
@@ -212,24 +258,3 @@ def _special(message: bytes, question: wire.Question) -> _Outcome | None:
         answer = wire.reply(message, question, wire.NXDOMAIN)
         return _Outcome(answer, "guest", f".{top.decode()} names do not exist in DNS", "guest")
     return None
-
-
-def _addresses(answer: bytes, question: wire.Question) -> tuple[list[IPAddress], int]:
-    """All addresses that an answer gives the question's name, CNAME records followed, and for how
-    many seconds they hold. Raises DNSException or ValueError for what cannot be read."""
-    message = dns.message.from_wire(answer, ignore_trailing=True)
-    name = dns.name.Name((*question.labels, b""))
-    found: list[IPAddress] = []
-    ttl = 0x7FFFFFFF
-    for _ in range(_MAX_CHAIN):
-        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            records = message.get_rrset(message.answer, name, dns.rdataclass.IN, kind)
-            if records is not None:
-                found += [ip_address(record.address) for record in records]
-                ttl = min(ttl, records.ttl)
-        alias = message.get_rrset(message.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
-        if alias is None:
-            break
-        ttl = min(ttl, alias.ttl)
-        name = cast("dns.name.Name", alias[0].target)
-    return found, ttl

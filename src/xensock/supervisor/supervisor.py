@@ -83,6 +83,7 @@ class Parts:
     listener: int = -1  # of the filter whose processes it serves, and its own from `start` on
     killable: bool = False  # see Guest
     ended: Callable[[], None] = field(default=lambda: None)  # no process of the filter is left
+    point: Point | None = None  # the guest's, where others decide by it too
 
 
 @dataclass(slots=True)
@@ -115,7 +116,9 @@ class Supervisor:
 
     def __init__(self, parts: Parts, beside: Supervisor | None = None) -> None:
         self.parts = parts
-        self.point = Point(parts.name, parts.policy, parts.names_of, parts.record)
+        self.point = parts.point or Point(
+            parts.name, parts.policy, parts.names_of, parts.record
+        )
         held: Held = beside._held if beside is not None else Held.of(parts)
         self._held: Held = held
         with held.lock:

@@ -36,35 +36,49 @@ def test_mapped_addresses_are_the_ipv4_ones() -> None:
     assert names.of(A) == names.of(ip_address("::ffff:203.0.113.9")) == ("web.test",)
 
 
-def test_expiry_grace_and_least() -> None:
-    clock = Clock()
-    names = Names(clock=clock, grace=60, least=100)
-    names.learn("short.test", [A], 0)
-    names.learn("long.test", [A], 200)
-    clock.now += 99.9
-    assert set(names.of(A)) == {"short.test", "long.test"}
-    clock.now += 0.1
-    assert names.of(A) == ("long.test",)
-    clock.now += 159.9
-    assert names.of(A) == ("long.test",)
-    clock.now += 0.1
-    assert names.of(A) == ()
-    assert len(names) == 0
-
-
-def test_the_default_keeps_at_least_an_hour() -> None:
+def test_a_pair_holds_for_its_time_to_live_and_the_grace() -> None:
     clock = Clock()
     names = Names(clock=clock)
-    names.learn("web.test", [A], 1)
-    clock.now += 3599
-    assert names.of(A) == ("web.test",)
-    clock.now += 2
+    names.learn("short.test", [A], 0)
+    names.learn("long.test", [A], 200)
+    clock.now += 59.9
+    assert set(names.of(A)) == {"short.test", "long.test"}
+    assert names.lapsed(A) == ()
+    clock.now += 0.1
+    assert names.of(A) == ("long.test",)
+    assert names.lapsed(A) == ("short.test",)
+    clock.now += 199.9
+    assert names.of(A) == ("long.test",)
+    clock.now += 0.1
     assert names.of(A) == ()
+    assert names.lapsed(A) == ("long.test", "short.test")
+    names.learn("short.test", [A], 0)
+    assert names.of(A) == ("short.test",)
+
+
+def test_nobody_makes_a_pair_hold_for_ever() -> None:
+    clock = Clock()
+    names = Names(clock=clock)
+    names.learn("web.test", [A], 2**31 - 1)
+    names.learn("odd.test", [A], -5)
+    assert set(names.of(A)) == {"web.test", "odd.test"}
+    clock.now += 8 * 86400
+    assert names.of(A) == ()
+
+
+def test_pairs_that_are_not_right_any_more_are_forgotten() -> None:
+    names = Names()
+    names.learn("web.test", [A, B], 60)
+    names.learn("other.test", [A], 60)
+    names.keep(lambda name, address: name == "web.test" and address == A)
+    assert names.of(A) == ("web.test",)
+    assert names.of(B) == names.lapsed(B) == ()
+    assert len(names) == 1
 
 
 def test_learning_again_never_shortens() -> None:
     clock = Clock()
-    names = Names(clock=clock, grace=0, least=0)
+    names = Names(clock=clock, grace=0)
     names.learn("web.test", [A], 100)
     names.learn("web.test", [A], 1)
     clock.now += 50
@@ -83,7 +97,7 @@ def test_the_oldest_goes_first() -> None:
 
 
 def test_nonsense_limits() -> None:
-    for wrong in ({"limit": 0}, {"grace": -1.0}, {"least": -1.0}):
+    for wrong in ({"limit": 0}, {"grace": -1.0}):
         with pytest.raises(ValueError, match="at least 1"):
             Names(**wrong)
 

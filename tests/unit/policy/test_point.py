@@ -89,6 +89,24 @@ def test_the_name_of_a_target() -> None:
     assert known_name(names_of, "[8 bytes]") is None
 
 
+def test_a_refusal_says_that_the_answer_for_a_name_has_lapsed() -> None:
+    clock = [0.0]
+    names = Names(clock=lambda: clock[0])
+    policy = Policy.parse(["web.test:443"])
+    point = Point("guest", policy, names.of, None, lapsed=names.lapsed)
+    names.learn("web.test", [ip_address("192.0.2.1")], 30)
+    assert point.connect(Protocol.TCP, at("192.0.2.1", 443)).allowed
+    fresh = point.connect(Protocol.TCP, at("192.0.2.1", 80))
+    assert fresh.hint == "--allow web.test:80"
+    clock[0] = 90.0
+    late = point.connect(Protocol.TCP, at("192.0.2.1", 443))
+    assert (late.allowed, late.error) == (False, errno.EACCES)
+    assert late.hint == "resolve web.test again, its answer has lapsed; or --allow 192.0.2.1:443"
+    assert point.connect(Protocol.TCP, at("192.0.2.1", 80)).hint == "--allow 192.0.2.1:80"
+    names.learn("web.test", [ip_address("192.0.2.1")], 30)
+    assert point.connect(Protocol.TCP, at("192.0.2.1", 443)).allowed
+
+
 class Programs(Policy):
     """Remembers who asked."""
 

@@ -62,6 +62,85 @@ def test_every_question_is_recorded_once(guest) -> None:
     assert (text.target, text.name, text.result) == ("web.test TXT", "web.test", 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("secret.evil.test", kind) for kind in ("TXT", "MX", "SRV", "NS", "SVCB", "NULL")),
+        *(("1.2.0.192.in-addr.arpa", "PTR"), ("_443._tcp.web.test", "SRV"), ("test", "SOA")),
+    ],
+)
+def test_no_type_of_record_carries_a_name_out_and_refusals_are_counted(
+    make, peer, name, kind
+) -> None:
+    guest = make(allow=["web.test"])
+    assert guest.ask(name, kind).rcode() == dns.rcode.NXDOMAIN
+    with guest.stream() as sock:
+        send(sock, dns.message.make_query(name, kind).to_wire())
+        assert receive(sock).rcode() == dns.rcode.NXDOMAIN
+    assert answers(guest.ask("web.test", "TXT")) == ['"hello"']
+    assert [seen.wire[12:22] for seen in peer.seen] == [b"\3web\4test\0"]
+    counts = guest.server.counts
+    assert (counts.asked, counts.refused, counts.stripped) == (3, 2, 0)
+    guest.server.close()
+    assert [(r.verb, r.target, r.result) for r in guest.records[3:]] == [
+        ("count", "questions refused", 2)
+    ]
+
+
+REBOUND = zone(
+    "web.test. 60 IN A 192.0.2.1",
+    "web.test. 60 IN A 10.0.0.1",
+    "bad.test. 60 IN CNAME metadata.test.",
+    "metadata.test. 60 IN A 169.254.169.254",
+)
+
+
+def test_a_name_that_leads_inside_is_stripped_counted_and_explained(make, peer) -> None:
+    peer.answer = REBOUND
+    guest = make(allow=["web.test", "bad.test"])
+    assert answers(guest.ask("web.test")) == ["192.0.2.1"]
+    assert guest.names.of(ip_address("10.0.0.1")) == ()
+    taken, whole = guest.records
+    assert (taken.decision, taken.hint) == ("deny", "--allow 10.0.0.1")
+    assert taken.rule == "default: web.test has 10.0.0.1, which is private"
+    assert (whole.decision, whole.rule, whole.result) == ("allow", "web.test", 1)
+    response = guest.ask("bad.test")
+    assert (response.rcode(), answers(response)) == (dns.rcode.NOERROR, ["metadata.test."])
+    record = guest.records[-1]
+    assert (record.decision, record.result, record.error) == ("deny", 0, 0)
+    assert record.rule == "default: bad.test has 169.254.169.254, which is a metadata service"
+    counts = guest.server.counts
+    assert (counts.asked, counts.refused, counts.stripped) == (2, 1, 2)
+    guest.server.close()
+    assert [(r.target, r.result) for r in guest.records if r.verb == "count"] == [
+        ("questions refused", 1),
+        ("addresses taken out of answers", 2),
+    ]
+
+
+def test_without_rules_by_name_private_hosts_are_as_ever(make, peer) -> None:
+    peer.answer = REBOUND
+    guest = make(deny=["10.9.0.0/16"])
+    assert answers(guest.ask("web.test")) == ["10.0.0.1", "192.0.2.1"]
+    assert guest.names.of(ip_address("10.0.0.1")) == ("web.test",)
+
+
+def test_the_hosts_file_is_this_hosts_own_word(make) -> None:
+    guest = make(allow=["inside.test"])
+    guest.hosts.write_text("10.0.0.7 inside.test\n")
+    assert answers(guest.ask("inside.test")) == ["10.0.0.7"]
+    assert guest.records[0].decision == "allow"
+
+
+def test_a_rule_is_about_the_name_that_was_asked_and_not_about_aliases(make) -> None:
+    guest = make(allow=["www.test"])
+    assert "192.0.2.3" in answers(guest.ask("www.test"))
+    assert guest.names.of(ip_address("192.0.2.3")) == ("www.test",)
+    assert guest.ask("edge.test").rcode() == dns.rcode.NXDOMAIN
+    other = make(allow=["edge.test"])
+    assert other.ask("www.test").rcode() == dns.rcode.NXDOMAIN
+
+
 @pytest.mark.parametrize("server", ["127.0.0.1", "127.0.0.53", "127.99.3.4", "::1"])
 def test_the_reply_comes_from_the_address_that_was_asked(guest, server) -> None:
     try:

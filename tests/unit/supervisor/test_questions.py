@@ -14,6 +14,7 @@ import dns.rrset
 from xensock.policy.names import Names
 from xensock.policy.policy import Policy
 from xensock.stack import resolver_wire as wire
+from xensock.supervisor.dns import Counts
 from xensock.supervisor.questions import Questions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Server:
     guest: str = "guest"
     names: Names = field(default_factory=Names)
     records: list[Record] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
 
     def record(self, one: Record) -> None:
         self.records.append(one)

@@ -75,7 +75,8 @@ async def _serve(guest: Guest, near: socket.socket, end: Endpoint) -> None:
             if found is None:
                 writer.transport.abort()  # not DNS: there is nothing to answer
                 return
-            answer, _ = found
+            answer, decision = found
+            guest.asked(decision)
             writer.write(len(answer).to_bytes(2, "big") + answer)
             async with asyncio.timeout(IDLE):
                 await writer.drain()

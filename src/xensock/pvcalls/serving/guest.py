@@ -74,6 +74,7 @@ class Counters:
     connections: int = 0
     accepted: int = 0
     refused: int = 0
+    questions_refused: int = 0
     sent: int = 0
     received: int = 0
 
@@ -147,6 +148,10 @@ class Guest:
         """Put a response into the command ring; after the guest's end nobody reads it."""
         if not self.gone:
             self.respond(response.encode())
+
+    def asked(self, decision: Decision) -> None:
+        """A question for a name was decided."""
+        self.counters.questions_refused += not decision.allowed
 
     # --- sockets
 

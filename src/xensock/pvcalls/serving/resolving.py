@@ -52,6 +52,7 @@ def ask(guest: Guest, message: bytes, server: Endpoint | None, frames: Frames) -
         if found is None:
             return
         payload, decision = found
+        guest.asked(decision)
         if server is None and Extension.EXPLAIN in guest.extensions:
             payload = explanation(decision).encode() + payload
         if len(payload) <= frames.longest:
