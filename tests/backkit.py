@@ -56,6 +56,9 @@ class NoNames:
     def names_of(self, address: object) -> tuple[str, ...]:
         return ()
 
+    def lapsed(self, address: object) -> tuple[str, ...]:
+        return ()
+
     async def explained(
         self, message: bytes, server: object, *, datagram: bool
     ) -> tuple[bytes, Decision] | None:

@@ -25,7 +25,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import NOBODY, Decision, Protocol
-from xensock.policy import answers
+from xensock.policy import rebinding
 from xensock.policy.entries import Entry, Terms, network_rank
 from xensock.policy.groups import GROUPS, AddressSet, destination_forms, unmapped
 from xensock.policy.index import ALLOWS, DENIES, SPECIAL, Doubts, Found, Index, better
@@ -377,14 +377,14 @@ class Policy:
         )
 
     def answer(self, name: str, address: IPAddress, subject: Subject = NOBODY) -> Decision:
-        """May the guest learn this address for a name that `resolve` allowed by a rule (see `answers`)?
+        """May the guest learn this address for a name that `resolve` allowed by a rule (see `rebinding`)?
 
         A name that was allowed by default may have any: connections are decided by address then.
         """
         if self._labelled:
             return self.for_labels(subject.labels).answer(name, address)
         rules = [e.rule for e in self.entries if e.allow and e.rule.direction == "connect"]
-        return answers.judge(rules, normal_name(name), address)
+        return rebinding.judge(rules, normal_name(name), address)
 
 
 def options(

@@ -116,9 +116,7 @@ class Supervisor:
 
     def __init__(self, parts: Parts, beside: Supervisor | None = None) -> None:
         self.parts = parts
-        self.point = parts.point or Point(
-            parts.name, parts.policy, parts.names_of, parts.record
-        )
+        self.point = parts.point or Point(parts.name, parts.policy, parts.names_of, parts.record)
         held: Held = beside._held if beside is not None else Held.of(parts)
         self._held: Held = held
         with held.lock:

@@ -104,38 +104,6 @@ def test_what_is_not_public_is_taken_out_and_explained(address: str) -> None:
     assert learn(mixed, None).message == mixed
 
 
-@pytest.mark.parametrize(
-    ("rule", "address", "allowed"),
-    [
-        ("private", "10.1.2.3", True),
-        ("private:80", "10.1.2.3", True),
-        ("10.1.0.0/16", "10.1.2.3", True),
-        ("10.1.0.0/16", "10.2.2.3", False),
-        ("any:443", "10.1.2.3", True),
-        ("any:443", "127.0.0.1", False),
-        ("loopback:443", "127.0.0.1", True),
-        ("127.0.0.1:443", "127.0.0.1", True),
-        ("linklocal", "169.254.7.7", True),
-        ("linklocal", "169.254.169.254", False),
-        ("metadata", "169.254.169.254", True),
-        ("public", "10.1.2.3", False),
-        ("listen:any", "10.1.2.3", False),
-    ],
-)
-def test_a_rule_by_address_says_otherwise(rule: str, address: str, allowed: bool) -> None:
-    policy = Policy.parse(allow=["web.test:443", rule])
-    learnt = learn(response("A", [f"web.test. 60 A {address}"]), policy)
-    assert hosts(learnt) == ({address} if allowed else set())
-
-
-def test_the_hint_is_a_rule_that_allows_the_address() -> None:
-    for kind, address in (("A", "10.1.2.3"), ("A", "127.0.0.1"), ("AAAA", "fd00::7")):
-        answer = response(kind, [f"web.test. 60 {kind} {address}"])
-        (why,) = learn(answer).refused.values()
-        policy = Policy.parse(allow=["web.test:443", why.hint.removeprefix("--allow ")])
-        assert hosts(learn(answer, policy)) == {address}
-
-
 def test_signatures_over_what_was_changed_go_too() -> None:
     signed = [
         "web.test. 60 A 192.0.2.7",
