@@ -353,16 +353,20 @@ class Policy:
         not be asked for, and a question to a name server can carry data out. Rules by address
         alone close no names, nor do rules by name beside one for any, public or private (or
         0.0.0.0/0, ::/0), as every name may lead there. `localhost` is the guest's own.
+        `verify` of the decision: of any rule about the name.
         """
         wanted = normal_name(name)
         for entry in self._final:
             if entry.name and entry.rule.every_port and entry.rule.named((wanted,)) is not None:
                 return _unresolved(entry, wanted)
-        for entry in self._index.about_name(wanted):
+        about = tuple(self._index.about_name(wanted))
+        for entry in about:
             if not entry.holds(subject.labels):
                 continue
             if entry.allow:
-                return Decision(True, entry.rule.text, name=wanted, source=entry.terms.source)
+                verify = next((e.terms.verify for e in about if e.terms.verify), None)
+                source = entry.terms.source
+                return Decision(True, entry.rule.text, name=wanted, verify=verify, source=source)
             if entry.rule.every_port and not entry.terms.programs:
                 return _unresolved(entry, wanted)
         if wanted == "localhost" or wanted.endswith(".localhost"):
