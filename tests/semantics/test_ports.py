@@ -59,21 +59,42 @@ def test_a_guests_listener_is_the_hosts(guest: Guest, site: Site) -> None:
 
 
 def test_a_closed_listeners_port_is_the_guests_again_at_once(guest: Guest) -> None:
-    """Whichever of its addresses it was bound to, and although others hear of the close a moment late."""
+    """Whichever of its addresses it was bound to, whether it listened or not, and although others hear of the close a
+    moment late."""
+    script = """
+import itertools, socket, sys
+failed = []
+for turn, listens, host in itertools.product(range(150), (True, False), ("::", sys.argv[1], "0.0.0.0")):
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, listens)
+        try:
+            sock.bind((host, int(sys.argv[2])))
+            if listens:
+                sock.listen()
+        except OSError as error:
+            failed.append((turn, host, listens, str(error)))
+print(failed)
+"""
+    host, port = guest.world.host.addr4, str(guest.port())
+    done = guest.run([guest.world.python, "-c", script, host, port], timeout=100)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@guests
+def test_a_published_port_is_the_guests_again_at_once(guest: Guest) -> None:
+    """Two faces outside, and a listener on loopback that comes and goes."""
     script = """
 import socket, sys
 failed = []
 for turn in range(100):
-    for host in ("::", sys.argv[1], "0.0.0.0"):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((host, int(sys.argv[2])))
-                sock.listen()
-            except OSError as error:
-                failed.append((turn, host, str(error)))
+    try:
+        socket.create_server(("127.0.0.1", int(sys.argv[1]))).close()
+    except OSError as error:
+        failed.append((turn, str(error)))
 print(failed)
 """
-    host, port = guest.world.host.addr4, str(guest.port())
-    done = guest.run([guest.world.python, "-c", script, host, port])
+    port, one, other = guest.port(), guest.port(), guest.port()
+    options = ["--publish", f"{one}:{port}", "--publish", f"{other}:{port}"]
+    argv = [guest.world.python, "-c", script, str(port)]
+    done = guest.run(argv, options=options, timeout=100)
     assert done.stdout == "[]\n", done.stderr

@@ -7,6 +7,7 @@ import os
 import pathlib
 import socket
 import threading
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from xensock.policy.deferred import final
 from xensock.stack.stacks import DecidedError, decided
 from xensock.supervisor import options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
-from xensock.supervisor.diag import cookie
+from xensock.supervisor.diag import CONNECTED, cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ PORT_TRIES = 64
 DROP_S = 1.0
 CAP_NET_BIND_SERVICE = 10
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
+
+
+@dataclass(slots=True)
+class Outers:
+    """What stands on the host's network for a socket of the guest's own: bound, or listening."""
+
+    sockets: list[socket.socket]
+    guest_port: int
+    listening: bool = False
 
 
 def bind(sup: Supervisor, q: Question) -> None:
@@ -77,7 +87,7 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
             return Verdict(decision, "", "deny"), decision.error
         verdict = Verdict(decision, _path(sup), "allow")
         error = _bind_host(sup, q, local, end) if sup.parts.direct else _bind_both(sup, q, local)
-        verdict = _carried(sup, decision, decided(sup.reserved.get(cookie(q.sock))))
+        verdict = _carried(sup, decision, decided(_outer(sup, q)))
     except DecidedError as failure:
         return _carried(sup, decision, failure.decision), failure.errno or errno.EIO
     except OSError as failure:
@@ -182,6 +192,12 @@ def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> 
     return 0
 
 
+def _outer(sup: Supervisor, q: Question) -> socket.socket | None:
+    """The host's socket that shares the name of the guest's, or the first that publishes it."""
+    outers = sup.reserved.get(cookie(q.sock))
+    return None if outers is None else outers.sockets[0]
+
+
 def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
     """Relay: the host's port is reserved first, then the guest's own socket takes the same one in its network."""
     stranger = 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port)
@@ -194,7 +210,7 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
         for each in tried:
             each.close()
     key = cookie(q.sock)
-    sup.reserved[key] = outer
+    sup.reserved[key] = Outers([outer], outer.getsockname()[1])
     sup.parts.relay.watch(key, lambda: _drop(sup, key), listening=False)
     return 0
 
@@ -214,10 +230,8 @@ def _bind_pair(
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            # Another backend's may have gone while we looked.
-            if not _release_gone(sup, local.port) and sup.parts.stacks.default.local:
-                raise
-            sup.ports.bind(outer, local)
+            _release_gone(sup)
+            sup.ports.bind(outer, local)  # whoever it was may have gone while we looked
         if stranger:
             raise DecidedError(errno.EACCES, decided(outer) or Decision(True, ""))
         port = outer.getsockname()[1]
@@ -249,39 +263,32 @@ def _like(sock: socket.socket, other: socket.socket) -> None:
         other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
 
 
-def _release_gone(sup: Supervisor, port: int) -> bool:
-    """Free a host port whose listener the guest has closed: the kernel's word of that comes a moment late, and another
-    backend takes a moment to close its own."""
-    freed = False
-    for dropped in list(sup.dropping):
-        freed |= dropped.wait(DROP_S)
-    for key, outer in list(sup.reserved.items()):
-        try:
-            local = Endpoint.from_python(outer.getsockname())
-            shared = outer.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
-            listening = sup.ports.is_listening(outer)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            freed = True  # the relay's thread has just closed it
+def _release_gone(sup: Supervisor) -> None:
+    """Free what the host holds for sockets that the guest has closed: the kernel's word of that comes late, and another
+    backend takes a moment to close its own. Afterwards a port that is taken is somebody else's.
+
+    On Linux before 6.8, which does not tell who is only bound, those wait for that word.
+    """
+    reserved = list(sup.reserved.items())
+    diag = sup.guest_diag
+    held = {each.cookie for each in diag.held()}
+    for key, outers in reserved:
+        if key in held or not (outers.listening or diag.shows_bound(sup.parts.guest.socket)):
             continue
-        if local.port != port or not listening:
-            continue
-        found = sup.guest_diag.listener(local.host, port)
-        if found is None or (found != key and not shared):
+        if all(each.cookie != key for each in diag.held(outers.guest_port, CONNECTED)):
             _drop(sup, key)
-            freed = True
-    return freed
+    for dropped in list(sup.dropping):  # last: the relay's thread drops, too
+        dropped.wait(DROP_S)
 
 
 def _drop(sup: Supervisor, key: int) -> None:
     dropped = threading.Event()
     sup.dropping.add(dropped)
     try:
-        outer = sup.reserved.pop(key, None)
-        if outer is not None:
-            sup.parts.relay.unpublish(outer)
-            outer.close()
+        outers = sup.reserved.pop(key, None)
+        for each in outers.sockets if outers is not None else ():
+            sup.parts.relay.unpublish(each)
+            each.close()
     finally:
         dropped.set()
         sup.dropping.discard(dropped)
@@ -322,7 +329,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
     from xensock.supervisor.supervisor import Verdict
 
     end = local.unmapped()
-    outer = sup.reserved.get(cookie(q.sock))
+    outer = _outer(sup, q)
     if (
         q.host
         and end.host.is_loopback
@@ -347,6 +354,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         if not again:
             sup.ports.listens(outer, end)
             key = cookie(q.sock)
+            sup.reserved[key].listening = True
             sup.parts.relay.watch(key, lambda: _drop(sup, key))
             sup.parts.relay.publish(outer, end.port, None, lambda: None)
         return Verdict(decision, _path(sup), "allow"), 0
@@ -358,7 +366,7 @@ def _listen_inside(
 ) -> tuple[Verdict, int]:
     from xensock.supervisor.supervisor import Verdict
 
-    outers = []
+    outers: list[socket.socket] = []
     if cookie(q.sock) in sup.reserved:  # published before
         q.sock.listen(backlog)
         return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
@@ -370,12 +378,12 @@ def _listen_inside(
         for outer in outers:
             outer.close()
         raise
-    key = cookie(q.sock)
     for outer in outers:
         sup.parts.relay.publish(outer, end.port, _only_loopback(end), lambda: None)
-        sup.reserved[key] = outer
-        sup.parts.relay.watch(key, lambda: _drop(sup, key))
     if outers:
+        key = cookie(q.sock)
+        sup.reserved[key] = Outers(outers, end.port, listening=True)
+        sup.parts.relay.watch(key, lambda: _drop(sup, key))
         return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     return Verdict(OWN, "guest", "guest"), 0
 
@@ -387,11 +395,16 @@ def _only_loopback(end: Endpoint) -> IPAddress | None:
 def _publish(sup: Supervisor, p: Publication) -> socket.socket:
     """The host's listener of a publication: every address of both families, or the one that was named."""
     stack = sup.parts.stacks.default
-    if p.host is None and socket.has_dualstack_ipv6():
-        return stack.create_server("::", p.port, socket.AF_INET6, True)
-    host = p.host or ANY4
+    dual = p.host is None and socket.has_dualstack_ipv6()
+    host = p.host or (ANY6 if dual else ANY4)
     family = socket.AF_INET if host.version == 4 else socket.AF_INET6
-    return stack.create_server(str(host), p.port, family, False)
+    try:
+        return stack.create_server(str(host), p.port, family, dual)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _release_gone(sup)
+        return stack.create_server(str(host), p.port, family, dual)
 
 
 def may_bind(tid: int, port: int) -> bool:

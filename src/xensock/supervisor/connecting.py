@@ -206,7 +206,8 @@ def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) 
     blocking = q.blocking
     key = cookie(q.sock)
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
-    far = sup.reserved.pop(key, None)
+    outers = sup.reserved.pop(key, None)
+    far = None if outers is None else outers.sockets[0]
     if far is not None and stack is not stacks.default:
         far.close()  # bound where the guest's ports are; this goes elsewhere
         far = None

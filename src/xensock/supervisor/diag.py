@@ -11,13 +11,17 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
 SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_DUMP = 0x300
 TCP_LISTEN, TCP_BOUND_INACTIVE = 10, 13  # the latter Linux 6.8; older kernels take no notice
+HOLDING = 1 << TCP_LISTEN | 1 << TCP_BOUND_INACTIVE
+CONNECTED = (
+    1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11
+)  # and on their way there or back
 INET_DIAG_SKV6ONLY = 11
 _ANSWER, _ATTRIBUTES = 16, 16 + 72  # struct inet_diag_msg behind the header, and what follows it
 NETLINK_SOCK_DIAG = 4
@@ -25,7 +29,7 @@ NETLINK_SOCK_DIAG = 4
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A socket that listens on a port, or is bound to it and neither listens nor connects."""
+    """A socket with a port: as a rule one that listens on it, or is bound to it and neither listens nor connects."""
 
     cookie: int
     host: IPv4Address | IPv6Address
@@ -38,6 +42,7 @@ class Diag:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._lock = threading.Lock()
+        self._shows_bound: bool | None = None  # not known yet
 
     def close(self) -> None:
         self._link.close()
@@ -66,9 +71,20 @@ class Diag:
             return None
         return _cookie_in(answer, 0)
 
-    def held(self, port: int) -> list[Held]:
-        """Every socket that holds a port, of both families; those only bound since Linux 6.8. Raises OSError."""
-        states = 1 << TCP_LISTEN | 1 << TCP_BOUND_INACTIVE
+    def shows_bound(self, make: Callable[[int, int, int], socket.socket] = socket.socket) -> bool:
+        """Whether held() tells of sockets that are only bound. `make` makes sockets of this namespace."""
+        if self._shows_bound is None:
+            with make(socket.AF_INET, socket.SOCK_STREAM, 0) as bound:
+                bound.bind(("127.0.0.1", 0))
+                held = self.held(bound.getsockname()[1])
+                self._shows_bound = any(each.cookie == cookie(bound) for each in held)
+        return self._shows_bound
+
+    def held(self, port: int = 0, states: int = HOLDING) -> list[Held]:
+        """Every socket that holds a port (0: any), of both families; those only bound since Linux 6.8.
+
+        `states`: a set of bits, as CONNECTED. Raises OSError.
+        """
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
             body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states)
@@ -95,7 +111,7 @@ class Diag:
                     if error:
                         raise OSError(-error, os.strerror(-error))
                     return
-                if struct.unpack_from("!H", data, at + 20)[0] != port:  # idiag_sport
+                if port and struct.unpack_from("!H", data, at + 20)[0] != port:  # idiag_sport
                     at += (length + 3) & ~3
                     continue
                 where = data[at + 24 : at + (28 if family == socket.AF_INET else 40)]

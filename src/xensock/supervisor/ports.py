@@ -38,7 +38,6 @@ class Ports:
             int, Endpoint
         ] = {}  # by cookie: a port is the guest's as long as that socket lives
         self._shared: dict[int, set[int]] = {}  # port → cookies bound with SO_REUSEPORT
-        self._all_shown: bool | None = None  # whether the kernel lists bound sockets; not known yet
 
     def listens(self, sock: socket.socket, local: Endpoint) -> None:
         self._listening[cookie(sock)] = local
@@ -68,9 +67,7 @@ class Ports:
 
     def _taken(self, sock: socket.socket, local: Endpoint) -> bool:
         """Whether anybody but this guest holds the port where this bind would."""
-        if self._all_shown is None:
-            self._all_shown = _shown(self._host)
-        if not self._all_shown:
+        if not self._host.shows_bound():
             return not self._free(sock, local) and not self._only_ours(local)
         held = self._host.held(local.port)
         shared = self._shared.get(local.port, set())
@@ -109,13 +106,6 @@ class Ports:
         for key, local in list(self._listening.items()):
             if self._host.listener(local.host, local.port) != key:
                 del self._listening[key]
-
-
-def _shown(host: Diag) -> bool:
-    """Whether sockets that are only bound are among what holds a port."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return any(each.cookie == cookie(bound) for each in host.held(bound.getsockname()[1]))
 
 
 def _meet(one: IPAddress, one_only: bool, other: IPAddress, other_only: bool) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import select
 import socket
 import struct
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
+from xensock.supervisor.diag import CONNECTED, HOLDING, NETLINK_SOCK_DIAG, Diag
 from xensock.supervisor.relay_client import (
     Ended,
     Join,
@@ -37,11 +37,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
 
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
-_NLM_F_REQUEST, _NLM_F_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 1, 0x300, 2, 3
 _TCP_DESTROY_GROUPS = 1 << 0 | 1 << 2  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
-_TCP_LISTEN = 10
-_MESSAGE = struct.Struct("=IHHII")
 _DPORT, _COOKIE = 16 + 6, 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
 
 _DIALS = 128  # per listener; more clients wait in the kernel's queue
@@ -229,7 +225,7 @@ class Server:
             if self._diag is None:
                 self._diag = self._open_diag()
                 self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
-                known = not listening or cookie in self._listening()
+                known = not listening or cookie in self._there()
             else:
                 known = cookie not in self._destroyed
             if known:
@@ -246,7 +242,7 @@ class Server:
 
     def _open_diag(self) -> socket.socket:
         diag = self._make(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
         )
         try:
             diag.setblocking(False)
@@ -272,8 +268,7 @@ class Server:
                 except OSError as e:
                     if e.errno != errno.ENOBUFS:
                         raise
-                    # Messages were lost. A socket that is only bound cannot be listed, so it counts as there.
-                    gone = self._watched.keys() - self._bound - self._listening()
+                    gone = self._watched.keys() - self._there()  # messages were lost
                 else:
                     if len(message) < _COOKIE + 8:
                         continue
@@ -285,22 +280,15 @@ class Server:
         for call in calls:
             call()
 
-    def _listening(self) -> set[int]:
-        """Cookies of all listeners of the guest."""
-        found: set[int] = set()
-        with contextlib.closing(
-            self._make(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-        ) as diag:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                body = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN)
-                flags = _NLM_F_REQUEST | _NLM_F_DUMP
-                diag.send(
-                    _MESSAGE.pack(16 + len(body), _SOCK_DIAG_BY_FAMILY, flags, family, 0) + body
-                )
-                for message in iter(functools.partial(diag.recv, 1 << 17), b""):
-                    if not _collect(message, found):
-                        break
-        return found
+    def _there(self) -> set[int]:
+        """Cookies of the guest's TCP sockets that have a port. Before Linux 6.8 the kernel does not tell of those that
+        are only bound: of them, all that are watched."""
+        link = self._make(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+        )
+        with contextlib.closing(Diag(link)) as diag:
+            found = {each.cookie for each in diag.held(states=HOLDING | CONNECTED)}
+            return found if diag.shows_bound(self._make) else found | self._bound
 
     def close(self) -> None:
         """Close all listeners and unfinished dials. Called once, before the loop stops."""
@@ -318,19 +306,3 @@ class Server:
                 self._loop.remove(self._diag.fileno())
                 self._diag.close()
                 self._diag = None
-
-
-def _collect(message: bytes, found: set[int]) -> bool:
-    """Add the cookies in one answer to a dump; False when it was the last."""
-    at = 0
-    while at + 16 <= len(message):
-        length, kind, _, _, _ = _MESSAGE.unpack_from(message, at)
-        if kind == _NLMSG_DONE:
-            return False
-        if kind == _NLMSG_ERROR:
-            (number,) = struct.unpack_from("=i", message, at + 16)
-            raise OSError(-number, "sock_diag refuses to list listeners")
-        (cookie,) = struct.unpack_from("=Q", message, at + _COOKIE)
-        found.add(cookie)
-        at += (length + 3) & ~3
-    return True

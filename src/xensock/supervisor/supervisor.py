@@ -94,9 +94,9 @@ class Held:
     diag: Diag
     holders: Holders
     lock: threading.Lock = field(default_factory=threading.Lock)
-    reserved: dict[int, socket.socket] = field(
+    reserved: dict[int, binding.Outers] = field(
         default_factory=dict
-    )  # relay: host sockets of the guest's bound ones, by cookie
+    )  # relay: what the host has for the guest's bound ones, by cookie
     own: set[int] = field(default_factory=set)  # cookies of AF_XENSOCK sockets, where that matters
     dropping: set[threading.Event] = field(default_factory=set)  # such sockets, being closed
     relayed: set[int] = field(default_factory=set)  # cookies of those whose connect the relay began
@@ -160,7 +160,7 @@ class Supervisor:
                 return
         self.guest_diag.close()
         self._held.holders.close()
-        for sock in list(self.reserved.values()):
+        for sock in [each for outers in list(self.reserved.values()) for each in outers.sockets]:
             self.parts.relay.unpublish(sock)  # it may not have heard yet that the guest's is gone
             sock.close()
 

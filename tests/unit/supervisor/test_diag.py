@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xensock.supervisor.diag import Diag, cookie, open_host
+from xensock.supervisor.diag import CONNECTED, Diag, cookie, open_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,3 +167,15 @@ def test_who_holds_a_port(diag: Diag) -> None:
         for key, (host, _) in made.items():
             assert found[key][0] == host
     assert diag.held(port) == []
+
+
+def test_every_port_and_those_that_are_connected(diag: Diag) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.1", 0))
+        bound = {each.cookie for each in diag.held()}
+        assert cookie(server) in bound
+        assert (cookie(client) in bound) == diag.shows_bound()
+        client.connect(server.getsockname())
+        assert cookie(client) not in {each.cookie for each in diag.held()}
+        port = client.getsockname()[1]
+        assert [each.cookie for each in diag.held(port, CONNECTED)] == [cookie(client)]

@@ -60,13 +60,6 @@ def listening(ports: Ports, sock: socket.socket, port: int = 0) -> Endpoint:
     return local
 
 
-def shown(diag: Diag) -> bool:
-    """Whether this kernel lists sockets that are only bound."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bool(diag.held(bound.getsockname()[1]))
-
-
 @pytest.mark.parametrize("reuse_address", [False, True])
 def test_a_guest_shares_its_port_with_itself(
     diag: Diag, made: list[socket.socket], reuse_address: bool
@@ -114,7 +107,7 @@ def test_a_guest_does_not_share_what_another_has_bound_with_both_options(
     ports = Ports(diag)
     ports.bind(first, Endpoint(HERE, 0))
     local = Endpoint(HERE, first.getsockname()[1])
-    if not shown(diag):
+    if not diag.shows_bound():
         pytest.skip("Linux before 6.8 does not tell of bound sockets")
     for host in (HERE, ANY):
         with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
@@ -128,7 +121,7 @@ def test_a_guest_does_not_share_what_another_has_bound_with_both_options(
 def test_ended_connections_hold_no_port_for_the_next_guest(
     diag: Diag, made: list[socket.socket]
 ) -> None:
-    if not shown(diag):
+    if not diag.shows_bound():
         pytest.skip("Linux before 6.8 does not tell of bound sockets")
     server = sharing(made)
     local = listening(Ports(diag), server)
@@ -141,7 +134,7 @@ def test_ended_connections_hold_no_port_for_the_next_guest(
 def test_older_kernels(
     diag: Diag, made: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xensock.supervisor.ports._shown", lambda host: False)
+    monkeypatch.setattr(Diag, "shows_bound", lambda self: False)
     ports = Ports(diag)
     local = listening(ports, sharing(made))
     assert listening(ports, sharing(made), local.port) == local
