@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -27,9 +28,19 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure(config) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, _end)
     config.addinivalue_line("markers", "slow: takes minutes; run by .ci/run (--slow)")
     for path in DATAPATHS:
         config.addinivalue_line("markers", f"{path}: runs a program over the data path '{path}'")
+
+
+def _end(number, frame) -> None:
+    """Ended from outside is interrupted: fixtures remove what they made. Once; the removal is not interrupted."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda number, frame: None)
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def pytest_collection_modifyitems(config, items) -> None:

@@ -23,7 +23,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[holders.Holders]:
     """This machine's own processes and network stand for a guest's."""
     monkeypatch.setattr(holders, "_group", lambda tid: (str(tid), str(tid)))
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    guest: Any = SimpleNamespace(proc=proc, socket=socket.socket)
+    guest: Any = SimpleNamespace(proc=proc, init="1", socket=socket.socket)
     opened = holders.Holders(guest)
     yield opened
     opened.close()
