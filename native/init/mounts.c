@@ -25,7 +25,9 @@
 /* A fresh sysfs shows only the guest's network devices. Where the kernel forbids one, an empty directory shows none. */
 static void make_sys(const struct config *c)
 {
-	/* Control groups live below /sys and are not about the network: runtimes size their heaps by them. */
+	/* Control groups live below /sys and are not about the network: runtimes size their heaps by them. To read only: who may
+	 * write there can stop and kill processes outside, the backend among them (cgroup.freeze, cgroup.kill). */
+	struct { uint64_t set, clear, propagation, userns; } readonly = {MS_RDONLY, 0, 0, 0};
 	int groups = (int)syscall(SYS_open_tree, AT_FDCWD, "/sys/fs/cgroup", OPEN_TREE_CLONE | AT_RECURSIVE | O_CLOEXEC);
 
 	forced(c, S_SYSFS);
@@ -33,6 +35,10 @@ static void make_sys(const struct config *c)
 		fail(S_SYSFS, errno);
 	if (groups < 0)
 		return;
+	if (syscall(SYS_mount_setattr, groups, "", AT_EMPTY_PATH | AT_RECURSIVE, &readonly, sizeof readonly)) {
+		close(groups);
+		return;
+	}
 	mkdir("/sys/fs", 0755);
 	mkdir("/sys/fs/cgroup", 0755);
 	/* Best effort: without it a program sees no control groups, as on a machine that has none. */

@@ -48,6 +48,20 @@ static void drop_caps(const struct config *c)
 		fail(S_CAPS, errno);
 }
 
+/*
+ * Of its user namespace an ordinary user's program holds nothing. That its user is not root there would take care of
+ * that, but for a file with capabilities: it would keep those that this process has, in spite of no_new_privs.
+ */
+static void drop_all_caps(void)
+{
+	struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	if (syscall(SYS_capset, &h, none))
+		fail(S_CAPS, errno);
+}
+
 /* A domain that handles TCP bind and connect and allows none: the backend does them for the guest (landlock(7)). */
 static void restrict_tcp(const struct config *c)
 {
@@ -89,6 +103,8 @@ void run_program(const struct config *c)
 
 	if (c->head.flags & F_DROP_CAPS)
 		drop_caps(c);
+	else
+		drop_all_caps();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		fail(S_SECCOMP, errno);
 	if (c->head.flags & F_LANDLOCK)

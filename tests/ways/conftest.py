@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from semantics.attempts import Service
 from world.fixtures import only
+from world.namespaces import stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from world.internet import World
     from world.runner import Guest
@@ -64,4 +67,85 @@ def outcome(
     done = guest.run(argv, options=() if guest.native else options, user=user, **more)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+SLEEPER = """
+import ctypes, os, sys, time
+room = ctypes.create_string_buffer(8)
+print(ctypes.addressof(room), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def sleeper(world: World, user: str | None) -> Iterator[tuple[int, int]]:
+    """A process outside that waits: its number, and an address in its memory."""
+    argv = [world.python, "-c", SLEEPER]
+    with world.host.popen(
+        argv, user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process.pid, int(process.stdout.readline())
+        finally:
+            stop(process)
+
+
+@pytest.fixture(scope="session")
+def tries(world: World) -> Path:
+    """The directory of the attempts, where the world's ordinary user may read them."""
+    return Path(
+        shutil.copytree(
+            HERE / "tries", world.directory / "tries", ignore=shutil.ignore_patterns("__*")
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def seen(world: World, tries: Path) -> Callable[..., dict[str, str]]:
+    """What came of each attempt of a file over a data path, as a user; each is run once."""
+    known: dict[tuple[str, str, str | None, tuple[str, ...]], dict[str, str]] = {}
+
+    def run(
+        guest: Guest, file: str, user: str | None, within: tuple[str, ...] = ()
+    ) -> dict[str, str]:
+        key = (guest.datapath, file, user, within)
+        if key not in known:
+            known[key] = _attempts(guest, world, tries / file, user, within)
+        return known[key]
+
+    return run
+
+
+def _attempts(
+    guest: Guest, world: World, file: Path, user: str | None, within: tuple[str, ...]
+) -> dict[str, str]:
+    """Run a file of attempts. Whatever a program says of itself, nobody may have been reached."""
+    peer, host = world.peer, world.host
+    with (
+        Service(peer.listen(peer.addr4)) as refused,
+        Service(peer.listen(peer.addr4)) as allowed,
+        Service(host.listen("0.0.0.0")) as local,
+        Service(host.listen("::1", local.port)) as local6,
+        sleeper(world, user) as (other, address),
+    ):
+        port = guest.port()
+        site = {
+            "peer": peer.addr4,
+            "host": host.addr4,
+            "refused": refused.port,
+            "allowed": allowed.port,
+            "local": local.port,
+            "port": port,
+            "other": other,
+            "address": address,
+            "netns": f"/run/netns/{peer.name}",
+        }
+        rules = ("--deny", f"{peer.addr4}:{refused.port}", "--deny", "listen:any")
+        argv = [*within, world.python, str(file)]
+        env = {"WAYS": json.dumps(site), "PYTHONDONTWRITEBYTECODE": "1"}
+        found = outcome(guest, argv, options=rules, user=user, env=env, timeout=100)
+        if not guest.native:
+            assert refused.clients == local.clients == local6.clients == []
     return found

@@ -40,6 +40,10 @@ ELSEWHERE = (
     "/var/lib/incus/unix.socket",
     "/var/lib/lxd/unix.socket",
     "/var/snap/lxd/common/lxd/unix.socket",
+    # Sockets of virtual machines without socket(2): whoever plays a machine's part is connected with the host's.
+    "/dev/vhost-vsock",
+    "/dev/vsock",
+    "/dev/xen",
 )
 ADDRESSES = (
     "DOCKER_HOST",

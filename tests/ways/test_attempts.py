@@ -1,0 +1,78 @@
+"""Ways around the backend, one by one, by ordinary users and by root. Natively each leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from guestkit import no_user_namespaces
+
+from .conftest import HERE, everywhere, guests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from world.runner import Guest
+
+    Seen = Callable[..., dict[str, str]]
+
+FILES = ("reach.py", "rights.py")
+USERS = pytest.mark.parametrize("user", ["xstest", None], ids=["ordinary", "root"])
+# What the kernel here may lack, so that an attempt comes to nothing natively, too.
+LACKING = {"EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENOPROTOOPT", "ENOSYS", "ENOENT"}
+# Natively for root only where the kernel's settings allow it (dev.tty.legacy_tiocsti, io_uring_disabled).
+BY_SETTING = {"typing on the terminal": {"EIO"}, "io_uring": {"EPERM"}}
+# Errors that must be those of the kernel: a backend that cannot read or give anything must not let go on.
+SAME = {"an address that cannot be read": "EFAULT", "no room for a descriptor": "EMFILE"}
+
+
+def names(file: str) -> set[str]:
+    return set(re.findall(r'@attempt\("([^"]+)"\)', (HERE / "tries" / file).read_text()))
+
+
+@everywhere
+@USERS
+@pytest.mark.parametrize("file", FILES)
+def test_attempts(guest: Guest, seen: Seen, file: str, user: str | None) -> None:
+    """No attempt comes to anything in a guest; without a guest each does, for root or for everybody."""
+    found = seen(guest, file, user)
+    assert names(file) <= set(found)
+    for name, word in SAME.items():
+        assert found.pop(name, word) == word
+    if not guest.native:
+        assert {name: word for name, word in found.items() if word in ("done", "silence")} == {}
+        return
+    other = seen(guest, file, None)
+    idle = {
+        name: (word, other[name])
+        for name, word in found.items()
+        if "done" not in (word, other[name]) and word not in LACKING | BY_SETTING.get(name, set())
+    }
+    assert idle == {}
+
+
+@guests
+@USERS
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("spaces", ["--user", "--user --net --mount"])
+def test_user_namespaces_gain_nothing(
+    guest: Guest, seen: Seen, file: str, user: str | None, spaces: str
+) -> None:
+    """A guest may make user namespaces, and all that they permit; every attempt fails as before."""
+    if reason := no_user_namespaces():
+        pytest.skip(reason)
+    found = seen(guest, file, user, ("unshare", "--map-root-user", *spaces.split()))
+    # Interfaces of a network that it made for itself are its own.
+    own = {"change an interface"} if "--net" in spaces else set()
+    done = {name for name, word in found.items() if word == "done"} - own
+    assert done == set()
+
+
+def test_every_attempt_has_a_name_of_its_own() -> None:
+    listed = [sorted(names(file)) for file in FILES]
+    assert all(len(each) > 10 for each in listed)
+    assert not set(listed[0]) & set(listed[1])
+    assert {path.name for path in Path(HERE / "tries").glob("*.py")} == {*FILES, "kit.py"}
