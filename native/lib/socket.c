@@ -137,10 +137,15 @@ int xensock_socket(struct xensock *x, int domain, int type, int protocol)
 	return -1;
 }
 
-void xs_start_ring(struct xs_sock *s)
+static void own_ring(struct xs_sock *s)
 {
 	xs_dataring_init(&s->ring, s->chunk->memory, s->chunk->memory + XS_PAGE, (size_t)XS_PAGE << s->chunk->order, XS_FRONT,
 			 s->x->features & XS_F_DATA_EVENTS);
+}
+
+void xs_start_ring(struct xs_sock *s)
+{
+	own_ring(s);
 	if (!xs_shared_enter(s))
 		xs_die(s->x, "the backend broke the protocol: shared pages that are none");
 }
@@ -167,7 +172,8 @@ static void refused(struct xs_sock *s, int error)
 void xs_connected(struct xs_sock *s, const struct xs_response *r, int error)
 {
 	if (error == EINPROGRESS) {
-		xs_start_ring(s);
+		/* Its own page tells how the attempt went, also where other pages were named there meanwhile. */
+		own_ring(s);
 		s->async = true;
 		xs_look_connect(s);
 	} else if (error) {

@@ -212,6 +212,23 @@ def test_connecting_without_waiting(one: Attachment, sharing: Attachment) -> Non
             assert near.recv(10) == b"hello"
 
 
+def test_connecting_without_waiting_to_pages_that_came_first(
+    backend: Daemon, one: Attachment, sharing: Attachment
+) -> None:
+    """Nothing takes in the backend's answers until the program asks: by then the pages are there, too."""
+    before = shared_pages(backend)
+    waiting, at = listener(one)
+    with waiting, sharing.socket(kind=socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as near:
+        with pytest.raises(BlockingIOError):
+            near.connect(at)
+        assert until(lambda: shared_pages(backend) > before)
+        assert near.poll(select.POLLOUT, PATIENCE) == select.POLLOUT
+        far, _ = waiting.accept()
+        with far:
+            far.send(b"hello")
+            assert near.recv(10) == b"hello"
+
+
 def test_a_full_ring_holds_its_writer_back(one: Attachment, sharing: Attachment) -> None:
     near, far = joined(one, sharing)
     with near, far:
