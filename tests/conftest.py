@@ -10,6 +10,7 @@ from pathlib import Path
 # importlib). What tests share is imported by name, from here or from beside them.
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parent / "programs"))
+sys.path.append(str(Path(__file__).parent / "containers"))
 sys.path.extend(str(part) for part in sorted(Path(__file__).parent.glob("unit/*/")))
 
 from world.fixtures import DATAPATHS, guest, vpn, world, xensock

@@ -113,6 +113,7 @@ TESTED_BY: dict[str, str] = {
     "transport/pages.py": "tests/unit/transport/test_local_front.py",
     "supervisor/guest.py": "tests/unit/supervisor/test_launch.py",
     "backend/serving.py": "tests/unit/backend/test_embedded.py",
+    "supervisor/joined.py": "tests/containers/test_engines.py",
     # What the supervisor does to calls shows in a guest only: the kernel is the oracle there.
     "supervisor/astray.py": "tests/ways/test_passing.py",
     "supervisor/binding.py": "tests/semantics/probes/probe_bind.py",

@@ -39,7 +39,7 @@ struct msg {
 
 #define CONFIG_MAGIC 0x58534331u
 
-extern int xs_control;
+extern int xs_control, xs_maker;
 
 void say(char type, int a, int b, const int *fds, int nfds);
 _Noreturn void fail(enum stage stage, int error);
@@ -52,5 +52,19 @@ _Noreturn void run_init(const struct config *c);
 /* Mounts of the guest: fresh /proc and /sys, the host's control sockets covered. */
 void make_mounts(const struct config *c);
 _Noreturn void run_program(const struct config *c);
+
+/* Settings of the network namespace that this process is in. */
+void note_settings(struct config *c);
+void tune(const struct config *c);
+void let_ping(const struct config *c);
+/* Make sockets for the backend until it is gone. */
+int serve_sockets(void);
+
+/* A Landlock domain that handles TCP bind and connect and allows none; the backend does them (landlock(7)). -1 and errno. */
+int deny_tcp(void);
+/* The listener of a filter, and whether only fatal signals end the wait for an answer; -1 and errno. */
+int install_filter(const struct sock_fprog *prog, int *killable);
+int run_container(int argc, char **argv);
+int run_join(char **argv);
 
 #endif

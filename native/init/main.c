@@ -11,6 +11,7 @@
  * When the backend goes, the helper sees the end of that socket and kills init, and with it the guest.
  *
  * Usage: xensock-init CONTROL-FD MAKER-FD CONFIG-FD
+ * Containers, which others make: see container.c and join.c.
  */
 #include "init.h"
 
@@ -30,7 +31,7 @@
 #include <unistd.h>
 
 int xs_control;
-static int maker; /* requests for sockets, apart from the events so that no answer is mistaken */
+int xs_maker; /* requests for sockets, apart from the events so that no answer is mistaken */
 
 static void tell(int to, char type, int a, int b, const int *fds, int nfds)
 {
@@ -128,12 +129,26 @@ static void give_socket(void)
 	struct msg m;
 	int fd;
 
-	if (recv(maker, &m, sizeof m, MSG_DONTWAIT) != sizeof m)
+	if (recv(xs_maker, &m, sizeof m, MSG_DONTWAIT) != sizeof m)
 		return;
 	fd = socket(m.a, m.b | SOCK_CLOEXEC, m.c);
-	tell(maker, 'S', fd < 0 ? errno : 0, 0, &fd, fd >= 0);
+	tell(xs_maker, 'S', fd < 0 ? errno : 0, 0, &fd, fd >= 0);
 	if (fd >= 0)
 		close(fd);
+}
+
+int serve_sockets(void)
+{
+	struct pollfd p[2] = {{xs_control, POLLIN, 0}, {xs_maker, POLLIN, 0}};
+
+	for (;;) {
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return 1;
+		if (p[1].revents & POLLIN)
+			give_socket();
+		if (p[0].revents)
+			return 0;
+	}
 }
 
 static pid_t start_init(struct config *c, int *pidfd)
@@ -154,7 +169,7 @@ static pid_t start_init(struct config *c, int *pidfd)
 	if (pid < 0)
 		fail(S_FORK, errno);
 	if (!pid) {
-		close(maker);
+		close(xs_maker);
 		run_init(c);
 	}
 	if (c->head.group)
@@ -168,7 +183,7 @@ static pid_t start_init(struct config *c, int *pidfd)
 /* Serves the backend until it or the guest is gone. */
 static int helper(struct config *c)
 {
-	struct pollfd p[3] = {{xs_control, POLLIN, 0}, {maker, POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd p[3] = {{xs_control, POLLIN, 0}, {xs_maker, POLLIN, 0}, {-1, POLLIN, 0}};
 	struct msg m;
 	ssize_t n;
 	pid_t init = 0;
@@ -190,7 +205,7 @@ static int helper(struct config *c)
 		n = recv(xs_control, &m, sizeof m, MSG_DONTWAIT);
 		if (n == sizeof m && m.type == 'G' && !init) {
 			init = start_init(c, &p[2].fd);
-			close_others(maker, p[2].fd);
+			close_others(xs_maker, p[2].fd);
 		} else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
 			if (!init)
 				return 125;
@@ -200,7 +215,7 @@ static int helper(struct config *c)
 	}
 }
 
-static void note_settings(struct config *c)
+void note_settings(struct config *c)
 {
 	int fd = open("/proc/sys/net/ipv4/tcp_syn_retries", O_RDONLY | O_CLOEXEC);
 
@@ -215,14 +230,18 @@ int main(int argc, char **argv)
 {
 	struct config c;
 
+	if (argc > 2 && !strcmp(argv[1], "container"))
+		return run_container(argc, argv);
+	if (argc == 5 && !strcmp(argv[1], "join"))
+		return run_join(argv);
 	if (argc != 4) {
 		fprintf(stderr, "xensock-init is started by xensock, not by hand\n");
 		return 125;
 	}
 	xs_control = atoi(argv[1]);
-	maker = atoi(argv[2]);
+	xs_maker = atoi(argv[2]);
 	fcntl(xs_control, F_SETFD, FD_CLOEXEC);
-	fcntl(maker, F_SETFD, FD_CLOEXEC);
+	fcntl(xs_maker, F_SETFD, FD_CLOEXEC);
 	if (read_config(atoi(argv[3]), &c))
 		fail(S_CONFIG, EINVAL);
 	if (c.head.flags & F_USERNS)

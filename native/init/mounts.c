@@ -67,7 +67,7 @@ static void hide(const char *path)
 }
 
 /* Settings of TCP that a fresh network namespace does not take over from its host. */
-static void tune(const struct config *c)
+void tune(const struct config *c)
 {
 	int fd = open("/proc/sys/net/ipv4/tcp_syn_retries", O_WRONLY | O_CLOEXEC);
 
@@ -87,7 +87,7 @@ static void tune(const struct config *c)
 }
 
 /* Ping sockets (icmp(7)): for every group that there is, which in a user namespace of ours is one. */
-static void let_ping(const struct config *c)
+void let_ping(const struct config *c)
 {
 	char range[32] = "0 2147483647";
 	int fd = open("/proc/sys/net/ipv4/ping_group_range", O_WRONLY | O_CLOEXEC);

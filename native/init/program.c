@@ -62,17 +62,22 @@ static void drop_all_caps(void)
 		fail(S_CAPS, errno);
 }
 
-/* A domain that handles TCP bind and connect and allows none: the backend does them for the guest (landlock(7)). */
-static void restrict_tcp(const struct config *c)
+int deny_tcp(void)
 {
 	struct { uint64_t fs, net; } rules = {0, XS_LANDLOCK_NET_BIND_TCP | XS_LANDLOCK_NET_CONNECT_TCP};
-	int fd;
+	int fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
 
-	forced(c, S_LANDLOCK);
-	fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
 	if (fd < 0 || syscall(SYS_landlock_restrict_self, fd, 0))
-		fail(S_LANDLOCK, errno);
+		return -1;
 	close(fd);
+	return 0;
+}
+
+static void restrict_tcp(const struct config *c)
+{
+	forced(c, S_LANDLOCK);
+	if (deny_tcp())
+		fail(S_LANDLOCK, errno);
 }
 
 /* Whether a file of this name is in a directory of PATH, or is a path to one. */
@@ -96,6 +101,14 @@ static int install(const struct sock_fprog *prog, unsigned long flags)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | flags, prog);
 }
 
+int install_filter(const struct sock_fprog *prog, int *killable)
+{
+	int fd = install(prog, XS_WAIT_KILLABLE_RECV);
+
+	*killable = fd >= 0;
+	return *killable || errno != EINVAL ? fd : install(prog, 0);
+}
+
 void run_program(const struct config *c)
 {
 	struct sock_fprog prog = {(unsigned short)c->head.filter_len, c->filter};
@@ -114,10 +127,7 @@ void run_program(const struct config *c)
 	if (fds[1] < 0)
 		fail(S_PIDFD, errno);
 	forced(c, S_SECCOMP);
-	fds[0] = install(&prog, XS_WAIT_KILLABLE_RECV);
-	killable = fds[0] >= 0;
-	if (!killable && errno == EINVAL)
-		fds[0] = install(&prog, 0);
+	fds[0] = install_filter(&prog, &killable);
 	if (fds[0] < 0)
 		fail(S_SECCOMP, errno);
 	fds[2] = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

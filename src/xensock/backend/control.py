@@ -178,11 +178,11 @@ class Control:
         return session
 
 
-def listening_socket(path: str) -> socket.socket:
+def listening_socket(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A unix socket that listens at a path, its file for its user alone. Raises OSError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with socket.socket(socket.AF_UNIX, kind) as probe:
             try:
                 probe.connect(path)
             except ConnectionRefusedError:

@@ -21,6 +21,8 @@ from xensock.transport import url
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from xensock.backend.containers import Allowance, Containers
+    from xensock.backend.oci import Container
     from xensock.calls.record import Record
     from xensock.policy.policy import Policy
     from xensock.transport.base import Listener
@@ -36,6 +38,7 @@ class Settings:
     control   path of the control socket, if there is to be one
     users     user ids whose processes may be frontends, beside the daemon's own and root
     ready     is called once everything listens
+    containers  path where OCI runtimes come to, if there are to be containers; `judge` then says what one may do
     """
 
     listen: Sequence[str]
@@ -44,6 +47,8 @@ class Settings:
     control: str | None = None
     users: tuple[int, ...] = ()
     ready: Callable[[], None] = lambda: None
+    containers: str | None = None
+    judge: Callable[[Container], Allowance] | None = None
 
 
 class Daemon:
@@ -67,6 +72,7 @@ class Daemon:
         )
         self._listeners: list[Listener] = []
         self._paused: set[int] = set()
+        self.containers: Containers | None = None
 
     async def run(self) -> None:
         """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
@@ -82,6 +88,8 @@ class Daemon:
             if self._settings.control is not None:
                 control = Control(self, self._settings.users)
                 await control.listen(self._settings.control)
+            if self._settings.containers is not None:
+                self.containers = await self._serve_containers(self._settings.containers)
             with places.known(self._sockets()):
                 self._settings.ready()
                 # The first question for a name needs what takes long to load; nobody shall wait for that.
@@ -93,15 +101,27 @@ class Daemon:
                 if listener.fileno() not in self._paused:
                     loop.remove_reader(listener.fileno())
                 listener.close()
+            if self.containers is not None:
+                await self.containers.close()
             await self.backend.stop(self._reason or "the backend stopped")
             if control is not None:
                 await control.close()
             for number in self._signals:
                 loop.remove_signal_handler(number)
 
+    async def _serve_containers(self, path: str) -> Containers:
+        from xensock.backend.containers import Containers  # with all that a supervisor needs
+
+        settings = self._settings
+        assert settings.judge is not None
+        made = Containers(settings.judge, settings.record, settings.users)
+        await made.listen(path)
+        return made
+
     def _sockets(self) -> list[str]:
         paths = [url.parse(each).path for each in self._settings.listen]
-        return [*paths, *([self._settings.control] if self._settings.control else [])]
+        also = (self._settings.control, self._settings.containers)
+        return [*paths, *(path for path in also if path is not None)]
 
     def stop(self, reason: str) -> None:
         """End the daemon in order."""

@@ -73,6 +73,11 @@ class Serving:
         parts = replace(self.parts, listener=listener, killable=killable, ended=ended)
         return Supervisor(parts, beside=self.first)
 
+    def deliver(self) -> None:
+        """Wait until what an ended guest sent has arrived, or nobody takes it."""
+        if self.relay.connections() or self.stacks.live():
+            self.relay.close(LAST_BYTES_S)
+
 
 def serve(
     guest: Guest,

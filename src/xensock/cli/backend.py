@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xensock.cli.errors import UserError
+from xensock.cli.errors import USAGE, UserError
 from xensock.cli.run import recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from xensock.backend.containers import Allowance
+    from xensock.backend.oci import Container
 
 EPILOG = """\b
 Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp], unix:PATH
@@ -25,6 +28,7 @@ host's loopback, link-local and metadata addresses, and listen on ports from
 Examples:
   xensock backend --listen local:/run/user/1000/xensock
   xensock run --backend local:/run/user/1000/xensock -- curl http://web.example/
+  xensock backend --containers /run/xensock/containers.sock
 """
 
 
@@ -32,9 +36,13 @@ Examples:
 @click.option(
     "--listen",
     multiple=True,
-    required=True,
     metavar="URL",
     help="Where guests come to: local:PATH. Repeatable.",
+)
+@click.option(
+    "--containers",
+    metavar="PATH",
+    help="Serve containers: where xensock-runtime comes to.",
 )
 @click.option(
     "--allow", multiple=True, metavar="RULE", help="Allow this, refuse all else. Repeatable."
@@ -63,6 +71,7 @@ Examples:
 def backend(
     ctx: click.Context,
     listen: tuple[str, ...],
+    containers: str | None,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     trace: str | None,
@@ -81,18 +90,34 @@ def backend(
         format="xensock backend: %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    if not listen and containers is None:
+        raise UserError(
+            "nobody could come to this backend",
+            "it has neither --listen nor --containers",
+            "say where guests come to: --listen local:PATH, or --containers PATH for xensock-runtime",
+            USAGE,
+        )
+    places = (*listen, *([containers] if containers is not None else []))
     settings = daemon.Settings(
         listen=listen,
         policy=Policy.parse(allow, deny),
         record=recorder(trace, trace_file, ctx),
         control=control,
         users=user,
-        ready=lambda: _ready(listen),
+        ready=lambda: _ready(places),
+        containers=containers,
+        judge=_judge(allow, deny) if containers is not None else None,
     )
     try:
         daemon.serve(settings)
     except OSError as error:
-        raise _explained(error, (*listen, *([control] if control else []))) from error
+        raise _explained(error, (*places, *([control] if control else []))) from error
+
+
+def _judge(allow: tuple[str, ...], deny: tuple[str, ...]) -> Callable[[Container], Allowance]:
+    from xensock.backend.labels import Labels
+
+    return Labels(allow, deny, {})
 
 
 def _ready(listen: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ class Guest:
     killable  whether only fatal signals end the wait for an answer (Linux 5.19)
     pidfd     of the program
     proc      the guest's /proc, which shows its processes and no others
+    level     how many PID namespaces its processes are below this one
     init      the number in there of a process of ours, "" where there is none
     """
 
@@ -32,6 +33,7 @@ class Guest:
         self.killable = False
         self.pidfd = -1
         self.proc = -1
+        self.level = 1
         self.init = init
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -34,6 +34,7 @@ class Holders:
     def __init__(self, guest: Guest) -> None:
         self._proc = guest.proc
         self._init = guest.init
+        self._level = guest.level
         self._link = guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
         self._started: dict[tuple[str, int], int] = {}
 
@@ -46,13 +47,13 @@ class Holders:
         `born`: the thread that made it, and when (CLOCK_BOOTTIME, ns), if that is known. What a process hands to one
         that runs already, within that moment after it made the socket, is found only while it is under way.
         """
-        ours, own = _group(tid)
+        ours, own = _group(tid, self._level)
         wanted = f"socket:[{os.fstat(sock.fileno()).st_ino}]"
         since = 0
         if (
             born is not None
             and time.clock_gettime_ns(time.CLOCK_BOOTTIME) - born[1] < MOMENT_NS
-            and (born[0] == tid or _group(born[0])[0] == ours)
+            and (born[0] == tid or _group(born[0], self._level)[0] == ours)
         ):
             since = born[1] // TICK_NS
         for name, inode in self._processes():
@@ -157,14 +158,14 @@ def _passed(fdinfo: str) -> bool:
     )
 
 
-def _group(tid: int) -> tuple[str, str]:
+def _group(tid: int, level: int) -> tuple[str, str]:
     """The process of a thread: its number for us and in the guest; empty if it is gone (proc(5), NStgid)."""
     try:
         with open(f"/proc/{tid}/status") as status:
             for line in status:
                 if line.startswith("NStgid:"):
                     numbers = line.split()
-                    return numbers[1], numbers[2] if len(numbers) > 2 else ""
+                    return numbers[1], numbers[1 + level] if len(numbers) > 1 + level else ""
     except OSError:
         pass
     return "", ""

@@ -130,6 +130,7 @@ class Supervisor:
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
+        self._stopped = False
         self.handle: _core.Handle = None
         self._handlers: dict[int, Handler] = {
             _core.SYS["connect"]: connecting.connect,
@@ -150,7 +151,10 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the threads and let go of everything; the guest is gone or will be refused."""
+        """End the threads and let go of everything; the guest is gone or will be refused. Once is enough."""
+        if self._stopped:
+            return
+        self._stopped = True
         _core.super_stop(self.handle)
         self._thread.join()
         self._rest()

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[holders.Holders]:
     """This machine's own processes and network stand for a guest's."""
-    monkeypatch.setattr(holders, "_group", lambda tid: (str(tid), str(tid)))
+    monkeypatch.setattr(holders, "_group", lambda tid, level: (str(tid), str(tid)))
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    guest: Any = SimpleNamespace(proc=proc, init="1", socket=socket.socket)
+    guest: Any = SimpleNamespace(proc=proc, socket=socket.socket, init="1", level=1)
     opened = holders.Holders(guest)
     yield opened
     opened.close()
@@ -88,5 +88,5 @@ def test_under_way(seen: holders.Holders, sock: socket.socket) -> None:
 
 
 def test_a_thread_that_is_gone() -> None:
-    assert holders._group(2**22 + 1) == ("", "")
-    assert holders._group(os.getpid())[0] == str(os.getpid())
+    assert holders._group(2**22 + 1, 1) == ("", "")
+    assert holders._group(os.getpid(), 1)[0] == str(os.getpid())

@@ -1,0 +1,283 @@
+"""Container engines in the test world: a private dockerd, Podman as root and as the ordinary user; their backends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from world.processes import eventually, program, stop
+from xensock import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from world.internet import World
+
+RUNTIME = Path(str(_core.__file__)).with_name("xensock-runtime")
+_APPLETS = "sh cat cp grep httpd id kill ls nc ps readlink sleep su test touch true wget whoami"
+APPLETS = _APPLETS.split(" ")
+OWN = [sys.executable, "-m", "xensock"]
+CONF = """
+[containers]
+default_ulimits = ["nofile=1024:4096", "nproc=1024:1024"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+
+
+def missing(engine: str) -> str:
+    """Why an engine cannot run here, "" where it can."""
+    wanted = {
+        "docker": ("docker", "dockerd", "containerd", "runc"),
+        "podman": ("podman", "conmon", "runc"),
+        "rootless": ("podman", "conmon", "runc", "newuidmap"),
+    }[engine]
+    absent = [name for name in ("busybox", *wanted) if program(name) is None]
+    return f"needs {', '.join(absent)}: run tools/prepare" if absent else ""
+
+
+@dataclass
+class Engine:
+    """`command` and the arguments after it are what a person types; they run on the world's host."""
+
+    kind: str
+    world: World
+    directory: Path
+    command: list[str]
+    runtime: list[str]
+    user: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+
+    def __call__(
+        self, *argv: str, check: bool = True, timeout: float = 60, **kw: Any
+    ) -> subprocess.CompletedProcess[str]:
+        done = self.world.host.run(
+            [*self.command, *argv],
+            env=self.world.host.environment(self.user, self.env),
+            timeout=timeout,
+            **kw,
+        )
+        assert not check or done.returncode == 0, (argv, done.stdout, done.stderr, self.said())
+        return done
+
+    def labelled(self, labels: dict[str, str]) -> list[str]:
+        """Docker has labels; what Podman hands to its runtime are annotations."""
+        option = "--label" if self.kind == "docker" else "--annotation"
+        return [f"{option}={key}={value}" for key, value in labels.items()]
+
+    def run(
+        self, *argv: str, labels: dict[str, str] | None = None, check: bool = True, **kw: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """A container under XenSock, removed at its end: options, image, program."""
+        said = self.labelled(labels or {})
+        before = (*self.runtime_options(), "run", *self.run_options())
+        return self(*before, "--rm", "--network=none", *said, *argv, check=check, **kw)
+
+    def start(self, name: str, *argv: str, labels: dict[str, str] | None = None) -> str:
+        """A container under XenSock in the background; `remove` ends it."""
+        said = self.labelled(labels or {})
+        before = (*self.runtime_options(), "run", *self.run_options())
+        self(*before, "-d", f"--name={name}", "--network=none", *said, *argv)
+        self.made.append(name)
+        return name
+
+    def exec(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self(*self.runtime_options(), "exec", *argv, check=check)
+
+    def remove(self) -> None:
+        """End what `start` started."""
+        if self.made:
+            self(*self.runtime_options(), "rm", "-f", *self.made, check=False)
+            self.made.clear()
+
+    def runtime_options(self) -> list[str]:
+        return [] if self.kind == "docker" else self.runtime
+
+    def run_options(self) -> list[str]:
+        return self.runtime if self.kind == "docker" else []
+
+    def plain(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """A container under the engine's own runtime."""
+        options = ["--runtime=runc"]
+        before = options if self.kind != "docker" else []
+        after = options if self.kind == "docker" else []
+        return self(*before, "run", *after, "--rm", "--network=none", *argv)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The backend's trace."""
+        return [json.loads(line) for line in (self.directory / "trace").read_text().splitlines()]
+
+    def recorded(self, verb: str, target: str) -> dict[str, Any]:
+        """The last record of such a call, waited for."""
+
+        def last() -> dict[str, Any] | None:
+            found = [r for r in self.records() if (r["verb"], r["target"]) == (verb, target)]
+            return found[-1] if found else None
+
+        return eventually(last, 10, f"{verb} {target} in {self.directory}/trace")
+
+    def said(self) -> str:
+        """What backend and engine said."""
+        logs = [self.directory / "backend.log", self.directory / "engine.log"]
+        return "\n".join(log.read_text()[-3000:] for log in logs if log.exists())
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "containers.sock"
+
+
+def backend(world: World, directory: Path, user: str | None, command: list[str], *rules: str):
+    """A backend for containers on the world's host. Ends it after the yield."""
+    argv = [*command, "backend", f"--containers={directory}/containers.sock", "--trace=json"]
+    argv += [f"--trace-file={directory}/trace", f"--control={directory}/control", *rules]
+    log = directory / "backend.log"
+    with log.open("ab") as out:
+        process = world.host.popen(
+            argv, user=user, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        return "listening" in log.read_text()
+
+    eventually(ready, 30, "the backend")
+    return process
+
+
+def docker(world: World, directory: Path) -> Iterator[Engine]:
+    """A private dockerd without any network of its own."""
+    served = backend(world, directory, None, OWN)
+    runtime = {
+        "path": str(RUNTIME),
+        "runtimeArgs": [f"--xensock-backend={directory}/containers.sock"],
+    }
+    settings = {
+        "runtimes": {"xensock": runtime},
+        "iptables": False,
+        "ip6tables": False,
+        "bridge": "none",
+    }
+    (directory / "daemon.json").write_text(json.dumps(settings))
+    # /sys of the world's host shows its own devices; below it is the machine's, with control groups.
+    argv = ["dockerd", f"--config-file={directory}/daemon.json", f"--data-root={directory}/data"]
+    argv += [
+        f"--exec-root={directory}/exec",
+        f"--host=unix://{directory}/s",
+        f"--pidfile={directory}/pid",
+    ]
+    log = directory / "engine.log"
+    service = world.host.service(["sh", "-c", 'umount /sys; exec "$@"', "sh", *argv], log)
+    engine = Engine(
+        "docker", world, directory, ["docker", "-H", f"unix://{directory}/s"], ["--runtime=xensock"]
+    )
+    try:
+
+        def ready() -> bool:
+            assert service.poll() is None, log.read_text()[-3000:]
+            return engine("version", check=False).returncode == 0
+
+        eventually(ready, 60, "dockerd", 0.2)
+        yield engine
+    finally:
+        engine.remove()
+        stop(service, 20)
+        stop(served)
+
+
+def podman(
+    world: World, directory: Path, user: str | None, command: list[str], oci: str
+) -> Iterator[Engine]:
+    """Podman, which has no daemon; `oci` is the runtime that ours is in front of."""
+    served = backend(world, directory, user, command)
+    (directory / "containers.conf").write_text(CONF)
+    argv = [
+        "podman",
+        f"--root={directory}/data",
+        f"--runroot={directory}/run",
+        "--storage-driver=vfs",
+    ]
+    runtime = [
+        f"--runtime={RUNTIME}",
+        f"--runtime-flag=xensock-backend={directory}/containers.sock",
+    ]
+    runtime.append(f"--runtime-flag=xensock-runtime={oci}")
+    # /sys of the world's host shows its own devices; below it is the machine's, with control groups.
+    wrap = ["unshare", "--mount", "sh", "-c", 'umount /sys; exec "$@"', "sh"]
+    wrap += [] if user is None else world.user.become()
+    env = {"CONTAINERS_CONF": f"{directory}/containers.conf"}
+    engine = Engine("podman", world, directory, [*wrap, *argv], runtime, user, env)
+    try:
+        yield engine
+    finally:
+        engine.remove()
+        stop(served)
+
+
+def rootless(world: World, directory: Path, command: list[str]) -> Iterator[Engine]:
+    """Podman of the ordinary user, who has subordinate ids, and a backend of the same user."""
+    user = world.user
+    for file in ("/etc/subuid", "/etc/subgid"):
+        world.write(file, f"{user.name}:200000:65536\n")
+    yield from podman(world, directory, user.name, command, "runc")
+    pause = user.runtime / "libpod" / "tmp" / "pause.pid"
+    if pause.exists():
+        os.kill(int(pause.read_text()), signal.SIGKILL)
+
+
+def image(directory: Path, name: str, programs: tuple[str, ...] = ()) -> Path:
+    """A tar of a root file system: a static busybox, and programs of this machine with their libraries."""
+    root = directory / f"{name}.root"
+    for folder in ("bin", "etc", "proc", "sys", "dev", "tmp", "run", "var/log", "var/lib", "www"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "www" / "page").write_text(f"from {name}\n")
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    (root / "etc" / "nsswitch.conf").write_text("passwd: files\nhosts: files dns\n")
+    shutil.copy(program("busybox") or "", root / "bin" / "busybox")
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    for each in programs:
+        for path in (each, *libraries(each)):
+            to = (
+                root / os.path.realpath(path).lstrip("/")
+                if path == each
+                else root / path.lstrip("/")
+            )
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
+    tar = directory / f"{name}.tar"
+    with tarfile.open(tar, "w") as out:
+        out.add(root, ".", filter=owned_by_root)
+    shutil.rmtree(root)
+    return tar
+
+
+def owned_by_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = 0
+    return info
+
+
+@cache
+def libraries(path: str) -> tuple[str, ...]:
+    """What ldd(1) finds, and glibc's module that asks for names."""
+    done = subprocess.run(["ldd", path], capture_output=True, text=True)
+    found = [word for line in done.stdout.splitlines() for word in line.split() if word[0] == "/"]
+    folder = next((Path(lib).parent for lib in found if "libc.so" in lib), None)
+    extra = (
+        [str(folder / lib) for lib in ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")]
+        if folder
+        else []
+    )
+    return (*found, *(lib for lib in extra if Path(lib).exists()))

@@ -1,0 +1,141 @@
+"""Containers of real engines whose socket calls the backend carries out: as root, and without any privilege."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from world.processes import eventually
+
+if TYPE_CHECKING:
+    from engines import Engine
+
+STATUS = ["grep", "-E", "^(Cap|NoNewPrivs|Seccomp)", "/proc/self/status"]
+
+
+def fields(text: str) -> dict[str, str]:
+    return dict(line.split(None, 1) for line in text.splitlines())
+
+
+def get(engine: Engine, url: str) -> list[str]:
+    return ["wget", "-q", "-O", "-", url]
+
+
+def fetched(engine: Engine, port: int, path: str = "/page") -> str:
+    """What a client elsewhere on the network gets from the world's host."""
+    url = f"http://{engine.world.host.addr4}:{port}{path}"
+    done = engine.world.peer.run(["curl", "-sS", "--max-time", "5", url])
+    return done.stdout
+
+
+def serve(engine: Engine, name: str, port: int, labels: dict[str, str] | None = None) -> str:
+    """A web server in a container; it is there when this returns."""
+    engine.start(name, "box", "httpd", "-f", "-p", str(port), "-h", "/www", labels=labels)
+    engine.recorded("listen", f"[::]:{port}")
+    return name
+
+
+def test_what_is_in_force(engine: Engine) -> None:
+    """One more filter than the engine's own; the rest is as the engine wants it, for root and others."""
+    for user in ((), ("--user=65534",), ("--read-only",)):
+        plain = fields(engine.plain(*user, "box", *STATUS).stdout)
+        ours = fields(engine.run(*user, "box", *STATUS).stdout)
+        filters = "Seccomp_filters:"
+        assert int(ours.pop(filters)) == int(plain.pop(filters)) + 1
+        assert ours == plain
+
+
+def test_the_world_by_name(engine: Engine) -> None:
+    done = engine.run("box", *get(engine, "http://v4only.test/address"))
+    assert done.stdout == engine.world.host.addr4 + "\n"  # no translation: the host's own address
+    assert engine.recorded("connect", "198.51.100.11:80")["name"] == "v4only.test"
+
+
+def test_refused_and_explained(engine: Engine) -> None:
+    label = {"xensock.allow": "web.test:80"}
+    script = "wget -q -O - http://web.test/; wget -O - http://198.51.100.12/"
+    done = engine.run("box", "sh", "-c", script, labels=label, check=False)
+    assert done.stdout == "hello from the world\n"
+    assert "Permission denied" in done.stderr
+    assert engine.recorded("connect", "198.51.100.12:80")["decision"] == "deny"
+    metadata = f"http://{engine.world.metadata4}/"
+    done = engine.run("box", "wget", "-O", "-", metadata, check=False)
+    assert "Permission denied" in done.stderr  # by default
+
+
+def test_a_server_listens_on_the_host(engine: Engine) -> None:
+    port = engine.world.host.free_port()
+    serve(engine, "web", port)
+    assert fetched(engine, port) == "from box\n"
+    # The guest's own loopback, also for what is executed in it.
+    done = engine.exec("web", *get(engine, f"http://127.0.0.1:{port}/page"))
+    assert done.stdout == "from box\n"
+    # A second container finds the port taken.
+    other = engine.run("box", "httpd", "-f", "-p", str(port), check=False)
+    assert "Address already in use" in other.stderr
+
+
+def test_ports_below_1024_and_others_by_label(engine: Engine) -> None:
+    done = engine.run("box", "httpd", "-f", "-p", "81", check=False)
+    assert "Permission denied" in done.stderr
+    if engine.user is None:  # for others the host's kernel says no
+        serve(engine, "low", 81, {"xensock.allow": "listen:any:81"})
+        assert fetched(engine, 81) == "from box\n"
+    port = engine.world.host.free_port()
+    serve(engine, "mapped", 8000, {"xensock.publish": f"{port}:8000"})
+    assert fetched(engine, port) == "from box\n"
+
+
+def test_exec_is_mediated(engine: Engine) -> None:
+    engine.start("idle", "box", "sleep", "1000", labels={"xensock.allow": "web.test:80"})
+    done = engine.exec("idle", *get(engine, "http://web.test/"))
+    assert done.stdout == "hello from the world\n"
+    for user in ((), ("--user=65534",)):
+        done = engine.exec(*user, "idle", *get(engine, "http://198.51.100.12/"), check=False)
+        assert "Permission denied" in done.stderr
+        ours = fields(engine.exec(*user, "idle", *STATUS).stdout)
+        first = fields(engine.exec(*user, "idle", "grep", "^Seccomp", "/proc/1/status").stdout)
+        assert ours["Seccomp_filters:"] == first["Seccomp_filters:"]
+    # Landlock domains are in force: neither is inside the other's, so none may look into the other.
+    done = engine.exec("idle", "readlink", "/proc/1/exe", check=False)
+    assert done.returncode != 0
+    assert engine.exec("idle", "readlink", "/proc/self/exe").stdout == "/bin/busybox\n"
+
+
+def test_restart_pause_and_removal(engine: Engine) -> None:
+    port = engine.world.host.free_port()
+    serve(engine, "again", port)
+    before = len(engine.records())
+    engine(*engine.runtime_options(), "restart", "-t", "1", "again")
+    eventually(lambda: fetched(engine, port) == "from box\n", 20, "the server after its restart")
+    assert len(engine.records()) > before
+    if engine.user is None:  # needs control groups
+        engine(*engine.runtime_options(), "pause", "again")
+        engine(*engine.runtime_options(), "unpause", "again")
+    assert fetched(engine, port) == "from box\n"
+    engine.remove()
+    assert fetched(engine, port) == ""
+    serve(engine, "next", port)  # the port is free
+    assert fetched(engine, port) == "from box\n"
+
+
+def test_what_does_not_start_says_why(engine: Engine) -> None:
+    wrong = {
+        "xensock.policy": ("web", "unknown policy 'web'"),
+        "xensock.polcy": ("web", "did you mean xensock.policy?"),
+        "xensock.allow": ("web.test:http", "xensock.allow"),
+        "xensock.publish": ("x", "is no port"),
+    }
+    for label, (value, said) in wrong.items():
+        done = engine.run("box", "true", labels={label: value}, check=False)
+        assert done.returncode != 0
+        assert said in done.stderr
+    before, after = engine.runtime_options(), engine.run_options()
+    done = engine(*before, "run", *after, "--rm", "--network=host", "box", "true", check=False)
+    assert done.returncode != 0
+    assert "--network none" in done.stderr
+
+
+def test_a_program_that_is_not_there(engine: Engine) -> None:
+    done = engine.run("box", "absent", check=False)
+    assert done.returncode == 127
+    assert "absent: No such file or directory" in done.stderr

@@ -1,0 +1,78 @@
+"""What containers may do by their labels."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from xensock.backend.labels import Labels
+from xensock.backend.oci import Container, RefusedError
+from xensock.policy.policy import Policy
+
+WEB = ip_address("198.51.100.10")
+OTHER = ip_address("198.51.100.11")
+NAMED = Policy.parse(["198.51.100.11:80"])
+
+
+def judged(allow: list[str], deny: list[str], /, **labels: str):
+    said = {f"xensock.{name}": text for name, text in labels.items()}
+    return Labels(allow, deny, {"named": NAMED})(Container("id", "name", labels=said))
+
+
+def allowed(policy: Policy, address=WEB) -> bool:
+    return policy.connect("tcp", address, 80, ()).allowed
+
+
+def test_the_backends_own_rules_where_labels_say_nothing() -> None:
+    found = judged(["198.51.100.10:80"], [])
+    assert (allowed(found.policy), allowed(found.policy, OTHER)) == (True, False)
+    assert (found.publications, found.datapath) == ((), "auto")
+
+
+def test_rules_by_label() -> None:
+    found = judged(["198.51.100.11:80"], [], allow="198.51.100.10:80, listen:any:80")
+    assert (allowed(found.policy), allowed(found.policy, OTHER)) == (True, False)
+    # What the backend denies stays denied.
+    found = judged([], ["198.51.100.10"], allow="198.51.100.10:80")
+    assert not allowed(found.policy)
+    found = judged(["198.51.100.0/24"], [], deny="198.51.100.10")
+    assert (allowed(found.policy), allowed(found.policy, OTHER)) == (False, True)
+
+
+def test_a_policy_by_name() -> None:
+    found = judged([], [], policy="named")
+    assert found.policy is NAMED
+
+
+def test_ports_and_path() -> None:
+    found = judged([], [], publish="8080:80 127.0.0.1:53:5353/udp", datapath="relay")
+    assert [(p.port, p.guest_port) for p in found.publications] == [(8080, 80), (53, 5353)]
+    assert found.datapath == "relay"
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "said"),
+    [
+        ("policy", "absent", "unknown policy 'absent'; the backend has: named"),
+        ("polcy", "web", "did you mean xensock.policy"),
+        ("zzz", "", "known are"),
+        ("allow", "web.test:http", "xensock.allow"),
+        ("deny", "::::", "xensock.deny"),
+        ("publish", "x", "xensock.publish"),
+        ("datapath", "fast", "auto, direct or relay"),
+    ],
+)
+def test_what_cannot_be_followed(label: str, text: str, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        judged([], [], **{label: text})
+
+
+def test_what_excludes_each_other() -> None:
+    with pytest.raises(RefusedError, match="exclude"):
+        judged([], [], policy="named", allow="web.test")
+
+
+def test_labels_of_others_are_not_ours() -> None:
+    labels = {"com.example.policy": "x", "xensock": "y"}
+    Labels([], [], {})(Container("id", "name", labels=labels))
