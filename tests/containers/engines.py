@@ -118,14 +118,17 @@ class Engine:
         """The backend's trace."""
         return [json.loads(line) for line in (self.directory / "trace").read_text().splitlines()]
 
-    def recorded(self, verb: str, target: str) -> dict[str, Any]:
+    def records_of(self, verb: str, target: str) -> list[dict[str, Any]]:
+        return [r for r in self.records() if (r["verb"], r["target"]) == (verb, target)]
+
+    def recorded(self, verb: str, target: str, more_than: int = 0) -> dict[str, Any]:
         """The last record of such a call, waited for."""
 
         def last() -> dict[str, Any] | None:
-            found = [r for r in self.records() if (r["verb"], r["target"]) == (verb, target)]
-            return found[-1] if found else None
+            found = self.records_of(verb, target)
+            return found[-1] if len(found) > more_than else None
 
-        return eventually(last, 10, f"{verb} {target} in {self.directory}/trace")
+        return eventually(last, 20, f"{verb} {target} in {self.directory}/trace")
 
     def said(self) -> str:
         """What backend and engine said."""

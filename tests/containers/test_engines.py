@@ -29,8 +29,10 @@ def fetched(engine: Engine, port: int, path: str = "/page") -> str:
 
 def serve(engine: Engine, name: str, port: int, labels: dict[str, str] | None = None) -> str:
     """A web server in a container; it is there when this returns."""
+    call = ("listen", f"[::]:{port}")
+    before = len(engine.records_of(*call))
     engine.start(name, "box", "httpd", "-f", "-p", str(port), "-h", "/www", labels=labels)
-    engine.recorded("listen", f"[::]:{port}")
+    engine.recorded(*call, more_than=before)
     return name
 
 

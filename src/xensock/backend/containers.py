@@ -231,7 +231,9 @@ class Containers:
             made.listener, made.killable = listener, killable
             made.pidfd = os.pidfd_open(pid)
             made.level = joined.level(pid)
-            made.proc = os.open(f"/proc/{pid}/root/proc", os.O_RDONLY | os.O_DIRECTORY)
+            made.proc = os.open(
+                os.path.join(f"/proc/{pid}/root", "proc"), os.O_RDONLY | os.O_DIRECTORY
+            )
             resolver = Resolver()
             carriers = Carriers(
                 Stacks(Routes((), "host"), [Kernel()]), resolver, resolver, ExitStack()
