@@ -19,7 +19,7 @@ from xensock.cli.errors import UserError
 from xensock.cli.terminal import CHOICES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 # name → module, attribute, one line of help
 COMMANDS = {
@@ -94,16 +94,34 @@ def _did_you_mean(word: str) -> str:
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.option("--version", "show_version", is_flag=True, help="Show the version.")
+@click.option("--tree", is_flag=True, help="Show all commands and their options.")
 @click.pass_context
-def cli(ctx: click.Context, color: str, debug: bool, show_version: bool) -> None:
+def cli(ctx: click.Context, color: str, debug: bool, show_version: bool, tree: bool) -> None:
     ctx.color = {"always": True, "never": False}.get(color)
     if ctx.color is None and os.environ.get("NO_COLOR"):
         ctx.color = False
     if show_version:
         click.echo(f"xensock {__version__}")
         ctx.exit(0)
+    if tree:
+        click.echo("\n".join(_tree(ctx, "xensock")))
+        ctx.exit(0)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+def _tree(ctx: click.Context, path: str) -> Iterator[str]:
+    """A line for each command below this one: its name in full, its options."""
+    group = ctx.command
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _tree(click.Context(command, info_name=name, parent=ctx), f"{path} {name}")
+            continue
+        options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+        yield " ".join((path, name, *(max(p.opts, key=len) for p in options)))
 
 
 @click.command(help="Show help for a command.")
@@ -119,11 +137,11 @@ def show_help(ctx: click.Context, command: tuple[str, ...]) -> None:
     assert found is not None
     with click.Context(found, info_name=name, parent=root) as context:
         if isinstance(found, click.Group) and len(command) > 1:
-            sub = found.get_command(context, command[1])
-            if sub is not None:
-                with click.Context(sub, info_name=command[1], parent=context) as inner:
-                    click.echo(inner.get_help())
-                    return
+            _, sub, _ = found.resolve_command(context, [command[1]])
+            assert sub is not None
+            with click.Context(sub, info_name=command[1], parent=context) as inner:
+                click.echo(inner.get_help())
+                return
         click.echo(found.get_help(context))
 
 
@@ -140,6 +158,14 @@ def _usage_error(error: click.UsageError, verb: str) -> UserError:
             hint = f"did you mean {close[0]}? {hint}"
         elif verb == "run":
             hint = "the program's own options follow `--`: xensock run -- PROGRAM [ARG…]"
+    elif message.startswith("No such command") and error.ctx is not None:
+        word = message.split("'")[1]
+        group = (error.ctx.info_name or "").removeprefix("xensock ")
+        message = f"no such command: {group} {word}"
+        assert isinstance(error.ctx.command, click.Group)
+        close = difflib.get_close_matches(word, error.ctx.command.list_commands(error.ctx), n=1)
+        if close:
+            hint = f"did you mean `xensock {group} {close[0]}`?"
     elif isinstance(error, click.MissingParameter) and verb == "run":
         hint = "name the program after `--`: xensock run -- PROGRAM [ARG…]"
     return UserError(message[:1].lower() + message[1:], hint=hint, code=errors.USAGE)

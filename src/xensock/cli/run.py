@@ -33,7 +33,8 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False, "help_option_names": ["-h", "--help"]},
+    # Options end where the program begins, also without `--`: those behind it are the program's.
+    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
     options_metavar="[OPTIONS] --",
 )
@@ -93,10 +94,16 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
 @click.option("--name", default="", help="Name of the guest in traces; the program's by default.")
 @click.option(
+    "-c",
+    "script",
+    metavar="STRING",
+    help="Run this text by sh(1) instead of a program; what follows `--` are its $1, $2, …",
+)
+@click.option(
     "--failure-file", hidden=True, help="For xensock.run(): where to say why nothing ran."
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARG]...")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM [ARG]...")
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -110,11 +117,16 @@ def run(
     trace: str | None,
     trace_file: str | None,
     name: str,
+    script: str | None,
     failure_file: str | None,
     debug: bool,
     argv: tuple[str, ...],
 ) -> None:
     """Run PROGRAM in a guest without a network card; its socket calls are carried out here."""
+    if script is not None:
+        argv = ("sh", "-c", script, "sh", *argv)
+    elif not argv:
+        raise click.MissingParameter(ctx=ctx, param=ctx.command.params[-1])
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
     from xensock.policy.policy import Policy

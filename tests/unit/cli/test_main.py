@@ -41,6 +41,22 @@ def test_an_unknown_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+def test_a_command_of_a_group_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["bench", "rnu"], ["help", "bench", "rnu"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.endswith("rnu\nhint: did you mean `xensock bench run`?\n"), said
+
+
+def test_the_tree_shows_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tree"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1] for line in lines} == set(COMMANDS)
+    run = next(line for line in lines if line.startswith("xensock run "))
+    assert {"--allow", "--publish", "-c"} <= set(run.split())
+    assert any(line.startswith("xensock bench run --json") for line in lines)
+
+
 def test_a_program_without_run_is_told_how(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zzzz"]) == 2
     assert "xensock run -- zzzz" in capsys.readouterr().err

@@ -62,7 +62,6 @@ def shown(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
         (["--trace=xml", "--", "true"], "xml", "--help"),
         (["--trace-file", "/nonexistent/t", "--", "true"], "/nonexistent/t", "may write"),
         ([], "PROGRAM", "xensock run -- PROGRAM"),
-        (["sh", "-c", "exit 0"], "-c", "follow `--`"),
     ],
 )
 def test_a_wrong_call_is_one_clear_error(arguments: list[str], error: str, hint: str) -> None:
@@ -98,6 +97,21 @@ def test_a_program_that_cannot_be_invoked(tmp_path: Path) -> None:
 def test_the_programs_own_status(script: str, status: int) -> None:
     done = run("--", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (status, "")
+
+
+@needs_guests
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["-c", 'echo "$#:$1" | tr a b', "--", "a x", "y"], "2:b x\n"),
+        (["-c", "exit 1", "-c", "echo the last one wins"], "the last one wins\n"),
+        (["sh", "-c", 'echo "$1"', "sh", "--deny"], "--deny\n"),  # the program's own from here on
+        (["--", "printf", "%s|", "-c", "a b", "--", "--debug"], "-c|a b|--|--debug|"),
+    ],
+)
+def test_shell_text_and_whose_options_are_whose(arguments: list[str], output: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
 
 
 # Stages that every guest passes; those of an ordinary user below.
