@@ -31,6 +31,7 @@ PRIVILEGED = 1024
 PORT_TRIES = 64
 DROP_S = 1.0
 CAP_NET_BIND_SERVICE = 10
+V6ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 
 
@@ -78,7 +79,7 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
     verdict = inside = Verdict(OWN, "guest", "guest")
     try:
         if _is_bound(sup, q):
-            q.sock.bind(local.as_python())  # bound already: fails in the kernel's own words
+            return inside, _bound_already(sup, q, local)
         loopback = end.host.is_loopback and not sup.parts.own_family
         if loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
             return inside, _bind_inside(sup, q, local, end)
@@ -136,6 +137,35 @@ def _mapped(sup: Supervisor, end: Endpoint) -> Publication | None:
         if end.port == p.guest_port and (p.port != p.guest_port or p.host is not None):
             return p
     return None
+
+
+def _bound_already(sup: Supervisor, q: Question, local: Endpoint) -> int:
+    """The kernel's errno for a second bind(2), from a socket of ours: the caller's may lose its port meanwhile (by a
+    thread that calls shutdown(2)), and would get this one, which nobody has judged. Raises OSError."""
+    make = socket.socket if q.host else sup.parts.guest.socket
+    with make(q.sock.family, socket.SOCK_STREAM, 0) as other:
+        _like(q.sock, other)
+        name = options.freebind(q.sock.family)
+        other.setsockopt(*name, q.sock.getsockopt(*name))
+        other.bind((str(LOOPBACK4 if q.sock.family == socket.AF_INET else LOOPBACK6), 0))
+        other.bind(local.as_python())
+    return errno.EINVAL
+
+
+def _listen_judged(sock: socket.socket, local: Endpoint, backlog: int) -> None:
+    """listen(2) of a host's socket, at the address that was judged and at no other. Raises OSError.
+
+    Another thread can take its port away before (shutdown(2) of a listener, a connection attempt that ends); the kernel
+    then chooses one by itself, and IPV6_V6ONLY may have been changed.
+    """
+    only = sock.family == socket.AF_INET6 and sock.getsockopt(*V6ONLY)
+    sock.listen(backlog)
+    now = sock.family == socket.AF_INET6 and sock.getsockopt(*V6ONLY)
+    there = Endpoint.from_python(sock.getsockname())
+    # Port 0 was judged as any that is free (IP_BIND_ADDRESS_NO_PORT).
+    if there.host != local.host or local.port not in (0, there.port) or now != only:
+        sock.shutdown(socket.SHUT_RDWR)
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
@@ -343,7 +373,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         if not decision.allowed:
             return Verdict(decision, "", "deny"), decision.error
         if outer is None:
-            q.sock.listen(backlog)
+            _listen_judged(q.sock, local, backlog)
             sup.ports.listens(q.sock, end)
             return Verdict(decision, "direct", "allow"), 0
         again = sup.ports.is_listening(outer)

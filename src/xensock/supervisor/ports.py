@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.supervisor.diag import Diag, cookie
+from xensock.supervisor.options import freebind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,9 @@ class Ports:
     def bind(self, sock: socket.socket, local: Endpoint) -> None:
         """bind(2) for the guest. Raises OSError."""
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            # Asked of a socket of ours first: on the guest's another thread may set that option now.
+            if local.port and not self._free(sock, local):
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             sock.bind(local.as_python())
             return
         with _one_at_a_time():
@@ -87,12 +91,12 @@ class Ports:
             if like.family == socket.AF_INET6:
                 only = like.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+            name = freebind(like.family)
+            probe.setsockopt(*name, like.getsockopt(*name))
             try:
                 probe.bind(local.as_python())
             except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    return False
-                raise
+                return error.errno != errno.EADDRINUSE  # what else is wrong, the bind itself says
         return True
 
     def _only_ours(self, local: Endpoint) -> bool:

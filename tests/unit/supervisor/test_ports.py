@@ -282,3 +282,23 @@ def test_a_file_in_its_place_is_refused(own_runtime_directory: Path) -> None:
     own_runtime_directory.touch()
     with pytest.raises(PermissionError):
         runtime_directory()
+
+
+class Late(socket.socket):
+    """A socket on which another thread sets SO_REUSEPORT once it was looked at."""
+
+    def getsockopt(self, level: int, name: int, *size: int) -> int:  # type: ignore[override]
+        before = super().getsockopt(level, name)
+        if name == socket.SO_REUSEPORT:
+            self.setsockopt(level, name, 1)
+        return before
+
+
+def test_a_port_of_somebody_else_is_not_shared_by_an_option_that_comes_late(diag: Diag) -> None:
+    with socket.socket() as theirs, Late() as ours:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        theirs.bind((str(HERE), 0))
+        theirs.listen()
+        with pytest.raises(OSError, match=r"in use") as failed:
+            Ports(diag).bind(ours, Endpoint(HERE, theirs.getsockname()[1]))
+        assert failed.value.errno == errno.EADDRINUSE

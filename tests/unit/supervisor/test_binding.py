@@ -1,0 +1,56 @@
+"""What another thread of the guest may do to a socket while its bind or listen is judged."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from ipaddress import IPv4Address
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from xensock.calls import Endpoint
+from xensock.supervisor import binding
+
+if TYPE_CHECKING:
+    from xensock.supervisor.question import Question
+    from xensock.supervisor.supervisor import Supervisor
+
+LOOPBACK = IPv4Address("127.0.0.1")
+
+
+def listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def test_a_listener_that_lost_its_port_listens_nowhere_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        judged = Endpoint(LOOPBACK, sock.getsockname()[1])
+        sock.shutdown(socket.SHUT_RDWR)  # as by another thread: without a port of its own now
+        with pytest.raises(OSError, match=r"Invalid argument") as failed:
+            binding._listen_judged(sock, judged, 1)
+        assert failed.value.errno == errno.EINVAL
+        assert not listens(sock)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_listener_that_is_what_was_judged_listens(early: bool) -> None:
+    """`early`: the port is chosen only now, and was judged as any (IP_BIND_ADDRESS_NO_PORT)."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_IP, 24, int(early))
+        sock.bind(("127.0.0.1", 0))
+        binding._listen_judged(sock, Endpoint(LOOPBACK, sock.getsockname()[1]), 1)
+        assert listens(sock)
+
+
+def test_a_second_bind_is_never_carried_out() -> None:
+    """Whether the socket has lost its port meanwhile or not, nothing is bound that nobody judged."""
+    sup = cast("Supervisor", SimpleNamespace())
+    with socket.socket() as unbound:
+        q = cast("Question", SimpleNamespace(host=True, sock=unbound))
+        for host, error in (("127.0.0.1", errno.EINVAL), ("192.0.2.77", errno.EADDRNOTAVAIL)):
+            with pytest.raises(OSError, match=r"Invalid argument|Cannot assign") as failed:
+                binding._bound_already(sup, q, Endpoint(IPv4Address(host), 0))
+            assert failed.value.errno == error
+        assert unbound.getsockname()[1] == 0
