@@ -101,6 +101,7 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/listening.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/names_options.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/opening.py": "tests/pvcalls/test_extensions.py",
+    "pvcalls/serving/redirecting.py": "tests/policy/test_policies.py",
     "pvcalls/serving/resolving.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/sharing.py": "tests/lib/test_shared.py",

@@ -44,6 +44,8 @@ def run(
     argv: Sequence[str | os.PathLike[str]],
     *,
     rules: Sequence[str] = (),
+    policy: str | os.PathLike[str] | None = None,
+    labels: Mapping[str, str] | None = None,
     publish: Sequence[str] = (),
     datapath: str = "auto",
     backend: str | Sequence[str] = (),
@@ -58,13 +60,14 @@ def run(
     """Run a program in a guest to its end.
 
     `rules` are those of `--allow`, each alone or after the word "allow"; after the word "deny" those of `--deny`.
-    `publish`, `datapath` and `name` are those of `xensock run`, and so are `backend` ([NAME=]URL) and `route`
-    (RULE=NAME): one or several, in order. `timeout` in seconds; when it passes the guest is ended. Raises ValueError
-    for a malformed rule, publication, data path, backend or route, RunError where the guest cannot be made, a backend
-    not be reached or the program not be executed, subprocess.TimeoutExpired.
+    `policy` is the path of a policy file, `labels` are the guest's. `publish`, `datapath` and `name` are those of
+    `xensock run`, and so are `backend` ([NAME=]URL) and `route` (RULE=NAME): one or several, in order. `timeout` in
+    seconds; when it passes the guest is ended. Raises ValueError for a malformed rule, policy, publication, data path,
+    backend or route, RunError where the guest cannot be made, a backend not be reached or the program not be executed,
+    OSError for a policy file that cannot be read, subprocess.TimeoutExpired.
     """
     from xensock.observe.trace import record_from_json
-    from xensock.policy.rules import parse_rule
+    from xensock.policy.rules import parse_rules
     from xensock.supervisor.publication import Publication
 
     if not argv:
@@ -74,10 +77,18 @@ def run(
     # -P: modules in the caller's folder are not meant for us.
     command = [sys.executable, "-P", "-m", "xensock", "run", "--trace=json"]
     command += ["--datapath", datapath]
+    groups: Mapping[str, Sequence[str]] = {}
+    if policy is not None:
+        from xensock.policy.load import load
+
+        groups = load(os.fspath(policy)).tables.groups
+        command += ["--policy", os.fspath(policy)]
+    for key, value in (labels or {}).items():
+        command += ["--label", f"{key}={value}"]
     for text in rules:
         word, _, rest = text.partition(" ")
         verb, rule = (word, rest.strip()) if word in ("allow", "deny") and rest else ("allow", text)
-        parse_rule(rule)
+        parse_rules(rule, groups)
         command += [f"--{verb}", rule]
     for text in publish:
         Publication.parse(text)

@@ -263,12 +263,12 @@ class Guest:
 
 
 def split_rules(options: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The --allow and --deny of `options` with their values, and the others."""
+    """The --allow, --deny and --policy of `options` with their values, and the others."""
     rules: list[str] = []
     rest: list[str] = []
     words = iter(options)
     for word in words:
-        if word in ("--allow", "--deny"):
+        if word in ("--allow", "--deny", "--policy"):
             rules += [word, next(words)]
         else:
             rest.append(word)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
+from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
 from xensock.stack.resolver import Resolver
@@ -63,9 +64,10 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._reason = ""
         self._resolver = Resolver()
+        self.current = Current(settings.policy)
         self.backend = Backend(
-            settings.policy,
-            lambda guest: GuestNames(guest, self._resolver, settings.policy, settings.record),
+            self.current,
+            lambda guest: GuestNames(guest, self._resolver, self.current, settings.record),
             settings.record,
             limits=Limits.for_descriptors(raise_descriptors()),
             threads=os.cpu_count() or 1,

@@ -7,7 +7,7 @@ import os
 import select
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xensock import _core
@@ -23,9 +23,10 @@ from xensock.supervisor.launch import ExecError, Launch, Launched, LaunchError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from xensock.calls.record import Record
+    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.policy.routes import Route
     from xensock.stack.stacks import Stack
@@ -42,7 +43,7 @@ class Order:
     """What to run and how."""
 
     argv: Sequence[str]
-    policy: Policy
+    policy: Policy | Current
     name: str
     datapath: str = "auto"
     publications: tuple[Publication, ...] = ()
@@ -56,6 +57,7 @@ class Order:
         None
     )  # the program ended with this status, others still run
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -116,6 +118,7 @@ class Embedded:
                 order.record,
                 self._complain,
                 order.own_family,
+                order.labels,
             )
             served = serve(guest, terms, carriers, stack)
             code = self._wait(guest, front)

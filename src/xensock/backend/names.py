@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Decision
     from xensock.calls.record import Record
-    from xensock.policy.policy import Policy
     from xensock.stack.resolver import Resolver
+    from xensock.supervisor.dns import ResolvePolicy
     from xensock.supervisor.questions import Questions
 
 LIMIT = 512  # questions of one guest under way at once
@@ -27,7 +27,7 @@ class GuestNames:
         self,
         guest: str,
         resolver: Resolver,
-        policy: Policy,
+        policy: ResolvePolicy,
         record: Callable[[Record], None] | None,
         limit: int = LIMIT,
     ) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import Protocol
 from xensock.policy.names import Names
-from xensock.policy.point import Point
+from xensock.policy.point import Current, Point
 from xensock.supervisor import options
 from xensock.supervisor.datagrams import Datagrams
 from xensock.supervisor.diag import open_host
@@ -18,7 +18,7 @@ from xensock.supervisor.relay import Relay
 from xensock.supervisor.supervisor import Parts, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
     from xensock.calls.address import IPAddress
@@ -48,12 +48,13 @@ class Terms:
     """What a guest may do, and under which name it does it."""
 
     name: str
-    policy: Policy
+    policy: Policy | Current
     direct: bool  # its TCP sockets are the host's
     publications: tuple[Publication, ...] = ()
     record: Callable[[Record], None] | None = None
     complain: Callable[[str], None] = lambda text: None
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +94,19 @@ def serve(
     names, record, stacks = Names(), terms.record, carriers.stacks
     carriers.undo.pop_all()
     stack.callback(stacks.close, LAST_BYTES_S)
-    dns = DnsServer(terms.name, carriers.answering, terms.policy, names, record or (lambda r: None))
-    dns.start(_name_sockets(guest))
-    stack.callback(dns.close)
-    relay = Relay(guest.socket)
-    stack.callback(relay.close)
+    current = terms.policy if isinstance(terms.policy, Current) else Current(terms.policy)
 
     def names_of(address: IPAddress) -> tuple[str, ...]:
         # A guest's own libc reads /etc/hosts without asking us.
         return (*names.of(address), *carriers.resolver.hosts_names(address))
 
-    point = Point(terms.name, terms.policy, names_of, record, lapsed=names.lapsed)
+    point = Point(terms.name, current, names_of, record, terms.labels, names.lapsed)
+    dns = DnsServer(terms.name, carriers.answering, point, names, record or (lambda r: None))
+    dns.start(_name_sockets(guest))
+    stack.callback(dns.close)
+    relay = Relay(guest.socket)
+    relay.judge(lambda client, port: point.admit(client, port).allowed)
+    stack.callback(relay.close)
     published = [p for p in terms.publications if p.protocol == Protocol.UDP]
     datagrams = None
     try:
@@ -117,7 +120,7 @@ def serve(
     parts = Parts(
         guest,
         terms.name,
-        terms.policy,
+        current,
         names_of,
         relay,
         dns,

@@ -96,8 +96,9 @@ class Decision:
     limit            what the rule grants at most; `source` and `rule` tell one rule from another
     verify           "sni" or "host": the first bytes must name `name`, else the connection is reset
     needs_relay      whether only the relay (or a ring) can carry it as the rule says
-    close_on_reload  whether the connection ends when another policy forbids it
+    close_on_reload  of a refusal: whether a connection that it is about ends when the policy comes into force
     source           where the rule is written, as FILE:LINE; "" for options and defaults
+    also             of a refused call that is recorded: the rules that come next, the best first
     """
 
     allowed: bool
@@ -113,3 +114,4 @@ class Decision:
     needs_relay: bool = False
     close_on_reload: bool = False
     source: str = ""
+    also: str = ""

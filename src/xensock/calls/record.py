@@ -25,6 +25,8 @@ class Record:
     result     what the call returned (-1 on failure); for resolve: how many addresses
     error      errno of a failed call, else 0
     duration   seconds from arrival to answer
+    source     where the rule is written, as FILE:LINE; "" for options and defaults
+    also       for a refused call: the rules that come next, the best first
     """
 
     time: float
@@ -41,3 +43,5 @@ class Record:
     result: int = 0
     error: int = 0
     duration: float = 0.0
+    source: str = ""
+    also: str = ""

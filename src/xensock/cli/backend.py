@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from xensock.backend.oci import Container
 
 EPILOG = """\b
-Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp], unix:PATH
+Rules: [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp],
+unix:PATH
 Without rules, guests may connect to public and private addresses, not to the
 host's loopback, link-local and metadata addresses, and listen on ports from
 1024 on. Any --allow refuses everything else.
@@ -51,6 +52,12 @@ Examples:
     "--deny", multiple=True, metavar="RULE", help="Refuse this; wins over --allow. Repeatable."
 )
 @click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    help="Rules of a policy file (docs/reference/policy.md); --allow and --deny join them.",
+)
+@click.option(
     "--trace",
     is_flag=False,
     flag_value="text",
@@ -74,6 +81,7 @@ def backend(
     containers: str | None,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
+    policy_file: str | None,
     trace: str | None,
     trace_file: str | None,
     control: str | None,
@@ -82,7 +90,7 @@ def backend(
 ) -> None:
     """Carry out the socket calls of guests that connect to it, on this host's network."""
     from xensock.backend import daemon
-    from xensock.policy.policy import Policy
+    from xensock.cli.policy import policy_of
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -100,7 +108,7 @@ def backend(
     places = (*listen, *([containers] if containers is not None else []))
     settings = daemon.Settings(
         listen=listen,
-        policy=Policy.parse(allow, deny),
+        policy=policy_of(policy_file, allow, deny),
         record=recorder(trace, trace_file, ctx),
         control=control,
         users=user,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xensock.supervisor.launch import ExecError, LaunchError
 
 EPILOG = """\b
-Rules: [connect:|listen:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp], for example
+Rules: [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp]:
   api.example.test:443   10.0.0.0/8   loopback:5432   listen:any:80
 Without rules, connections to public and private addresses are allowed, the
 host's loopback, link-local and metadata addresses are not, and the program may
@@ -51,6 +51,19 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     multiple=True,
     metavar="RULE",
     help="Refuse this; wins over --allow. Repeatable.",
+)
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    help="Rules of a policy file (docs/reference/policy.md); --allow and --deny join them.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A label of the guest, for rules that ask for it. Repeatable.",
 )
 @click.option(
     "--publish",
@@ -109,6 +122,8 @@ def run(
     ctx: click.Context,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
+    policy_file: str | None,
+    labels: tuple[str, ...],
     publish: tuple[str, ...],
     datapath: str,
     family: str,
@@ -129,13 +144,14 @@ def run(
         raise click.MissingParameter(ctx=ctx, param=ctx.command.params[-1])
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
-    from xensock.policy.policy import Policy
+    from xensock.cli.policy import policy_of, read_labels
     from xensock.supervisor.publication import Publication
 
-    policy = Policy.parse(allow, deny)
+    policy = policy_of(policy_file, allow, deny)
+    named = read_labels(labels)
     _no_paths((*allow, *deny))
     carriers, table = parse_carriers(backends, routes, datapath)
-    if carriers and not allow and not deny:
+    if carriers and not allow and not deny and policy_file is None:
         from xensock.policy.deferred import Deferred
         from xensock.policy.routes import Routes
 
@@ -160,6 +176,7 @@ def run(
                 record,
                 front.detacher(job, quiet=trace is None or trace_file is not None),
                 family == "own",
+                named,
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:

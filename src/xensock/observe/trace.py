@@ -43,6 +43,8 @@ _OPTIONAL = {
     "result": int,
     "error": int,
     "duration": float,
+    "source": str,
+    "also": str,
 }
 _FIELDS = tuple(Record.__dataclass_fields__)
 
@@ -106,6 +108,8 @@ class TraceWriter:
         ]
         if record.decision == "deny" and record.hint:
             parts.append(self._paint(_YELLOW, f"hint: {printable(record.hint)}"))
+        if record.decision == "deny" and record.also:
+            parts.append(self._paint(_DIM, f"then: {printable(record.also)}"))
         return "  ".join(parts)
 
     def _paint(self, code: str, text: str) -> str:
@@ -138,7 +142,8 @@ def _result(record: Record) -> str:
 
 
 def _outcome(record: Record) -> str:
-    return f"{record.decision} {printable(record.rule)}".strip()
+    where = f" ({printable(record.source)})" if record.source else ""
+    return f"{record.decision} {printable(record.rule)}{where}".strip()
 
 
 def _clock(moment: float) -> str:

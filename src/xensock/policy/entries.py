@@ -164,7 +164,7 @@ class Entry:
             via=terms.via,
             limit=terms.limit,
             verify=terms.verify,
-            needs_relay=bool(terms.limit or terms.verify),
+            needs_relay=bool(terms.limit or terms.verify or terms.redirect),
             source=terms.source,
         )
 

@@ -76,20 +76,6 @@ class ExpectTable(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     )
 
 
-class HooksTable(
-    msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, rename={"cls": "class"}
-):
-    """A Python class that is asked after the rules have allowed a call."""
-
-    cls: Annotated[Text, Meta(description="MODULE:CLASS, or PATH.py:CLASS beside the policy file.")]
-    timeout: Annotated[
-        Annotated[float, Meta(gt=0, le=60)], Meta(description="Seconds until silence means no.")
-    ] = 2.0
-    options: Annotated[dict[str, Any], Meta(description="Keyword arguments for the class.")] = (
-        msgspec.field(default_factory=dict)
-    )
-
-
 class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A policy of XenSock. What no rule allows is refused."""
 
@@ -113,7 +99,6 @@ class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     expect: Annotated[list[ExpectTable], Meta(description="Cases for the test.")] = msgspec.field(
         default_factory=list
     )
-    hooks: Annotated[HooksTable | None, Meta(description="A Python class.")] = None
 
 
 def schema() -> dict[str, Any]:

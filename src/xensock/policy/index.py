@@ -206,6 +206,42 @@ class Index:
                 return None
             bucket = self._wild.get(name[at:])
 
+    def matching(
+        self,
+        forms: Sequence[IPAddress],
+        names: Iterable[str],
+        protocol: Protocol,
+        port: int,
+        program: str,
+    ) -> list[Found]:
+        """All rules that decide about a call or could, the best first."""
+        found: list[Found] = []
+        closed = False
+        for form in forms:
+            start = self.node(form)
+            closed = closed or start.protected is not None
+            node: Node | None = start
+            while node is not None:
+                found += [
+                    (node.rank, entry)
+                    for entry in node.about(protocol, port)
+                    if form in entry.addresses  # type: ignore[operator]
+                    and (
+                        not entry.allow
+                        or (form is forms[0] and opens(entry, forms, start.protected))
+                    )
+                ]
+                node = node.parent
+        for name in names:
+            found += [
+                (wild_rank(entry.name[1:]) if entry.name.startswith("*") else ONE_HOST, entry)
+                for entry in self.about_name(name)
+                if not (closed and entry.allow)
+            ]
+        kept = {entry: rank for rank, entry in found if entry.takes(protocol, port, program)}
+        ordered = [(rank, entry) for entry, rank in kept.items()]
+        return sorted(ordered, key=lambda each: (each[0], each[1].key), reverse=True)
+
     def about_name(self, name: str) -> Iterator[Entry]:
         """The rules about a name, the most specific first."""
         ends = [name[at:] for at, char in enumerate(name) if char == "."] if self._wild else []

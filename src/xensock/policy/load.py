@@ -186,13 +186,6 @@ class _Reader:
         document.unix = UnixRules(allow, deny)
         for at in range(len(tables.expect)):
             self.case(document, at)
-        if tables.hooks is not None and not re.fullmatch(r".+:[A-Za-z_]\w*", tables.hooks.cls):
-            self.report(
-                ("hooks", "class"),
-                False,
-                f"{tables.hooks.cls!r} names no class",
-                "write MODULE:CLASS or PATH.py:CLASS",
-            )
 
     def side(self, path: Path, allow: object, deny: object) -> tuple[Path, list[str], bool] | None:
         """Where the calls of a rule or a case stand, and whether they are allowed."""

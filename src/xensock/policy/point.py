@@ -12,22 +12,37 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from xensock.calls.call import Subject
+from xensock.calls.call import Subject, Verb
 from xensock.calls.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xensock.calls.address import Endpoint, IPAddress
-    from xensock.calls.call import Decision, Protocol, Verb
+    from xensock.calls.call import Decision, Protocol
     from xensock.calls.record import Outcome, Path
     from xensock.policy.policy import Policy
 
     NamesOf = Callable[[IPAddress], tuple[str, ...]]
 
 
+class Current:
+    """The policy that is in force, for one guest or for many; another takes its place as a whole."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def resolve(self, name: str) -> Decision:
+        """May a guest without labels ask for this name?"""
+        return self.policy.resolve(name)
+
+    def answer(self, name: str, address: IPAddress) -> Decision:
+        """May a guest without labels learn this address for a name that a rule allows?"""
+        return self.policy.answer(name, address)
+
+
 class Point:
-    """Decides by `policy` and writes to `record`, for the guest of that name.
+    """Decides by `policy`, which may be one that others replace, and writes to `record`, for the guest of that name.
 
     names_of   the names by which the guest knows an address
     record     takes each record; None: nobody keeps any
@@ -38,14 +53,14 @@ class Point:
     def __init__(
         self,
         guest: str,
-        policy: Policy,
+        policy: Policy | Current,
         names_of: NamesOf,
         record: Callable[[Record], None] | None,
         labels: Mapping[str, str] | None = None,
         lapsed: NamesOf = lambda address: (),
     ) -> None:
         self.guest = guest
-        self.policy = policy
+        self.current = policy if isinstance(policy, Current) else Current(policy)
         self.names_of = names_of
         self.record = record
         self._lapsed = lapsed
@@ -57,6 +72,16 @@ class Point:
         """Whether anybody keeps records; what only a record needs need not be found out otherwise."""
         return self.record is not None
 
+    @property
+    def policy(self) -> Policy:
+        """What decides now."""
+        return self.current.policy
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Of the guest."""
+        return self._subject.labels
+
     def subject(self, pid: int) -> Subject:
         """Who calls, as far as this policy asks. `pid` as the host sees it, 0 where it is not known."""
         if not pid or not self.policy.programs_needed:
@@ -66,17 +91,18 @@ class Point:
     def connect(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
         policy, subject = self.policy, self.subject(pid)
-        if policy.names_needed:
-            names = self.names_of(end.host)
-            decision = policy.connect(protocol, end.host, end.port, names, subject)
-            return (
-                decision if decision.allowed else self._too_late(decision, protocol, end, subject)
-            )
-        decision = policy.connect(protocol, end.host, end.port, (), subject)
+        names = self.names_of(end.host) if policy.names_needed else ()
+        decision = policy.connect(protocol, end.host, end.port, names, subject)
         if decision.allowed:
             return decision
         # The names make a better hint.
-        return policy.connect(protocol, end.host, end.port, self.names_of(end.host), subject)
+        names = names or self.names_of(end.host)
+        decision = policy.connect(protocol, end.host, end.port, names, subject)
+        if self.recording:
+            decision = policy.worded(decision, protocol, end.host, end.port, names, subject)
+        if policy.names_needed:
+            return self._too_late(decision, protocol, end, subject)
+        return decision
 
     def _too_late(
         self, decision: Decision, protocol: Protocol, end: Endpoint, subject: Subject
@@ -95,6 +121,37 @@ class Point:
         """May the guest listen at this (unmapped) local address?"""
         subject = self.subject(pid)
         return self.policy.listen(protocol, end.host, end.port, v6only, subject)
+
+    def resolve(self, name: str) -> Decision:
+        """May the guest ask for this name?"""
+        return self.policy.resolve(name, self._subject)
+
+    def answer(self, name: str, address: IPAddress) -> Decision:
+        """May the guest learn this address for a name that a rule allows?"""
+        return self.policy.answer(name, address, self._subject)
+
+    def accept(self, client: Endpoint, port: int) -> Decision:
+        """May this (unmapped) client connect to the port on which the guest listens?"""
+        return self.policy.accept(client.host, port, subject=self._subject)
+
+    def admit(self, client: Endpoint, port: int, pid: int = 0, program: str = "") -> Decision:
+        """Decide about a client, and record it where a rule decided."""
+        decision = self.accept(client, port)
+        if decision.source or not decision.allowed or not decision.rule.startswith("default: "):
+            outcome: Outcome = "allow" if decision.allowed else "deny"
+            self.write(
+                Verb.ACCEPT,
+                str(client),
+                decision,
+                outcome,
+                "relay" if decision.allowed else "",
+                decision.error,
+                pid=pid,
+                program=program,
+                start=time.monotonic_ns(),
+                took=0,
+            )
+        return decision
 
     def write(
         self,
@@ -130,6 +187,8 @@ class Point:
                 result=-1 if error else value,
                 error=error,
                 duration=took / 1e9,
+                source=decision.source,
+                also=decision.also,
             )
         )
 

@@ -21,13 +21,14 @@ Rules
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import NOBODY, Decision, Protocol
 from xensock.policy import rebinding
-from xensock.policy.entries import Entry, Terms, network_rank
-from xensock.policy.groups import GROUPS, AddressSet, destination_forms, unmapped
+from xensock.policy.entries import ONE_HOST, Entry, Terms, network_rank
+from xensock.policy.groups import GROUPS, AddressSet, destination_forms, protected_group, unmapped
 from xensock.policy.index import ALLOWS, DENIES, SPECIAL, Doubts, Found, Index, better
 from xensock.policy.names import normal_name
 from xensock.policy.rules import Rule, RuleError, parse_rule, parse_rules
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _generations = count(1)
 LAST = 1 << 20  # above the host of any other rule
+_SHOWN = 3  # runners-up in a record
 _KNOWN = 4096  # destinations whose decision is remembered
 
 _PROTECTED = {
@@ -58,6 +60,7 @@ class Policy:
 
     names_needed     whether any rule is by name; otherwise nobody need find names out
     programs_needed  whether any rule asks which program calls
+    accepts_judged   whether any rule is about clients
     title            what the rules are called where none matches; "" for a policy of options alone
     close_on_reload  whether connections that this policy forbids end when it takes another's place
     """
@@ -87,11 +90,13 @@ class Policy:
         self._listen_allow = tuple(entry for entry in listen if entry.allow)
         accept = [entry for entry in self.entries if entry.rule.direction == "accept"]
         self._accept = Index(accept, guarded=False)
+        self.accepts_judged = bool(accept)
         self._accept_closed = any(entry.allow for entry in accept)
         self._known: dict[tuple[Protocol, IPAddress, int], Decision] = {}
         self.names_needed = any(entry.name for entry in connect)
         self.programs_needed = any(entry.program for entry in self.entries)
         allow = [entry for entry in connect if entry.allow]
+        self._opening = [entry.rule for entry in allow]
         self._any_allow = bool(allow or title)
         self._names_closed = bool(title and not allow) or any(e.name for e in allow)
         if any(e.rule.group in _WIDE or whole(e, 4) or whole(e, 6) for e in allow):
@@ -230,6 +235,57 @@ class Policy:
             hint=hint,
             close_on_reload=self.close_on_reload,
         )
+
+    def worded(
+        self,
+        decision: Decision,
+        protocol: Protocol,
+        host: IPAddress,
+        port: int,
+        names: Sequence[str] = (),
+        subject: Subject = NOBODY,
+    ) -> Decision:
+        """A refusal with what a person wants to know: the rules that come next, and the smallest that would allow."""
+        if self._labelled:
+            return self.for_labels(subject.labels).worded(
+                decision, protocol, host, port, names, subject
+            )
+        forms = destination_forms(host)
+        names = [normal_name(name) for name in names]
+        found = self._index.matching(forms, names, protocol, port, subject.program)
+        also = [
+            each for each in found if each[1].terms.source != decision.source or not decision.source
+        ]
+        hint = decision.hint
+        if decision.source and found:
+            hint = self._opening_hint(found, forms, protocol, port, names) or hint
+        shown = [
+            f"{_word(e)} {e.rule.text} ({e.terms.source or 'option'})" for _, e in also[:_SHOWN]
+        ]
+        return replace(decision, hint=hint, also=", ".join(shown))
+
+    def _opening_hint(
+        self,
+        found: list[Found],
+        forms: tuple[IPAddress, ...],
+        protocol: Protocol,
+        port: int,
+        names: Sequence[str],
+    ) -> str:
+        """The option that would allow what the rules in `found` refuse; "" where none would."""
+        protected = any(map(protected_group, forms))
+        hints = [connect_hint(protocol, forms[0], port, () if protected else names)]
+        rest = _suffix(protocol) if protocol == Protocol.ICMP else f":{port}{_suffix(protocol)}"
+        hints.append(f"--allow {literal(forms[0])}{rest}")
+        if protocol == Protocol.TCP:
+            hints += [f"{hint}/tcp" for hint in hints]
+        for hint in hints:
+            rule = parse_rule(hint.removeprefix("--allow "))
+            rank = ONE_HOST if rule.name else rank_at(rule, forms[0])
+            entry = Entry(rule, Terms(True), -1)
+            if all(each[1].allow or better((rank, entry), each) for each in found):
+                return hint
+        return ""
 
     def listen(
         self,
@@ -387,8 +443,7 @@ class Policy:
         """
         if self._labelled:
             return self.for_labels(subject.labels).answer(name, address)
-        rules = [e.rule for e in self.entries if e.allow and e.rule.direction == "connect"]
-        return rebinding.judge(rules, normal_name(name), address)
+        return rebinding.judge(self._opening, normal_name(name), address)
 
 
 def options(
@@ -402,6 +457,10 @@ def options(
                 rules += [(rule, terms) for rule in parse_rules(text, groups or {})]
     unix = UnixRules(*(map(parse_unix, filter(is_unix, texts)) for texts in (allow, deny)))
     return rules, unix
+
+
+def _word(entry: Entry) -> str:
+    return "allow" if entry.allow else "deny"
 
 
 def whole(entry: Entry, version: int) -> bool:

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
-from xensock.policy.point import Point
+from xensock.policy.point import Current, Point
 from xensock.pvcalls.serving.guest import Counters, Guest
 from xensock.pvcalls.serving.limits import Limits
 from xensock.pvcalls.serving.moving import Lingering
@@ -66,7 +66,7 @@ class Backend:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | Current,
         name_service: Callable[[str], NameService],
         record: Callable[[Record], None] | None = None,
         *,
@@ -74,7 +74,7 @@ class Backend:
         extensions: frozenset[Extension] = OFFERED,
         threads: int = 1,
     ) -> None:
-        self.policy = policy
+        self.current = policy if isinstance(policy, Current) else Current(policy)
         self.record = record
         self.limits = limits or Limits()
         self.loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ class Backend:
     def make_guest(self, session: Session, extensions: frozenset[Extension]) -> Guest:
         """A guest with its own policy point."""
         names = self._name_service(session.name)
-        point = Point(session.name, self.policy, names.names_of, self.record, lapsed=names.lapsed)
+        point = Point(session.name, self.current, names.names_of, self.record, lapsed=names.lapsed)
         program = program_of(session.transport.pid) if point.recording else ""
         return Guest(self, session.transport, point, names, extensions, program)
 

@@ -83,11 +83,17 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
         loopback = end.host.is_loopback and not sup.parts.own_family
         if loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
             return inside, _bind_inside(sup, q, local, end)
-        decision = listen_decision(sup, q, end) if end.port else Decision(True, "")
+        decision = listen_decision(sup, q, end)
+        if not end.port and not decision.allowed:
+            decision = Decision(True, "")  # its port is judged once it is known
         if not decision.allowed:
             return Verdict(decision, "", "deny"), decision.error
-        verdict = Verdict(decision, _path(sup), "allow")
-        error = _bind_host(sup, q, local, end) if sup.parts.direct else _bind_both(sup, q, local)
+        verdict = Verdict(decision, _path(sup, decision), "allow")
+        if sup.parts.direct and not decision.needs_relay:
+            error = _bind_host(sup, q, local, end)
+        else:
+            sup.move(q, host=False)
+            error = _bind_both(sup, q, local)
         verdict = _carried(sup, decision, decided(_outer(sup, q)))
     except DecidedError as failure:
         return _carried(sup, decision, failure.decision), failure.errno or errno.EIO
@@ -102,15 +108,15 @@ def _carried(sup: Supervisor, ours: Decision, theirs: Decision | None) -> Verdic
 
     decision = final(ours, theirs)
     return (
-        Verdict(decision, _path(sup), "allow")
+        Verdict(decision, _path(sup, decision), "allow")
         if decision.allowed
         else Verdict(decision, "", "deny")
     )
 
 
-def _path(sup: Supervisor) -> Path:
+def _path(sup: Supervisor, decision: Decision) -> Path:
     """How connections to a published listener of this guest travel."""
-    return "direct" if sup.parts.direct else _inward(sup)
+    return "direct" if sup.parts.direct and not decision.needs_relay else _inward(sup)
 
 
 def _inward(sup: Supervisor) -> Path:
@@ -373,6 +379,9 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         if not decision.allowed:
             return Verdict(decision, "", "deny"), decision.error
         if outer is None:
+            if decision.needs_relay:
+                # Bound under another policy: clients would come that nobody judges.
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             _listen_judged(q.sock, local, backlog)
             sup.ports.listens(q.sock, end)
             return Verdict(decision, "direct", "allow"), 0
@@ -387,7 +396,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
             sup.reserved[key].listening = True
             sup.parts.relay.watch(key, lambda: _drop(sup, key))
             sup.parts.relay.publish(outer, end.port, None, lambda: None)
-        return Verdict(decision, _path(sup), "allow"), 0
+        return Verdict(decision, _path(sup, decision), "allow"), 0
     return _listen_inside(sup, q, end, backlog)
 
 

@@ -194,7 +194,7 @@ def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) 
     if not q.host and own.host.is_loopback and not end.host.is_loopback:
         # From loopback nothing leaves (ip(7)): on a host the kernel would say so.
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    if sup.parts.direct:
+    if sup.parts.direct and not decision.needs_relay:
         # To the host's loopback each time anew: the guest's own listener may come to be there.
         cache = decision.cacheable and not is_own(end.host)
         sup.move(q, host=True)
@@ -203,17 +203,22 @@ def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) 
     stacks = sup.parts.stacks
     stack = stacks.of(Protocol.TCP, end.host, end.port, sup.parts.names_of(end.host))
     path: Path = "relay" if stack.local else "ring"
+    sup.move(q, host=False)  # where another path carries its calls it may be the host's
     blocking = q.blocking
     key = cookie(q.sock)
+    redirect = decision.redirect
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
     outers = sup.reserved.pop(key, None)
     far = None if outers is None else outers.sockets[0]
-    if far is not None and stack is not stacks.default:
+    family = end.family if not isinstance(redirect, Endpoint) else redirect.family
+    if far is not None and (stack is not stacks.default or redirect is not None):
         far.close()  # bound where the guest's ports are; this goes elsewhere
         far = None
-    if far is None:
-        far = stack.make(end.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
-    error = sup.parts.relay.connect(q.sock, dest, far=far)
+    if isinstance(redirect, str):
+        far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    elif far is None:
+        far = stack.make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+    error = sup.parts.relay.connect(q.sock, dest, redirect, far=far)
     decision = final(decision, decided(far))
     if error == errno.EACCES and is_own(end.host) and not stack.local:
         # Not the backend's loopback then, but the guest's, where nobody listens.

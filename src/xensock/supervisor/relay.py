@@ -47,7 +47,7 @@ class Relay:
         self,
         guest: socket.socket,
         dest: Endpoint,
-        dial: Endpoint | None = None,
+        dial: Endpoint | str | None = None,
         ended: Ended | None = None,
         far: socket.socket | None = None,
         far_socket: MakeSocket | None = None,
@@ -56,8 +56,9 @@ class Relay:
 
         Returns 0, or an errno as connect(2). EINPROGRESS: under way; the guest's own file tells the outcome as
         natively (writable, SO_ERROR), whether it is blocking or not. A non-blocking file gets EINPROGRESS even when
-        the far side answered at once, as natively. `dial` is where to connect instead of `dest`; the guest sees
-        `dest` all the same. `far`: the socket to dial with, taken over (one that was bound for the guest);
+        the far side answered at once, as natively.
+        `dial`: where to connect instead of `dest`, an endpoint or the path of a unix socket; the guest sees `dest` all
+        the same. `far`: the socket to dial with, taken over (one that was bound for the guest);
         `far_socket`: who makes it otherwise.
         """
         return self._client.connect(guest, dest, dial, ended, far, far_socket)
@@ -109,6 +110,11 @@ class Relay:
     def unwatch(self, cookie: int) -> None:
         """Undo watch()."""
         self._server.unwatch(cookie)
+
+    def judge(self, admit: Callable[[Endpoint, int], bool]) -> None:
+        """Ask `admit` about each client (its unmapped address) of a published port of the guest's, on the relay's
+        thread; one that is not admitted is reset before the guest hears of it."""
+        self._server.admit = admit
 
     def connections(self) -> int:
         """How many connections are being moved."""

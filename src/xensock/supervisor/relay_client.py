@@ -39,6 +39,7 @@ from xensock.supervisor.relay_wire import (
     MakeSocket,
     Wire,
     attach_filter,
+    connect_local,
     cookie_of,
 )
 from xensock.supervisor.synreplay import Syn, listener_filter
@@ -158,7 +159,7 @@ class Client:
         self,
         guest: socket.socket,
         dest: Endpoint,
-        dial: Endpoint | None,
+        dial: Endpoint | str | None,
         ended: Ended | None,
         far: socket.socket | None = None,
         far_socket: MakeSocket | None = None,
@@ -174,20 +175,22 @@ class Client:
             if far is not None:
                 far.close()
             return _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
-        real = dial.unmapped() if dial is not None else target
+        real = target if dial is None or isinstance(dial, str) else dial.unmapped()
         try:
             if far is None:
                 far = (far_socket or self._far)(
                     real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0
                 )
             far.setblocking(False)
-            self._carry_options(guest, far)
-            if far.family == socket.AF_INET6 and real.family == socket.AF_INET:
-                error = far.connect_ex((f"::ffff:{real.host}", real.port))
+            if isinstance(dial, str):
+                error = connect_local(far, dial)
             else:
-                error = far.connect_ex(real.as_python())
+                self._carry_options(guest, far)
+                mapped = far.family == socket.AF_INET6 and real.family == socket.AF_INET
+                where = (f"::ffff:{real.host}", real.port) if mapped else real.as_python()
+                error = far.connect_ex(where)
             if error in (0, errno.EINPROGRESS):
-                return self._dialled(guest, address, target, far, ended)
+                return self._dialled(guest, address, target, far, ended, dial is None)
         except OSError as e:
             error = e.errno or errno.EIO
         if far is not None:
@@ -201,6 +204,7 @@ class Client:
         target: Endpoint,
         far: socket.socket,
         ended: Ended | None,
+        named: bool,
     ) -> int:
         error = _outcome(far)
         if error > 0 and not fcntl.fcntl(guest.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK:
@@ -210,7 +214,8 @@ class Client:
             if self._closed:
                 far.close()
                 return errno.ENETDOWN
-            _name_like(guest, far)
+            if named:
+                _name_like(guest, far)
             if error == 0:
                 return self._fast(guest, address, target, far, ended)
             # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.

@@ -20,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
 from xensock.supervisor.diag import CONNECTED, HOLDING, NETLINK_SOCK_DIAG, Diag
@@ -72,6 +73,7 @@ class Server:
         self._destroyed: deque[int] = deque(maxlen=_REMEMBERED)
         self._diag: socket.socket | None = None
         self._closed = False
+        self.admit: Callable[[Endpoint, int], bool] = lambda client, port: True
 
     # ---- clients ----
 
@@ -109,6 +111,9 @@ class Server:
             except OSError as e:
                 self._accept_failed(p, e)
                 return
+            if not self.admit(Endpoint.from_python(address).unmapped(), p.port):
+                reset(client)
+                continue
             try:
                 self._dial(p, client, address)
             except OSError:

@@ -119,3 +119,11 @@ class Wire:
             raise OSError(-number, "sock_diag refuses to look up a socket")
         (found,) = struct.unpack_from("=Q", answer, 16 + 4 + 4 + 32 + 4)
         return answer[17] if found == cookie else None
+
+
+def connect_local(sock: socket.socket, path: str) -> int:
+    """Connect a unix socket, which does not wait (unix(7)); 0 or the errno that a stream of TCP would show."""
+    error = sock.connect_ex(path)
+    # What a path says about itself means that nobody is there.
+    known = (0, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+    return error if error in known else errno.ECONNREFUSED

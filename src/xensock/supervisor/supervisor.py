@@ -38,6 +38,7 @@ from xensock.supervisor.question import DONE, Question
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome, Path, Record
+    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.stack.stacks import Stacks
     from xensock.supervisor.datagrams import Datagrams
@@ -68,7 +69,7 @@ class Parts:
 
     guest: Guest
     name: str
-    policy: Policy
+    policy: Policy | Current
     names_of: connecting.NamesOf
     relay: Relay
     dns: DnsServer

@@ -268,3 +268,25 @@ def test_many_rules_about_the_same_host() -> None:
     for port in range(3000):  # what is remembered has a bound
         assert [e.rule.text for e in bucket.about(Protocol.TCP, port)][-1] == "any"
     assert len(bucket._known) <= 1024
+
+
+@settings(max_examples=60)
+@given(rules_of, calls)
+def test_a_refusal_says_what_comes_next_and_what_would_allow(
+    rules: list[Slow], asked: list[Asked]
+) -> None:
+    policy = compiled(rules)
+    for each in asked:
+        where = Protocol(each.protocol), ip_address(each.host), each.port
+        who = each.names, Subject(each.program, each.labels)
+        refused = policy.connect(*where, *who)
+        if refused.allowed:
+            continue
+        said = policy.worded(refused, *where, *who)
+        assert said.source == refused.source
+        assert (said.source not in said.also) or not said.source
+        if said.hint.startswith("--allow "):
+            text = said.hint.removeprefix("--allow ")
+            wider = [*((e.rule, e.terms) for e in policy.entries)]
+            wider += [(rule, Terms(True)) for rule in parse_rules(text)]
+            assert Policy(wider, title="p.toml").connect(*where, *who).allowed, (each, said)

@@ -88,7 +88,6 @@ def problems(text: str) -> list[tuple[int, int, str, str]]:
         ('[[expect]]\nallow = "any:1"\n', 2, 9, "more than one host", "name one"),
         ('[[expect]]\nallow = "a.test"\n', 2, 9, "a port is missing", "a.test:443"),
         ('[[expect]]\nallow = "a.test:1"\naddress = "x"\n', 3, 11, "not an address", "192.0.2.1"),
-        ('[hooks]\nclass = "module"\n', 2, 9, "names no class", "MODULE:CLASS"),
     ],
 )
 def test_errors(text: str, line: int, column: int, message: str, hint: str) -> None:

@@ -45,7 +45,7 @@ def way(held: Held, end: Endpoint) -> Way:
             near.close()
             raise
         moving.carried(held, token, 0)
-        held.joined = Joined(token, _own_name(held), end)
+        held.joined = Joined(token, loopback_name(held), end)
         task = guest.backend.loop.create_task(_serve(guest, near, end))
         guest.tasks.add(task)
         task.add_done_callback(guest.tasks.discard)
@@ -53,7 +53,7 @@ def way(held: Held, end: Endpoint) -> Way:
     return Way(lambda sock: 0, move)
 
 
-def _own_name(held: Held) -> Endpoint:
+def loopback_name(held: Held) -> Endpoint:
     """The socket's own address; there is no way to a server that could say which it is."""
     own = Endpoint.from_python(held.host.getsockname())
     if own.port:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import asking, attempt, datagrams, joining, unix
+from xensock.pvcalls.serving import asking, attempt, datagrams, joining, redirecting, unix
 from xensock.pvcalls.serving.addresses import OWN, endpoint
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -41,12 +41,20 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         call.fail(decision.error)
         return
 
+    far = None
+    if decision.redirect is not None and not own:
+        far = redirecting.Far(held, end, decision.redirect)
+
     def done(error: int) -> None:
+        if far is not None:
+            far.close()
         outcome: Outcome | None = "guest" if own else None
         guest.record(call, Verb.CONNECT, str(end), decision, error, outcome=outcome)
 
     if decision is asking.SERVED:
         way = asking.way(held, end)
+    elif far is not None:
+        way = far.way
     else:
         way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
     attempt.begin(guest, call, held, request, way, done)

@@ -217,6 +217,10 @@ class Guest:
         outcome: Outcome = "deny" if not decision.allowed else "guest" if own else "allow"
         self._write(verb, target, decision, outcome, decision.error, time.monotonic_ns())
 
+    def record_refused(self, verb: Verb, target: str, decision: Decision) -> None:
+        """Record what came to the guest from outside and was refused."""
+        self._write(verb, target, decision, "deny", decision.error, time.monotonic_ns())
+
     def _write(
         self,
         verb: Verb,

@@ -70,6 +70,7 @@ class Held:
     polls     of a listener: parked POLL calls
     queue     of a listener: connections from other sockets of this backend that wait to be accepted,
               beside the kernel's queue; at most `backlog` and one. `arrived` tells of a new one
+    taken     of a listener: connections of the host's that were admitted and wait to be accepted
     joined    the names of a connection that is not the kernel's
     parent    of a joined socket that was accepted: its listener, whose options it inherits
     linger    SO_LINGER in seconds, None while it is off; the kernel is not told: its close would wait
@@ -95,6 +96,7 @@ class Held:
     accepts: deque[Held] = field(default_factory=deque)
     polls: list[Call] = field(default_factory=list)
     queue: deque[Joined] = field(default_factory=deque)
+    taken: deque[tuple[socket.socket, tuple[str, int]]] = field(default_factory=deque)
     backlog: int = 0
     arrived: Callable[[], None] = lambda: None
     joined: Joined | None = None

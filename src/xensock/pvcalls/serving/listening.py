@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -157,7 +158,10 @@ def _take(listener: Held) -> bool:
         _take_joined(listener)
         return True
     try:
-        sock, peer = listener.host.accept()
+        found = _next(listener)
+        if found is None:
+            return True
+        sock, peer = found
     except BlockingIOError:
         return False
     except ConnectionAbortedError:
@@ -172,8 +176,33 @@ def _take(listener: Held) -> bool:
     return True
 
 
+def _next(listener: Held) -> tuple[socket.socket, tuple[str, int]] | None:
+    """The next connection of the host's that the policy admits; None: it did not admit one. Raises OSError."""
+    if listener.taken:
+        return listener.taken.popleft()
+    sock, peer = listener.host.accept()
+    client = Endpoint.from_python(peer).unmapped()
+    if _admitted(listener, client):
+        return sock, peer
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    return None
+
+
+def _admitted(listener: Held, client: Endpoint) -> bool:
+    guest = listener.guest
+    port = listener.host.getsockname()[1]
+    decision = guest.point.accept(client, port)
+    if not decision.allowed:
+        guest.record_refused(Verb.ACCEPT, str(client), decision)
+    return decision.allowed
+
+
 def _take_joined(listener: Held) -> None:
     """Accept a connection that waits in our own queue."""
+    if not _admitted(listener, listener.queue[0].peer.unmapped()):
+        joining.refuse(listener, listener.queue.popleft())
+        return
     joined, promised = listener.queue.popleft(), listener.accepts.popleft()
     promised.parent = listener
     try:
@@ -223,8 +252,23 @@ def _failed(guest: Guest, promised: Held, error: int) -> None:
 
 def _waits(listener: Held) -> bool:
     """Whether a connection is in a queue."""
-    if listener.queue:
+    if listener.queue or listener.taken:
         return True
+    if not listener.guest.point.policy.accepts_judged:
+        return _readable(listener)
+    while _readable(listener):
+        # What will be refused must not be told of: nobody could accept it.
+        try:
+            found = _next(listener)
+        except OSError:
+            return True
+        if found is not None:
+            listener.taken.append(found)
+            return True
+    return False
+
+
+def _readable(listener: Held) -> bool:
     waiting = select.poll()
     waiting.register(listener.host.fileno(), select.POLLIN)
     return bool(waiting.poll(0))
@@ -253,4 +297,6 @@ def unpark(listener: Held, error: int) -> None:
         call.fail(error)
     while listener.queue:
         joining.refuse(listener, listener.queue.popleft())
+    while listener.taken:
+        listener.taken.popleft()[0].close()
     _watch(listener)

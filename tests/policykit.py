@@ -1,0 +1,59 @@
+"""What tests of policy files share: files, and what a program in a guest can reach under them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from world.fixtures import only
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from world.runner import Guest
+
+GUESTS = only("direct", "relay", "ring")
+EMBEDDED = only("direct", "relay")
+
+# Connects to each HOST PORT in turn; prints what came of it, and what the peer is called.
+REACH = """
+import errno, json, socket, sys
+for host, port in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        with socket.create_connection((host, int(port)), timeout=8) as sock:
+            peer = sock.getpeername()[0]
+            print(json.dumps(["ok", peer]))
+    except socket.gaierror:
+        print(json.dumps(["NONAME", ""]))
+    except OSError as error:
+        print(json.dumps([errno.errorcode.get(error.errno, str(error)), ""]))
+"""
+
+
+def written(guest: Guest, text: str, name: str = "policy.toml") -> tuple[str, ...]:
+    """The options for a policy file of this text."""
+    path: Path = guest.directory / name
+    path.write_text(text)
+    return "--policy", str(path)
+
+
+def reached(
+    guest: Guest,
+    *places: str,
+    options: tuple[str, ...],
+    python: str | None = None,
+) -> list[str]:
+    """What came of connecting to each HOST:PORT in one guest."""
+    return [result for result, _ in peers(guest, *places, options=options, python=python)]
+
+
+def peers(
+    guest: Guest, *places: str, options: tuple[str, ...], python: str | None = None
+) -> list[list[Any]]:
+    """What came of connecting to each HOST:PORT, and the peer's address as the program sees it."""
+    words = [word for place in places for word in place.rsplit(":", 1)]
+    done = guest.run(
+        [python or guest.world.python, "-c", REACH, *words], options=options, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
