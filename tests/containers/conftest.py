@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import engines
 import pytest
+from languages import go_program, musl_dynamic, musl_program
+
+from world.processes import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +19,21 @@ if TYPE_CHECKING:
 
     from world.internet import World
 
+NGINX = """
+daemon off; user root; pid /tmp/nginx.pid; error_log stderr;
+events { worker_connections 64; }
+http {
+  access_log off; default_type text/plain;
+  client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/fastcgi;
+  uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
+  server {
+    listen 8080;
+    root /www;
+    location = /client { return 200 "$remote_addr\\n"; }
+    location /world/ { proxy_pass http://v4only.test/; }
+  }
+}
+"""
 KINDS = ("docker", "podman", "rootless")
 
 
@@ -31,7 +49,15 @@ def images(world: World) -> dict[str, Path]:
     """Tars of the images, by name."""
     directory = world.directory / "images"
     directory.mkdir(mode=0o755)
-    return {"box": engines.image(directory, "box")}
+    wanted = [program(name) for name in ("nginx", "curl", "redis-server", "redis-cli")]
+    made = [go_program(world)] if program("go") else []
+    made += [musl_program(world), musl_dynamic(world)] if program("musl-gcc") else []
+    return {
+        "box": engines.image(directory, "box"),
+        "tools": engines.image(
+            directory, "tools", [*filter(None, wanted), *made], {"etc/nginx.conf": NGINX}
+        ),
+    }
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -51,7 +77,8 @@ def engine(request, world: World, images) -> Iterator[Engine]:
         made = engines.rootless(world, directory, command)
     with contextmanager(lambda: made)() as ready:
         for name, tar in images.items():
-            ready("import", str(tar), name, timeout=120)
+            if name == "box" or request.param == "docker":
+                ready("import", str(tar), name, timeout=120)
         yield ready
 
 

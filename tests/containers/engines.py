@@ -18,12 +18,14 @@ from world.processes import eventually, program, stop
 from xensock import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from world.internet import World
 
 RUNTIME = Path(str(_core.__file__)).with_name("xensock-runtime")
-_APPLETS = "sh cat cp grep httpd id kill ls nc ps readlink sleep su test touch true wget whoami"
+_APPLETS = (
+    "sh cat cp grep httpd id kill ls nc nslookup ps readlink sleep su test touch true wget whoami"
+)
 APPLETS = _APPLETS.split(" ")
 OWN = [sys.executable, "-m", "xensock"]
 CONF = """
@@ -238,26 +240,30 @@ def rootless(world: World, directory: Path, command: list[str]) -> Iterator[Engi
         os.kill(int(pause.read_text()), signal.SIGKILL)
 
 
-def image(directory: Path, name: str, programs: tuple[str, ...] = ()) -> Path:
-    """A tar of a root file system: a static busybox, and programs of this machine with their libraries."""
+def image(
+    directory: Path, name: str, programs: Iterable[str] = (), files: dict[str, str] | None = None
+) -> Path:
+    """A tar of a root file system: a static busybox, programs of this machine with their libraries, and files."""
     root = directory / f"{name}.root"
     for folder in ("bin", "etc", "proc", "sys", "dev", "tmp", "run", "var/log", "var/lib", "www"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
-    (root / "www" / "page").write_text(f"from {name}\n")
-    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
-    (root / "etc" / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
-    (root / "etc" / "nsswitch.conf").write_text("passwd: files\nhosts: files dns\n")
+    texts = {
+        "www/page": f"from {name}\n",
+        "etc/passwd": "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+        "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+        "etc/nsswitch.conf": "passwd: files\nhosts: files dns\n",
+        **(files or {}),
+    }
+    for path, text in texts.items():
+        (root / path).write_text(text)
     shutil.copy(program("busybox") or "", root / "bin" / "busybox")
     for applet in APPLETS:
         (root / "bin" / applet).symlink_to("busybox")
     for each in programs:
-        for path in (each, *libraries(each)):
-            to = (
-                root / os.path.realpath(path).lstrip("/")
-                if path == each
-                else root / path.lstrip("/")
-            )
+        shutil.copy(each, root / "bin")
+        for path in libraries(each):
+            to = root / path.lstrip("/")
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, to)
     tar = directory / f"{name}.tar"
@@ -277,6 +283,8 @@ def libraries(path: str) -> tuple[str, ...]:
     """What ldd(1) finds, and glibc's module that asks for names."""
     done = subprocess.run(["ldd", path], capture_output=True, text=True)
     found = [word for line in done.stdout.splitlines() for word in line.split() if word[0] == "/"]
+    if any("ld-musl" in path for path in found):
+        return tuple(path for path in found if "ld-musl" in path)
     folder = next((Path(lib).parent for lib in found if "libc.so" in lib), None)
     extra = (
         [str(folder / lib) for lib in ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")]

@@ -31,6 +31,14 @@ def musl_program(world) -> str:
     return str(_build_musl(bring(world, "net.c")))
 
 
+def musl_dynamic(world) -> str:
+    """The same, with musl's loader."""
+    source = bring(world, "net.c")
+    program = source.with_name("net-musl-dynamic")
+    _build(["musl-gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source])
+    return str(program)
+
+
 @cache
 def _build_go(directory: Path, source: Path) -> Path:
     program = source.with_name("net-go")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 from xensock.backend.containers import Allowance
 from xensock.backend.oci import Container, RefusedError
+from xensock.policy.load import PolicyError, load
 from xensock.policy.policy import Policy
 from xensock.policy.rules import RuleError
 from xensock.supervisor.publication import Publication, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 PREFIX = "xensock."
 KNOWN = ("policy", "allow", "deny", "publish", "datapath")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PATHS = ("auto", "direct", "relay")
 
 
@@ -23,11 +27,11 @@ class Labels:
     """Judges containers by their labels, and by the backend's own rules where those say nothing.
 
     allow, deny   the backend's rules; what is denied there stays denied whatever a label says
-    policies      those that a label can name
+    policies      directory of the policy files that a label can name, NAME.toml; read at each start of a container
     """
 
     def __init__(
-        self, allow: Sequence[str], deny: Sequence[str], policies: Mapping[str, Policy]
+        self, allow: Sequence[str], deny: Sequence[str], policies: Path | None = None
     ) -> None:
         """Raises RuleError."""
         self._allow, self._deny = tuple(allow), tuple(deny)
@@ -44,7 +48,9 @@ class Labels:
         for name in said:
             if name not in KNOWN:
                 near = difflib.get_close_matches(name, KNOWN, 1)
-                hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {_listed(KNOWN)}"
+                hint = (
+                    f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(KNOWN)}"
+                )
                 raise RefusedError(f"unknown label {PREFIX}{name}; {hint}")
         path = said.get("datapath", "auto")
         if path not in PATHS:
@@ -62,11 +68,7 @@ class Labels:
                     f"labels {PREFIX}policy and {PREFIX}allow or {PREFIX}deny exclude each other: "
                     "put the rules into the policy"
                 )
-            found = self._policies.get(said["policy"])
-            if found is None:
-                known = _listed(self._policies) or "none"
-                raise RefusedError(f"unknown policy {said['policy']!r}; the backend has: {known}")
-            return found
+            return self._named(said["policy"])
         if "allow" not in said and "deny" not in said:
             return self._default
         allow = _words(said["allow"]) if "allow" in said else self._allow
@@ -75,10 +77,24 @@ class Labels:
         except RuleError as error:
             raise RefusedError(f"label {PREFIX}allow or {PREFIX}deny: {error}") from error
 
+    def _named(self, name: str) -> Policy:
+        """The policy of a file, and what the backend denies."""
+        folder = self._policies
+        file = folder / f"{name}.toml" if folder is not None and _NAME.fullmatch(name) else None
+        if folder is None or file is None or not file.is_file():
+            raise RefusedError(f"unknown policy {name!r}; {_there_are(folder)}")
+        try:
+            return load(str(file)).policy((), self._deny)
+        except (PolicyError, OSError) as error:
+            raise RefusedError(f"policy {name!r}: {error}") from error
+
+
+def _there_are(folder: Path | None) -> str:
+    if folder is None:
+        return "the backend has none (--policies DIR)"
+    names = sorted(file.stem for file in folder.glob("*.toml"))
+    return f"{folder} has: {', '.join(names) or 'none'}"
+
 
 def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
-
-
-def _listed(names: Sequence[str] | Mapping[str, Policy]) -> str:
-    return ", ".join(sorted(names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -46,6 +47,12 @@ Examples:
     help="Serve containers: where xensock-runtime comes to.",
 )
 @click.option(
+    "--policies",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Policy files that a container's label xensock.policy=NAME names: DIR/NAME.toml.",
+)
+@click.option(
     "--allow", multiple=True, metavar="RULE", help="Allow this, refuse all else. Repeatable."
 )
 @click.option(
@@ -79,6 +86,7 @@ def backend(
     ctx: click.Context,
     listen: tuple[str, ...],
     containers: str | None,
+    policies: Path | None,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     policy_file: str | None,
@@ -114,7 +122,7 @@ def backend(
         users=user,
         ready=lambda: _ready(places),
         containers=containers,
-        judge=_judge(allow, deny) if containers is not None else None,
+        judge=_judge(allow, deny, policies) if containers is not None else None,
     )
     try:
         daemon.serve(settings)
@@ -122,10 +130,12 @@ def backend(
         raise _explained(error, (*places, *([control] if control else []))) from error
 
 
-def _judge(allow: tuple[str, ...], deny: tuple[str, ...]) -> Callable[[Container], Allowance]:
+def _judge(
+    allow: tuple[str, ...], deny: tuple[str, ...], policies: Path | None
+) -> Callable[[Container], Allowance]:
     from xensock.backend.labels import Labels
 
-    return Labels(allow, deny, {})
+    return Labels(allow, deny, policies)
 
 
 def _ready(listen: Sequence[str]) -> None:

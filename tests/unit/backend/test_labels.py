@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 
 from xensock.backend.labels import Labels
 from xensock.backend.oci import Container, RefusedError
-from xensock.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xensock.backend.containers import Allowance
+    from xensock.policy.policy import Policy
 
 WEB = ip_address("198.51.100.10")
 OTHER = ip_address("198.51.100.11")
-NAMED = Policy.parse(["198.51.100.11:80"])
 
 
-def judged(allow: list[str], deny: list[str], /, **labels: str):
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    (tmp_path / "web.toml").write_text(
+        '[[rule]]\nallow = ["198.51.100.10:80", "198.51.100.11:80"]\n'
+    )
+    (tmp_path / "broken.toml").write_text("[[rule]]\nalow = 1\n")
+    (tmp_path / "other").write_text("")
+    return tmp_path
+
+
+def judged(
+    allow: list[str], deny: list[str], policies: Path | None = None, /, **labels: str
+) -> Allowance:
     said = {f"xensock.{name}": text for name, text in labels.items()}
-    return Labels(allow, deny, {"named": NAMED})(Container("id", "name", labels=said))
+    return Labels(allow, deny, policies)(Container("id", "name", labels=said))
 
 
 def allowed(policy: Policy, address=WEB) -> bool:
@@ -40,9 +57,26 @@ def test_rules_by_label() -> None:
     assert (allowed(found.policy), allowed(found.policy, OTHER)) == (False, True)
 
 
-def test_a_policy_by_name() -> None:
-    found = judged([], [], policy="named")
-    assert found.policy is NAMED
+def test_a_policy_by_name(policies: Path) -> None:
+    found = judged(["0.0.0.0/0"], ["198.51.100.11"], policies, policy="web")
+    assert (allowed(found.policy), allowed(found.policy, OTHER)) == (True, False)
+    # As the file is when the container starts.
+    (policies / "web.toml").write_text('[[rule]]\nallow = "198.51.100.12:80"\n')
+    assert not allowed(judged([], [], policies, policy="web").policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("absent", "unknown policy 'absent'; .* has: broken, web"),
+        ("../web", "unknown policy"),
+        ("", "unknown policy"),
+        ("broken", "broken.toml:2:1"),
+    ],
+)
+def test_policies_that_are_not_there(policies: Path, name: str, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        judged([], [], policies, policy=name)
 
 
 def test_ports_and_path() -> None:
@@ -54,7 +88,7 @@ def test_ports_and_path() -> None:
 @pytest.mark.parametrize(
     ("label", "text", "said"),
     [
-        ("policy", "absent", "unknown policy 'absent'; the backend has: named"),
+        ("policy", "absent", "unknown policy 'absent'; the backend has none"),
         ("polcy", "web", "did you mean xensock.policy"),
         ("zzz", "", "known are"),
         ("allow", "web.test:http", "xensock.allow"),
@@ -75,4 +109,4 @@ def test_what_excludes_each_other() -> None:
 
 def test_labels_of_others_are_not_ours() -> None:
     labels = {"com.example.policy": "x", "xensock": "y"}
-    Labels([], [], {})(Container("id", "name", labels=labels))
+    Labels([], [])(Container("id", "name", labels=labels))

@@ -1,0 +1,92 @@
+"""Programs in containers: servers, proxies, C libraries of every kind; several containers."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from world.internet import LARGE
+from world.processes import eventually, needs
+
+if TYPE_CHECKING:
+    from engines import Engine
+
+pytestmark = pytest.mark.parametrize("engine", ["docker"], indirect=True)
+PATHS = pytest.mark.parametrize("datapath", ["direct", "relay"])
+
+
+def get(engine: Engine, port: int, path: str, *more: str) -> str:
+    """What a client elsewhere on the network gets from the world's host."""
+    url = f"http://{engine.world.host.addr4}:{port}{path}"
+    return engine.world.peer.run(["curl", "-sS", "--max-time", "20", *more, url]).stdout
+
+
+@needs("nginx")
+@PATHS
+def test_nginx_as_a_server_and_a_proxy(engine: Engine, datapath: str) -> None:
+    world, port = engine.world, engine.world.host.free_port()
+    labels = {"xensock.publish": f"{port}:8080", "xensock.datapath": datapath}
+    engine.start("proxy", "tools", "nginx", "-e", "stderr", "-c", "/etc/nginx.conf", labels=labels)
+    eventually(lambda: get(engine, port, "/page") == "from tools\n", 20, "nginx")
+    assert get(engine, port, "/client") == f"{world.peer.addr4}\n"
+    assert get(engine, port, "/world/address") == f"{world.host.addr4}\n"
+    size = get(engine, port, "/world/large", "-o", "/dev/null", "-w", "%{size_download}")
+    assert int(size) == LARGE
+
+
+@needs("redis-server", "redis-cli")
+@PATHS
+def test_two_containers(engine: Engine, datapath: str) -> None:
+    host, port = engine.world.host.addr4, str(engine.world.host.free_port())
+    label = {"xensock.datapath": datapath}
+    server = ["redis-server", "--port", port, "--save", "", "--protected-mode", "no"]
+    engine.start("store", "tools", *server, labels=label)
+    client = ["tools", "redis-cli", "-h", host, "-p", port]
+
+    def answers() -> bool:
+        return engine.run(*client, "ping", labels=label, check=False).stdout == "PONG\n"
+
+    eventually(answers, 30, "redis")
+    assert engine.run(*client, "set", "key", "value", labels=label).stdout == "OK\n"
+    assert engine.exec("store", "redis-cli", "-p", port, "get", "key").stdout == "value\n"
+
+
+@needs("musl-gcc", "go")
+@PATHS
+@pytest.mark.parametrize("program", ["net-musl", "net-musl-dynamic", "net-go", "curl"])
+def test_every_c_library_and_none(engine: Engine, program: str, datapath: str) -> None:
+    argv = [program, "get", "v4only.test", "80", "/address"]
+    if program == "net-go":
+        argv = [program, "get", "http://v4only.test/address"]
+    elif program == "curl":
+        argv = [program, "-sS", "http://v4only.test/address"]
+    label = {"xensock.datapath": datapath}
+    for options in ((), ("--read-only", "--user=65534")):
+        done = engine.run(*options, "tools", *argv, labels=label)
+        assert done.stdout == f"{engine.world.host.addr4}\n"
+
+
+def test_udp_and_a_name_server_of_its_own_choice(engine: Engine) -> None:
+    done = engine.run("--dns=198.51.100.77", "box", "nslookup", "v4only.test")
+    assert "198.51.100.11" in done.stdout
+
+
+def test_a_container_starts_while_others_run(engine: Engine) -> None:
+    """Twenty at once, each with its own rules."""
+    commands = []
+    for number in range(20):
+        allowed = "web.test:80" if number % 2 else "v4only.test:80"
+        label = engine.labelled({"xensock.allow": allowed})
+        options = ["run", "--runtime=xensock", "--rm", "--network=none", *label]
+        commands.append(
+            [*engine.command, *options, "box", "wget", "-q", "-O", "-", "http://web.test/"]
+        )
+    running = [
+        engine.world.host.popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in commands
+    ]
+    for number, each in enumerate(running):
+        out, err = each.communicate(timeout=120)
+        assert (out == "hello from the world\n") == bool(number % 2), err
