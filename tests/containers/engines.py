@@ -281,10 +281,11 @@ def owned_by_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
 @cache
 def libraries(path: str) -> tuple[str, ...]:
     """What ldd(1) finds, and glibc's module that asks for names."""
+    loaders = [str(loader) for loader in Path("/lib").glob("ld-musl-*") if loader.exists()]
+    if loaders and loaders[0].encode() in Path(path).read_bytes():
+        return tuple(loaders)
     done = subprocess.run(["ldd", path], capture_output=True, text=True)
     found = [word for line in done.stdout.splitlines() for word in line.split() if word[0] == "/"]
-    if any("ld-musl" in path for path in found):
-        return tuple(path for path in found if "ld-musl" in path)
     folder = next((Path(lib).parent for lib in found if "libc.so" in lib), None)
     extra = (
         [str(folder / lib) for lib in ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")]

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xensock.backend import oci
+from xensock.backend import oci, systemd
 from xensock.backend.embedded import choose_path
 from xensock.backend.serving import Carriers, Serving, Terms, serve
 from xensock.policy.routes import Routes
@@ -101,11 +101,16 @@ class Containers:
         ]
 
     async def listen(self, path: str) -> None:
-        """Listen at a path; a socket that a dead backend left there is replaced. Raises OSError."""
+        """Listen at a path; a socket that a dead backend left there is replaced. Raises OSError.
+
+        One that the service manager listens at is used, and stays when this backend ends.
+        """
         from xensock.backend.control import listening_socket
 
-        self._listener = listening_socket(path, socket.SOCK_SEQPACKET)
-        self._path = path
+        self._listener = systemd.socket_at(path, socket.SOCK_SEQPACKET)
+        if self._listener is None:
+            self._listener = listening_socket(path, socket.SOCK_SEQPACKET)
+            self._path = path
         self._start(self._accept(self._listener))
 
     async def close(self) -> None:
@@ -115,8 +120,9 @@ class Containers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
+            if self._path:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path)
         for guest in (*self._guests.values(), *self._leaving):
             await asyncio.to_thread(_let_go, guest)
         self._guests.clear()

@@ -139,7 +139,10 @@ def _judge(
 
 
 def _ready(listen: Sequence[str]) -> None:
+    from xensock.backend import systemd
+
     logging.getLogger("xensock.backend").info("listening at %s", ", ".join(listen))
+    systemd.notify("READY=1")
 
 
 def _explained(error: OSError, places: Sequence[str]) -> UserError:

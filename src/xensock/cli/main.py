@@ -26,6 +26,12 @@ COMMANDS = {
     "run": ("xensock.cli.run", "run", "Run a program in a guest without a network card."),
     "backend": ("xensock.cli.backend", "backend", "Carry out the calls of guests that connect."),
     "policy": ("xensock.cli.policy", "policy", "Check, explain and test policy files."),
+    "install": (
+        "xensock.cli.install",
+        "install",
+        "Make Docker, Podman or systemd know XenSock.",
+    ),
+    "uninstall": ("xensock.cli.install", "uninstall", "Undo what `xensock install` did."),
     "doctor": ("xensock.cli.doctor", "doctor", "Check what this machine offers to XenSock."),
     "bench": ("xensock.cli.bench", "bench", "Measure XenSock against the native network."),
     "version": ("xensock.cli.version", "version", "Show the version of XenSock and its kernel."),
