@@ -252,6 +252,7 @@ class Containers:
                 allowance.publications,
                 self._record,
                 lambda text: log.error("container %s: %s", guest.container.name, text.rstrip()),
+                labels=guest.container.labels,
             )
             guest.sessions.add(number)
             guest.serving = serve(made, terms, carriers, undo, ended)

@@ -27,16 +27,22 @@ class Labels:
     """Judges containers by their labels, and by the backend's own rules where those say nothing.
 
     allow, deny   the backend's rules; what is denied there stays denied whatever a label says
+    whole         the backend's policy, if it is more than those: labels add no rules to it
     policies      directory of the policy files that a label can name, NAME.toml; read at each start of a container
     """
 
     def __init__(
-        self, allow: Sequence[str], deny: Sequence[str], policies: Path | None = None
+        self,
+        allow: Sequence[str],
+        deny: Sequence[str],
+        policies: Path | None = None,
+        whole: Policy | None = None,
     ) -> None:
         """Raises RuleError."""
         self._allow, self._deny = tuple(allow), tuple(deny)
         self._policies = policies
-        self._default = Policy.parse(allow, deny)
+        self._whole = whole
+        self._default = whole if whole is not None else Policy.parse(allow, deny)
 
     def __call__(self, container: Container) -> Allowance:
         """Raises RefusedError for labels that cannot be followed."""
@@ -71,6 +77,11 @@ class Labels:
             return self._named(said["policy"])
         if "allow" not in said and "deny" not in said:
             return self._default
+        if self._whole is not None:
+            raise RefusedError(
+                f"this backend has a policy file, to which {PREFIX}allow and {PREFIX}deny add nothing; "
+                f"name a policy: {PREFIX}policy"
+            )
         allow = _words(said["allow"]) if "allow" in said else self._allow
         try:
             return Policy.parse(allow, (*self._deny, *_words(said.get("deny", ""))))

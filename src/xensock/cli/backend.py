@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from xensock.backend.containers import Allowance
     from xensock.backend.oci import Container
+    from xensock.policy.policy import Policy
 
 EPILOG = """\b
 Rules: [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp],
@@ -114,15 +115,18 @@ def backend(
             USAGE,
         )
     places = (*listen, *([containers] if containers is not None else []))
+    policy = policy_of(policy_file, allow, deny)
     settings = daemon.Settings(
         listen=listen,
-        policy=policy_of(policy_file, allow, deny),
+        policy=policy,
         record=recorder(trace, trace_file, ctx),
         control=control,
         users=user,
         ready=lambda: _ready(places),
         containers=containers,
-        judge=_judge(allow, deny, policies) if containers is not None else None,
+        judge=_judge(allow, deny, policies, policy if policy_file else None)
+        if containers
+        else None,
     )
     try:
         daemon.serve(settings)
@@ -131,11 +135,11 @@ def backend(
 
 
 def _judge(
-    allow: tuple[str, ...], deny: tuple[str, ...], policies: Path | None
+    allow: tuple[str, ...], deny: tuple[str, ...], policies: Path | None, whole: Policy | None
 ) -> Callable[[Container], Allowance]:
     from xensock.backend.labels import Labels
 
-    return Labels(allow, deny, policies)
+    return Labels(allow, deny, policies, whole)
 
 
 def _ready(listen: Sequence[str]) -> None:

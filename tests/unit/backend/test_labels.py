@@ -9,12 +9,12 @@ import pytest
 
 from xensock.backend.labels import Labels
 from xensock.backend.oci import Container, RefusedError
+from xensock.policy.policy import Policy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from xensock.backend.containers import Allowance
-    from xensock.policy.policy import Policy
 
 WEB = ip_address("198.51.100.10")
 OTHER = ip_address("198.51.100.11")
@@ -110,3 +110,13 @@ def test_what_excludes_each_other() -> None:
 def test_labels_of_others_are_not_ours() -> None:
     labels = {"com.example.policy": "x", "xensock": "y"}
     Labels([], [])(Container("id", "name", labels=labels))
+
+
+def test_a_policy_file_of_the_backend_is_not_widened(policies: Path) -> None:
+    labels = Labels([], [], policies, Policy.parse(["198.51.100.11:80"]))
+    plain = labels(Container("id", "name"))
+    assert (allowed(plain.policy), allowed(plain.policy, OTHER)) == (False, True)
+    assert allowed(labels(Container("id", "name", labels={"xensock.policy": "web"})).policy)
+    for label in ("allow", "deny"):
+        with pytest.raises(RefusedError, match="add nothing"):
+            labels(Container("id", "name", labels={f"xensock.{label}": "198.51.100.10:80"}))
