@@ -1,6 +1,7 @@
 /* One connection of the mover; the rules are in flow.h. */
 #include "flow.h"
 
+#include "bucket.h"
 #include "mover.h"
 
 #include <errno.h>
@@ -143,6 +144,8 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 {
 	struct xs_side *src = &f->side[i];
 	struct xs_stream *st = &f->stream[i];
+	size_t room = XS_TASK_BUFFER;
+	uint64_t due = 0;
 	int mark = 0;
 	char oob;
 	ssize_t n;
@@ -155,6 +158,14 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 			return 1;
 		}
 	}
+	if (f->bucket) {
+		room = xs_bucket_take(f->bucket, i, room, now_ms, &due);
+		if (!room) {
+			if (!f->due || due < f->due)
+				f->due = due;
+			return 0;
+		}
+	}
 	st->data = xs_pool_take(pool);
 	if (!st->data) {
 		fail(f, i, ENOMEM, pool, now_ms);
@@ -162,11 +173,13 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 	}
 	st->size = XS_TASK_BUFFER;
 	do
-		n = recv(src->source.fd, st->data, st->size, MSG_DONTWAIT);
+		n = recv(src->source.fd, st->data, room, MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
+	if (f->bucket && n < (ssize_t)room)
+		xs_bucket_give(f->bucket, i, room - (size_t)(n < 0 ? 0 : n));
 	if (n > 0) {
 		st->end = (size_t)n;
-		if (st->end < st->size && !src->hup && !src->urgent)
+		if (st->end < room && !src->hup && !src->urgent)
 			src->readable = false;
 		return 1;
 	}
@@ -231,6 +244,7 @@ static enum xs_next run(struct xs_task *t, struct xs_thread *w, uint64_t now_ms)
 	struct xs_pool *pool = &w->pool;
 	bool more = false;
 
+	f->due = t->due = 0;
 	for (int i = 0; i < 2 && f->state == FLOW_OPEN; i++)
 		more |= pump(f, i, pool, now_ms);
 	/* A side whose stream ended can still fail: its peer closed and answers our data with a reset. */
@@ -247,7 +261,10 @@ static enum xs_next run(struct xs_task *t, struct xs_thread *w, uint64_t now_ms)
 		end(f, pool, false);
 	if (f->state == FLOW_DRAINING)
 		return drain(f, pool, now_ms);
-	return f->state == FLOW_ENDED ? XS_NEXT_GONE : more ? XS_NEXT_AGAIN : XS_NEXT_WAIT;
+	if (f->state == FLOW_ENDED)
+		return XS_NEXT_GONE;
+	t->due = f->due;
+	return more ? XS_NEXT_AGAIN : f->due ? XS_NEXT_TICK : XS_NEXT_WAIT;
 }
 
 static bool sent(const struct xs_task *t)
@@ -288,12 +305,13 @@ static void destroy(struct xs_task *t)
 	for (int i = 0; i < 2; i++)
 		if (f->side[i].source.fd >= 0)
 			close(f->side[i].source.fd);
+	xs_bucket_unref(f->bucket);
 	xs_task_free(t);
 }
 
 static const struct xs_kind kind = {start, event, run, sent, cut, NULL, destroy, false};
 
-static struct xs_task *flow_new(int a, int b, bool report)
+static struct xs_task *flow_new(int a, int b, struct xs_bucket *bucket, bool report)
 {
 	struct xs_flow *f = calloc(1, sizeof *f);
 	int one = 1;
@@ -301,6 +319,7 @@ static struct xs_task *flow_new(int a, int b, bool report)
 	if (!f)
 		return NULL;
 	xs_task_init(&f->task, &kind, report);
+	f->bucket = xs_bucket_ref(bucket);
 	for (int i = 0; i < 2; i++) {
 		f->side[i].source = (struct xs_source){&f->task, i ? b : a};
 		f->side[i].writable = true;
@@ -313,7 +332,12 @@ static struct xs_task *flow_new(int a, int b, bool report)
 
 uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report)
 {
-	struct xs_task *t = a < 0 || b < 0 ? NULL : flow_new(a, b, report);
+	return xs_mover_add_slowed(m, a, b, NULL, report);
+}
+
+uint64_t xs_mover_add_slowed(struct xs_mover *m, int a, int b, struct xs_bucket *bucket, bool report)
+{
+	struct xs_task *t = a < 0 || b < 0 ? NULL : flow_new(a, b, bucket, report);
 	int error = a < 0 || b < 0 ? EINVAL : ENOMEM;
 
 	if (t)

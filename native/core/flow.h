@@ -2,6 +2,7 @@
  *
  * Rules
  * - A stream has bytes in hand (a buffer) only while its destination is full; otherwise none.
+ * - A connection with a bucket reads only what that grants, so that a full socket slows its peer down.
  * - The event function only notes what epoll said; run does the work. Readiness is edge-triggered:
  *   `readable` and `writable` stay set until the kernel says EAGAIN or moved less than was asked.
  * - A side that failed is closed at once. What it sent before is still delivered to the other side,
@@ -40,5 +41,7 @@ struct xs_flow {
 	enum xs_flow_state state;
 	uint64_t deadline; /* of FLOW_DRAINING, in ms of CLOCK_MONOTONIC */
 	int epfd;
+	struct xs_bucket *bucket; /* NULL: as fast as it goes */
+	uint64_t due;		  /* the bucket is empty until then (ms); 0: it is not what is waited for */
 };
 #endif

@@ -22,6 +22,7 @@
 
 #define TICK_MS 4
 #define BATCH 64
+#define LONGEST_WAIT_MS 60000
 
 struct worker {
 	struct xs_thread thread; /* what its tasks may use */
@@ -34,6 +35,7 @@ struct worker {
 	xs_count live;
 	/* The thread's own. */
 	struct xs_task *tasks, *queue, **queue_tail, *ticking;
+	uint64_t due; /* when the first of the ticking ones shall run (ms) */
 	unsigned prompt; /* tasks whose kind says so */
 	uint32_t spin_ns;
 };
@@ -262,6 +264,10 @@ static void run_queue(struct worker *w)
 			enqueue(w, t);
 			break;
 		case XS_NEXT_TICK:
+			if (!t->due)
+				t->due = now + TICK_MS;
+			if (!w->ticking || t->due < w->due)
+				w->due = t->due;
 			if (!t->ticking) {
 				t->ticking = true;
 				t->next_tick = w->ticking;
@@ -277,15 +283,42 @@ static void run_queue(struct worker *w)
 	}
 }
 
-static void queue_ticking(struct worker *w)
+/* Queues the ticking tasks that are due; all of them when the thread shall stop. */
+static void queue_ticking(struct worker *w, uint64_t now, bool all)
 {
-	struct xs_task *t = w->ticking;
+	struct xs_task *t = w->ticking, *next;
 
 	w->ticking = NULL;
-	for (; t; t = t->next_tick) {
-		t->ticking = false;
-		enqueue(w, t);
+	for (; t; t = next) {
+		next = t->next_tick;
+		if (all || t->due <= now) {
+			t->ticking = false;
+			t->due = 0;
+			enqueue(w, t);
+			continue;
+		}
+		if (!w->ticking || t->due < w->due)
+			w->due = t->due;
+		t->next_tick = w->ticking;
+		w->ticking = t;
 	}
+}
+
+/* How long the thread may wait for events (ms); -1 without end. */
+static int patience(const struct worker *w, bool stopping)
+{
+	uint64_t now;
+
+	if (w->queue)
+		return 0;
+	if (stopping)
+		return TICK_MS;
+	if (!w->ticking)
+		return -1;
+	now = now_ms();
+	if (w->due <= now)
+		return 0;
+	return w->due - now < LONGEST_WAIT_MS ? (int)(w->due - now) : LONGEST_WAIT_MS;
 }
 
 static bool all_sent(const struct worker *w)
@@ -313,12 +346,11 @@ static void *work(void *arg)
 {
 	struct worker *w = arg;
 	struct epoll_event ev[BATCH];
-	uint64_t stop_at = 0, ticked = 0;
+	uint64_t stop_at = 0;
 	bool stopping = false;
 
 	while (!stopping || (now_ms() < stop_at && !all_sent(w))) {
-		int timeout = w->queue ? 0 : w->ticking || stopping ? TICK_MS : -1;
-		int n = wait_for_events(w, ev, timeout);
+		int n = wait_for_events(w, ev, patience(w, stopping));
 
 		for (int i = 0; i < n; i++) {
 			struct xs_source *s = ev[i].data.ptr;
@@ -332,10 +364,8 @@ static void *work(void *arg)
 			pthread_mutex_unlock(&s->task->lock);
 			enqueue(w, s->task);
 		}
-		if (w->ticking && (n <= 0 || now_ms() >= ticked + TICK_MS)) {
-			ticked = now_ms();
-			queue_ticking(w);
-		}
+		if (w->ticking)
+			queue_ticking(w, now_ms(), stopping);
 		run_queue(w);
 	}
 	while (w->tasks) {

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 struct xs_mover;
+struct xs_bucket;
 
 /* How one connection ended. */
 struct xs_ended {
@@ -40,6 +41,8 @@ struct xs_mover *xs_mover_new(unsigned threads);
  * ended. With `report`, xs_mover_ended() tells about its end. Returns a token, never 0; 0 and errno
  * (ENOMEM, EINVAL, ESHUTDOWN) when the connection cannot be taken: both descriptors are closed then. */
 uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report);
+/* The same, for connections that may move what the bucket grants, together, each way. It keeps a reference. */
+uint64_t xs_mover_add_slowed(struct xs_mover *m, int a, int b, struct xs_bucket *bucket, bool report);
 
 /* One end that is a data ring. Memory and descriptors stay the caller's; the descriptors are duplicated, the memory
  * must stay until the connection has ended or xs_mover_release() returned. */

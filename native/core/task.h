@@ -39,7 +39,7 @@ struct xs_thread {
 enum xs_next {
 	XS_NEXT_WAIT,  /* nothing to do before the next event */
 	XS_NEXT_AGAIN, /* the budget is used up: run again after the others */
-	XS_NEXT_TICK,  /* run again in some milliseconds */
+	XS_NEXT_TICK,  /* run again in some milliseconds, or when `due` says */
 	XS_NEXT_GONE,  /* it has ended and touches nothing any more; only the counters may still be read */
 };
 
@@ -87,7 +87,8 @@ struct xs_task {
 	uint64_t token;
 	bool report;
 	/* The mover's bookkeeping. */
-	bool queued, ticking;			 /* the thread's own */
+	bool queued, ticking;			 /* the thread's own, as is due: when to run after XS_NEXT_TICK (ms), */
+	uint64_t due;				 /* 0 soon; the kind sets it */
 	struct xs_task *prev, *next, *next_queued, *next_tick;
 	unsigned worker;			 /* which thread; set once */
 	unsigned pins;				 /* under the mover's lock, as is finished */

@@ -1,6 +1,7 @@
 /* xensock._core: the mover (core/mover.h). */
 #include "ext.h"
 
+#include "../core/bucket.h"
 #include "../core/mover.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #define CAPSULE "xensock._core.mover"
+#define BUCKET "xensock._core.bucket"
 #define BATCH 128
 
 /* The memory of one connection that has rings, held while the mover may touch it. */
@@ -119,20 +121,51 @@ static PyObject *mover_open(PyObject *self, PyObject *args)
 	return capsule;
 }
 
+static void bucket_discard(PyObject *capsule)
+{
+	xs_bucket_unref(PyCapsule_GetPointer(capsule, BUCKET));
+}
+
+static PyObject *bucket(PyObject *self, PyObject *args)
+{
+	unsigned long long rate;
+	struct xs_bucket *b;
+	PyObject *capsule;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "K:bucket", &rate))
+		return NULL;
+	b = xs_bucket_new(rate);
+	if (!b) {
+		PyErr_SetString(PyExc_ValueError, "a rate is 1 to 10^12 bytes per second");
+		return NULL;
+	}
+	capsule = PyCapsule_New(b, BUCKET, bucket_discard);
+	if (!capsule)
+		xs_bucket_unref(b);
+	return capsule;
+}
+
 static PyObject *mover_add(PyObject *self, PyObject *args)
 {
-	PyObject *capsule;
+	PyObject *capsule, *slowed = Py_None;
+	struct xs_bucket *b = NULL;
 	struct xs_mover *m;
-	int a, b, report;
+	int guest, far, report;
 	uint64_t token;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "Oiip:mover_add", &capsule, &a, &b, &report))
+	if (!PyArg_ParseTuple(args, "Oiip|O:mover_add", &capsule, &guest, &far, &report, &slowed))
 		return NULL;
 	m = mover_of(capsule);
 	if (!m)
 		return NULL;
-	token = xs_mover_add(m, a, b, report);
+	if (slowed != Py_None) {
+		b = PyCapsule_GetPointer(slowed, BUCKET);
+		if (!b)
+			return NULL;
+	}
+	token = xs_mover_add_slowed(m, guest, far, b, report);
 	return token ? PyLong_FromUnsignedLongLong(token) : PyErr_SetFromErrno(PyExc_OSError);
 }
 
@@ -463,7 +496,9 @@ static PyObject *mover_notices(PyObject *self, PyObject *capsule)
 
 static PyMethodDef methods[] = {
 	{"mover_open", mover_open, METH_VARARGS, "mover_open(threads) -> mover"},
-	{"mover_add", mover_add, METH_VARARGS, "mover_add(mover, guest_fd, far_fd, report) -> token; takes both descriptors"},
+	{"mover_add", mover_add, METH_VARARGS,
+	 "mover_add(mover, guest_fd, far_fd, report, bucket=None) -> token; takes both descriptors"},
+	{"bucket", bucket, METH_VARARGS, "bucket(rate) -> what connections may move together, in bytes per second each way"},
 	{"mover_fd", mover_fd, METH_O, "mover_fd(mover) -> eventfd, readable while mover_ended() has something"},
 	{"mover_ended", mover_ended, METH_O, "mover_ended(mover) -> [(token, sent, received, errno, side)]"},
 	{"mover_bytes", mover_bytes, METH_VARARGS, "mover_bytes(mover, token) -> (sent, received), None when it has ended"},
