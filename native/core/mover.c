@@ -9,6 +9,7 @@
 #include "fetch.h"
 #include "spin.h"
 #include "task.h"
+#include "ticking.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -20,9 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_MS 4
 #define BATCH 64
-#define LONGEST_WAIT_MS 60000
 
 struct worker {
 	struct xs_thread thread; /* what its tasks may use */
@@ -34,8 +33,8 @@ struct worker {
 	uint64_t stop_at; /* ms of CLOCK_MONOTONIC */
 	xs_count live;
 	/* The thread's own. */
-	struct xs_task *tasks, *queue, **queue_tail, *ticking;
-	uint64_t due; /* when the first of the ticking ones shall run (ms) */
+	struct xs_task *tasks, *queue, **queue_tail;
+	struct xs_ticking ticking;
 	unsigned prompt; /* tasks whose kind says so */
 	uint32_t spin_ns;
 };
@@ -176,12 +175,7 @@ static void finish(struct worker *w, struct xs_task *t)
 
 static void unlink_task(struct worker *w, struct xs_task *t)
 {
-	if (t->ticking)
-		for (struct xs_task **p = &w->ticking; *p; p = &(*p)->next_tick)
-			if (*p == t) {
-				*p = t->next_tick;
-				break;
-			}
+	xs_ticking_remove(&w->ticking, t);
 	w->prompt -= t->kind->prompt;
 	if (t->prev)
 		t->prev->next = t->next;
@@ -264,15 +258,7 @@ static void run_queue(struct worker *w)
 			enqueue(w, t);
 			break;
 		case XS_NEXT_TICK:
-			if (!t->due)
-				t->due = now + TICK_MS;
-			if (!w->ticking || t->due < w->due)
-				w->due = t->due;
-			if (!t->ticking) {
-				t->ticking = true;
-				t->next_tick = w->ticking;
-				w->ticking = t;
-			}
+			xs_ticking_add(&w->ticking, t, now);
 			break;
 		case XS_NEXT_GONE:
 			unlink_task(w, t);
@@ -283,42 +269,14 @@ static void run_queue(struct worker *w)
 	}
 }
 
-/* Queues the ticking tasks that are due; all of them when the thread shall stop. */
-static void queue_ticking(struct worker *w, uint64_t now, bool all)
-{
-	struct xs_task *t = w->ticking, *next;
-
-	w->ticking = NULL;
-	for (; t; t = next) {
-		next = t->next_tick;
-		if (all || t->due <= now) {
-			t->ticking = false;
-			t->due = 0;
-			enqueue(w, t);
-			continue;
-		}
-		if (!w->ticking || t->due < w->due)
-			w->due = t->due;
-		t->next_tick = w->ticking;
-		w->ticking = t;
-	}
-}
-
 /* How long the thread may wait for events (ms); -1 without end. */
 static int patience(const struct worker *w, bool stopping)
 {
-	uint64_t now;
-
 	if (w->queue)
 		return 0;
 	if (stopping)
-		return TICK_MS;
-	if (!w->ticking)
-		return -1;
-	now = now_ms();
-	if (w->due <= now)
-		return 0;
-	return w->due - now < LONGEST_WAIT_MS ? (int)(w->due - now) : LONGEST_WAIT_MS;
+		return XS_TICK_MS;
+	return w->ticking.first ? xs_ticking_patience(&w->ticking, now_ms()) : -1;
 }
 
 static bool all_sent(const struct worker *w)
@@ -364,8 +322,11 @@ static void *work(void *arg)
 			pthread_mutex_unlock(&s->task->lock);
 			enqueue(w, s->task);
 		}
-		if (w->ticking)
-			queue_ticking(w, now_ms(), stopping);
+		if (w->ticking.first)
+			for (struct xs_task *t = xs_ticking_take(&w->ticking, now_ms(), stopping), *next; t; t = next) {
+				next = t->next_tick;
+				enqueue(w, t);
+			}
 		run_queue(w);
 	}
 	while (w->tasks) {

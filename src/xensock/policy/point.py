@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.call import Subject, Verb
 from xensock.calls.record import Record
+from xensock.policy.grants import Grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,6 +64,7 @@ class Point:
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.names_of = names_of
         self.record = record
+        self.grants = Grants()
         self._lapsed = lapsed
         self._subject = Subject(labels=dict(labels or {}))
         self._epoch = time.time() - time.monotonic()

@@ -15,6 +15,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.stack.stacks import decided
 from xensock.supervisor import sharing
+from xensock.supervisor.checking import terms_of
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
@@ -22,6 +23,7 @@ from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 if TYPE_CHECKING:
     from xensock.calls.record import Path
     from xensock.supervisor.question import Question
+    from xensock.supervisor.relay import Terms
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
 NamesOf = Callable[[IPAddress], tuple[str, ...]]
@@ -180,14 +182,20 @@ def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
 def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
     from xensock.supervisor.supervisor import Verdict
 
+    terms = terms_of(sup, q, end, decision)
+    if isinstance(terms, Decision):
+        sup.refuse_connect(q, terms)
+        return
     try:
-        _carry_out(sup, q, end, decision)
+        _carry_out(sup, q, end, decision, terms)
     except OSError as error:
         path: Path = "direct" if sup.parts.direct else "relay"
         _failed(sup, q, error, Verdict(decision, path, "allow"))
 
 
-def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
+def _carry_out(
+    sup: Supervisor, q: Question, end: Endpoint, decision: Decision, terms: Terms | None
+) -> None:
     from xensock.supervisor.supervisor import Verdict
 
     own = Endpoint.from_python(q.sock.getsockname()).unmapped()
@@ -218,7 +226,7 @@ def _carry_out(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) 
         far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     elif far is None:
         far = stack.make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
-    error = sup.parts.relay.connect(q.sock, dest, redirect, far=far)
+    error = sup.parts.relay.connect(q.sock, dest, redirect, terms, far)
     decision = final(decision, decided(far))
     if error == errno.EACCES and is_own(end.host) and not stack.local:
         # Not the backend's loopback then, but the guest's, where nobody listens.

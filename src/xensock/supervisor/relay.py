@@ -10,19 +10,41 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.loop import IN, Loop
 from xensock.supervisor.relay_client import Client, reset
 from xensock.supervisor.relay_server import Server
+from xensock.supervisor.verifying import Check, Verifier
 
 if TYPE_CHECKING:
     from xensock.calls.address import Endpoint, IPAddress
+    from xensock.policy.grants import Grant
     from xensock.supervisor.relay_wire import MakeSocket
 
 # Called once on the relay's thread: bytes the guest sent, bytes it received, errno (0 after an orderly end).
 Ended = Callable[[int, int, int], None]
+
+
+@dataclass(slots=True, eq=False)
+class Terms:
+    """What a rule says of a connection beside its way: called at its end, as `Ended`.
+
+    check   what its first bytes must be
+    grant   what it may have of a limit; it keeps it until it has ended, or is dropped
+    """
+
+    ended: Ended | None = None
+    check: Check | None = None
+    grant: Grant | None = None
+
+    def __call__(self, sent: int, received: int, error: int) -> None:
+        if self.grant is not None:
+            self.grant.release()
+        if self.ended is not None:
+            self.ended(sent, received, error)
 
 
 class Relay:
@@ -41,6 +63,7 @@ class Relay:
         self._loop = Loop("xs-relay")
         self._client = Client(self._loop, make_socket, far_socket, self._join)
         self._server = Server(self._loop, make_socket, self._join)
+        self._verifier = Verifier(self._loop)
         self._loop.add(_core.mover_fd(self._mover), IN, lambda _: self._fetch_ended())
 
     def connect(
@@ -59,7 +82,7 @@ class Relay:
         the far side answered at once, as natively.
         `dial`: where to connect instead of `dest`, an endpoint or the path of a unix socket; the guest sees `dest` all
         the same. `far`: the socket to dial with, taken over (one that was bound for the guest);
-        `far_socket`: who makes it otherwise.
+        `far_socket`: who makes it otherwise. `ended` may be the rule's `Terms`.
         """
         return self._client.connect(guest, dest, dial, ended, far, far_socket)
 
@@ -117,8 +140,8 @@ class Relay:
         self._server.admit = admit
 
     def connections(self) -> int:
-        """How many connections are being moved."""
-        return 0 if self._closed else _core.mover_live(self._mover)
+        """How many connections are being moved, or held until their first bytes are right."""
+        return 0 if self._closed else _core.mover_live(self._mover) + self._verifier.live()
 
     def close(self, linger: float = 0.0) -> None:
         """Release everything. What guests sent before they closed is still delivered, for up to `linger` seconds;
@@ -129,25 +152,48 @@ class Relay:
             self._closed = True
         self._client.close()
         self._server.close()
+        self._verifier.close()
         self._loop.stop()
         _core.mover_close(self._mover, int(linger * 1000))
 
     def _join(self, guest: socket.socket, far: socket.socket, ended: Ended | None) -> None:
+        terms = ended if isinstance(ended, Terms) else Terms(ended)
+        if terms.check is None:
+            self._carry(guest, far, ended, terms)
+            return
+        self._verifier.hold(
+            guest, far, terms.check, lambda: self._carry(guest, far, ended, terms), terms
+        )
+
+    def _carry(
+        self, guest: socket.socket, far: socket.socket, ended: Ended | None, terms: Terms
+    ) -> None:
+        bucket = terms.grant.bucket if terms.grant is not None else None
         splice = getattr(far, "splice", None)
         if splice is not None:
-            # A socket of another stack, which moves bytes itself.
+            # A socket of another stack, which moves bytes itself, as fast as it can.
+            if bucket is not None:
+                ours, theirs = socket.socketpair()
+                self._move(guest, ours, None, bucket)
+                guest = theirs
             try:
                 splice(guest, ended or (lambda sent, received, error: None))
             except OSError:
                 reset(guest)  # it ended meanwhile
                 reset(far)
             return
+        self._move(guest, far, ended, bucket)
+
+    def _move(
+        self, guest: socket.socket, far: socket.socket, ended: Ended | None, bucket: object
+    ) -> None:
         with self._lock:
             if self._closed:
                 guest.close()
                 far.close()
                 return
-            token = _core.mover_add(self._mover, guest.detach(), far.detach(), ended is not None)
+            told = ended is not None
+            token = _core.mover_add(self._mover, guest.detach(), far.detach(), told, bucket)
             if ended is not None:
                 self._ended[token] = ended
 
