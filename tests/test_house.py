@@ -120,6 +120,7 @@ TESTED_BY: dict[str, str] = {
     "supervisor/astray.py": "tests/ways/test_passing.py",
     "supervisor/binding.py": "tests/semantics/probes/probe_bind.py",
     "supervisor/connecting.py": "tests/semantics/probes/probe_connect.py",
+    "supervisor/unix_calls.py": "tests/semantics/probes/probe_unix.py",
 }
 
 LONGEST = 600

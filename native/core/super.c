@@ -102,7 +102,7 @@ int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32
 	if (newfd >= 0) {
 		a.flags = SECCOMP_ADDFD_FLAG_SETFD;
 		a.newfd = (uint32_t)newfd;
-	} else {
+	} else if (newfd == -1) {
 		a.flags = SECCOMP_ADDFD_FLAG_SEND;
 	}
 	r = ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
@@ -264,7 +264,7 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	socklen_t l = sizeof(int);
 	uint32_t verdict;
 	int error;
-	bool addr = n->data.nr == SYS_connect || n->data.nr == SYS_bind;
+	bool paths, addr = n->data.nr == SYS_connect || n->data.nr == SYS_bind;
 
 	memset(&ev, 0, offsetof(struct xs_event, addr));
 	ev.addrlen = ev.verdict = 0;
@@ -305,10 +305,21 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		xs_super_answer(s, n->id, 0, error, false);
 		return;
 	}
-	if (ev.nr != SYS_ioctl && ((ev.domain != AF_INET && ev.domain != AF_INET6) || (ev.type != SOCK_STREAM && !(ev.type == SOCK_DGRAM && addr)))) {
+	/* A path leads out of the guest's networks, so whose socket is there is judged. And whatever the descriptor is of now: a
+	 * connect that went on after that could be one to a path. */
+	paths = ev.domain == AF_UNIX && (ev.nr == SYS_connect || ev.nr == SYS_listen || ev.nr == SYS_getsockopt);
+	if (ev.nr == SYS_connect && ev.domain != AF_UNIX && ev.domain != AF_INET && ev.domain != AF_INET6) {
+		error = connect(ev.fd, (const struct sockaddr *)ev.addr, ev.addrlen) ? errno : 0; /* netlink(7): at once */
+		close(ev.fd);
+		xs_super_answer(s, n->id, 0, error, false);
+		return;
+	}
+	if (!paths && ev.nr != SYS_ioctl &&
+	    (ev.nr == SYS_getsockopt || (ev.domain != AF_INET && ev.domain != AF_INET6) ||
+	     (ev.type != SOCK_STREAM && !(ev.type == SOCK_DGRAM && addr)))) {
 		/*
-		 * connect and bind of other families are local to the guest, whatever happens to their arguments meanwhile. And
-		 * whatever the descriptor names by then: the guest's own connect and bind of a host's TCP socket are what Landlock
+		 * bind of other families is local to the guest, whatever happens to its arguments meanwhile. And whatever the
+		 * descriptor names by then: the guest's own connect and bind of a host's TCP socket are what Landlock
 		 * refuses (native/init/program.c; without it there are no such sockets), but for AF_UNSPEC, which only ends what is.
 		 */
 		xs_super_answer(s, n->id, 0, 0, true);

@@ -47,7 +47,8 @@ int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout
 /* Answer; 0, or ENOENT when the caller is gone or was interrupted. */
 int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, bool go_on);
 bool xs_super_valid(struct xs_super *s, uint64_t id);
-/* Install srcfd in the caller; newfd < 0: lowest number, and that is the call's result. Returns the number or -errno. */
+/* Install srcfd in the caller; newfd -1: lowest number, and that is the call's result; -2: lowest number, not yet answered.
+   Returns the number or -errno. */
 int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32_t newfd_flags);
 /* Carry out connect on fd (taken over) and answer; later calls to the same address do so at once if cache. begun: it
  * connects, is connected or listens already, and no more than that is to be answered, whatever becomes of it meanwhile. */

@@ -143,7 +143,7 @@ static PyMethodDef methods[] = {
 
 static const struct { const char *name; long nr; } calls[] = {
 #define CALL(n) {#n, SYS_##n}
-	CALL(socket), CALL(connect), CALL(bind), CALL(listen), CALL(ioctl), CALL(sendto), CALL(sendmsg), CALL(sendmmsg), CALL(setsockopt),
+	CALL(socket), CALL(connect), CALL(bind), CALL(listen), CALL(ioctl), CALL(sendto), CALL(sendmsg), CALL(sendmmsg), CALL(setsockopt), CALL(getsockopt),
 	CALL(io_uring_setup), CALL(io_uring_enter), CALL(io_uring_register), CALL(recvfrom), CALL(recvmsg), CALL(read), CALL(write),
 	CALL(socketpair), CALL(request_key), CALL(accept4), CALL(kcmp),
 #ifdef SYS_accept
@@ -175,7 +175,10 @@ static int fill(PyObject *m)
 	Py_DECREF(d);
 	if (PyModule_AddIntConstant(m, "AUDIT_ARCH", (long)XS_AUDIT_ARCH))
 		return -1;
-	return xs_ext_add_super(m) || xs_ext_add_mover(m) || xs_ext_add_ring(m) || xs_ext_add_pagemap(m) || xs_ext_add_udp(m) ? -1 : 0;
+	return xs_ext_add_super(m) || xs_ext_add_mover(m) || xs_ext_add_ring(m) || xs_ext_add_pagemap(m) || xs_ext_add_udp(m) ||
+			       xs_ext_add_unix(m)
+		       ? -1
+		       : 0;
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill}, {0, NULL}};

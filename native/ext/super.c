@@ -1,6 +1,7 @@
 /* Functions over one supervisor, which travels as a capsule. The caller stops it before the last reference goes. */
 #include "ext.h"
 
+#include "../core/interrupt.h"
 #include "../core/super.h"
 
 #include <errno.h>
@@ -258,18 +259,41 @@ static PyObject *born(PyObject *self, PyObject *args)
 	return Py_BuildValue("(IK)", tid, (unsigned long long)boot_ns);
 }
 
+/* The caller is to look for signals as its call ends (interrupt.h). */
+static PyObject *interrupt(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long id;
+	unsigned tid;
+	struct xs_super *s;
+	bool nudged;
+	int r;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OKI:super_interrupt", &capsule, &id, &tid) || !(s = get(capsule)))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	nudged = xs_nudge(tid);
+	r = xs_super_answer(s, id, 0, nudged ? XS_ERESTARTSYS : EINTR, false);
+	if (nudged)
+		xs_nudged(tid);
+	Py_END_ALLOW_THREADS
+	return PyLong_FromLong(r);
+}
+
 static PyMethodDef methods[] = {
 	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record, killable) -> handle; takes the descriptor over"},
 	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},
 	{"super_next", next, METH_VARARGS, "super_next(handle, timeout_ms) -> events, or None when the guest is gone"},
 	{"super_answer", answer, METH_VARARGS, "super_answer(handle, id, value, errno, go_on) -> errno (ENOENT: interrupted)"},
 	{"super_valid", valid, METH_VARARGS, "super_valid(handle, id) -> whether the caller still waits"},
-	{"super_addfd", addfd, METH_VARARGS, "super_addfd(handle, id, srcfd, number or -1, flags) -> number or -errno"},
+	{"super_addfd", addfd, METH_VARARGS, "super_addfd(handle, id, srcfd, number, -1 or -2, flags) -> number or -errno"},
 	{"super_connect", do_connect, METH_VARARGS, "super_connect(handle, id, tid, fd, sockaddr, verdict, start_ns, cache, begun)"},
 	{"super_await", do_await, METH_VARARGS, "super_await(handle, id, tid, fd, sockaddr, verdict, start_ns)"},
 	{"super_refuse", refuse, METH_VARARGS, "super_refuse(handle, sockaddr, verdict, errno)"},
 	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},
 	{"super_getfd", getfd, METH_VARARGS, "super_getfd(handle, tid, fd) -> duplicate of a guest's descriptor"},
+	{"super_interrupt", interrupt, METH_VARARGS, "super_interrupt(handle, id, tid) -> errno: end a call for a signal"},
 	{"super_keep", keep, METH_VARARGS, "super_keep(handle, cookie, nr, errno): outcome for a re-issued call"},
 	{"super_born", born, METH_VARARGS, "super_born(handle, cookie) -> (tid, CLOCK_BOOTTIME in ns) or None"},
 	{NULL, NULL, 0, NULL},

@@ -1,11 +1,14 @@
 """curl, and wget with glibc and as static busybox, against the world's web server."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
+from world.fixtures import only
 from world.internet import LARGE
-from world.namespaces import needs
+from world.namespaces import needs, stop
 
 LARGE_SHA = hashlib.sha256(bytes(range(256)) * (LARGE // 256)).hexdigest()
 FETCH = {
@@ -85,3 +88,36 @@ def test_curl_fetches_many_pages_at_once(guest):
     assert len(files) == pages
     assert {hashlib.sha256(f.read_bytes()).hexdigest() for f in files} == {LARGE_SHA}
     guest.mediated(pages // 2, "connect", f"{guest.world.web4}:80")
+
+
+@needs("curl")
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+def test_curl_at_a_unix_socket_of_the_host(guest):
+    path = guest.directory / "web.sock"
+    served = guest.world.host.popen(
+        [sys.executable, "-c", WEB, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert served.stdout.readline() == "ready\n"
+        argv = ["curl", "-sS", "--max-time", "20", "--unix-socket", str(path), "http://web/page"]
+        refused = guest.run(argv)
+        rule = ("--allow", f"unix:{path}")
+        assert guest.run(argv, options=rule, check=True).stdout == "page"
+        assert (refused.returncode == 0) == guest.native
+    finally:
+        stop(served)
+
+
+WEB = """
+import os, socketserver, sys
+class Web(socketserver.StreamRequestHandler):
+    def handle(self):
+        path = self.rfile.readline().split()[1].decode()
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + path[1:].encode())
+with socketserver.UnixStreamServer(sys.argv[1], Web) as server:
+    os.chmod(sys.argv[1], 0o666)
+    print("ready", flush=True)
+    server.serve_forever()
+"""

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from world.fixtures import only
 from world.namespaces import eventually
 
 FOUND = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
@@ -89,3 +90,27 @@ def test_server(guest):
         assert server.wait() == 0, server.stderr
         assert "database system is shut down" in server.stderr
     guest.mediated(1, "listen", f":{port}")
+
+
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+def test_a_server_of_the_host_by_its_unix_socket(guest):
+    """psql says "permission denied" without a rule for the socket, and is who it is by one (peer authentication)."""
+    data = guest.directory / "data"
+    initdb(guest.world.host.run, data, user="xstest")
+    (data / "pg_hba.conf").write_text("local all all peer\n")
+    log = guest.directory / "log"
+    with log.open("wb") as out:
+        argv = postgres(data, "", 5432)
+        process = guest.world.host.popen(argv, user="xstest", stdout=out, stderr=out)
+    try:
+        argv = [f"{BIN}/psql", "-X", "-A", "-t", "-h", str(data), "-U", "xstest", "-d", "postgres"]
+        argv += ["-c", "select current_user"]
+        eventually(lambda: "ready to accept" in log.read_text(), 30, "PostgreSQL is ready")
+        refused = guest.run(argv)
+        rule = ("--allow", f"unix:{data}/.s.PGSQL.5432")
+        assert guest.run(argv, options=rule, check=True).stdout.strip() == "xstest"
+        if not guest.native:
+            assert "Permission denied" in refused.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)

@@ -1,17 +1,24 @@
-"""Unix sockets of the host: those that lead out are not reachable, ordinary ones are."""
+"""Unix sockets of the host: those that lead out are hidden, others open to a rule."""
 
 from __future__ import annotations
 
+import json
 import socket
+import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from world.fixtures import only
+from world.processes import needs_users
+
 from .attempts import attempt, attempts
+from .observing import observe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from world.runner import Guest
 
@@ -26,6 +33,8 @@ def control_socket(request: pytest.FixtureRequest, site: Site) -> Iterator[Path]
         pytest.skip(f"this machine has a {path}")
     made = [parent for parent in [path.parent, *path.parent.parents] if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.parent.stat().st_mode
+    path.parent.chmod(mode | 0o111)  # an engine that is installed may keep it to root
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
@@ -35,6 +44,7 @@ def control_socket(request: pytest.FixtureRequest, site: Site) -> Iterator[Path]
     finally:
         listener.close()
         path.unlink(missing_ok=True)
+        path.parent.chmod(mode & 0o7777)
         for directory in made:
             directory.rmdir()
 
@@ -61,14 +71,154 @@ def test_control_sockets_of_the_host(guest: Guest, site: Site, control_socket: P
         assert set(found) <= {"ENOENT", "ECONNREFUSED", "EACCES", "ENOTDIR", "ENOTSOCK"}
 
 
-def test_ordinary_unix_sockets_are_untouched(guest: Guest, site: Site) -> None:
-    """A socket in the user's own directory, served outside the guest, is a file like any other."""
-    path = guest.directory / "ordinary"
+@dataclass(frozen=True, slots=True)
+class Outside:
+    path: Path
+    listener: socket.socket
+
+
+@pytest.fixture
+def outside(guest: Guest) -> Iterator[Outside]:
+    """A socket in the user's own directory, served outside of the guest."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        path = guest.directory / "outside"
         listener.bind(str(path))
         path.chmod(0o666)
-        listener.listen()
-        assert attempt(guest, site, "unix", str(path)) == "ok"
+        listener.listen(64)
+        yield Outside(path, listener)
+
+
+def test_a_socket_of_the_host_opens_to_its_rule(guest: Guest, site: Site, outside: Outside) -> None:
+    path = str(outside.path)
+    link = guest.directory / "link"
+    link.symlink_to(path)
+    names = [
+        path,
+        str(link),
+        f"/proc/self/root{path}",
+        f"{guest.directory}/../{guest.directory.name}/outside",
+    ]
+    attempted = [f"unix {name}" for name in names]
+    found = attempts(guest, site, *attempted)
+    assert found == ["ok" if guest.native else "EACCES"] * len(names)
+    if guest.native:
+        return
+    refusal = guest.calls[-1]
+    assert (refusal["decision"], refusal["hint"]) == ("deny", f"--allow unix:{path}")
+    if guest.datapath == "ring":
+        return  # the rules are those of another backend
+    allowed = attempts(guest, site, *attempted, options=("--allow", f"unix:{path}"))
+    assert allowed == ["ok"] * len(names)
+    other = attempts(guest, site, *attempted, options=("--allow", f"unix:{path}.other"))
+    assert other == ["EACCES"] * len(names)
+    rules = ("--allow", f"unix:{path}", "--deny", f"unix:{path}")
+    assert attempt(guest, site, "unix", path, options=rules) == "EACCES"
+
+
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+def test_whom_the_host_sees(guest: Guest, site: Site, outside: Outside) -> None:
+    """By SO_PEERCRED: the guest's user, and the process of its backend."""
+    options = ("--allow", f"unix:{outside.path}")
+    assert attempt(guest, site, "unix", str(outside.path), options=options) == "ok"
+    conn, _ = outside.listener.accept()
+    with conn:
+        peer = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = struct.unpack("=iII", peer)
+    assert pid > 0
+    assert (uid, gid) == (site.world.user.seen, site.world.user.seen)
+
+
+@pytest.mark.parametrize("guest", only("direct", "relay"), indirect=True)
+def test_a_path_changed_while_it_is_judged(
+    guest: Guest, compiled: Callable[..., Path], outside: Outside
+) -> None:
+    """Two seconds of a thread rewriting the path: the host's socket is never reached."""
+    own = outside.path.with_name("guests!")
+    assert len(str(own)) == len(str(outside.path))
+    seen = observe(guest, [str(compiled("flip_unix")), str(own), str(outside.path), "2"])
+    assert seen == [("both outcomes", "1"), ("other outcomes", "0")]
+    outside.listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        outside.listener.accept()
+
+
+@needs_users()
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+def test_permissions_are_those_of_the_caller(guest: Guest, site: Site) -> None:
+    """Root's guest with another user's process: to a socket of root's alone it has no way."""
+    script = guest.directory / "drop.py"
+    script.write_text(DROP)
+    done = guest.run([site.world.python, str(script)], user="root", check=True)
+    assert json.loads(done.stdout) == ["EACCES", "ok", [54321, 54321]]
+
+
+DROP = """
+import errno, json, os, socket, struct
+sock = socket.socket(socket.AF_UNIX)
+sock.bind("mine")
+sock.listen()
+said = []
+def ask():
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(54321)
+        os.setuid(54321)
+        with socket.socket(socket.AF_UNIX) as near:
+            os._exit(near.connect_ex("mine"))
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    said.append(errno.errorcode.get(number, "ok"))
+os.chmod("mine", 0o600)
+ask()
+os.chmod("mine", 0o666)
+ask()
+far, _ = sock.accept()
+said.append(list(struct.unpack("=iII", far.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))[1:])
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+def test_datagrams_to_a_socket_of_the_host(guest: Guest, site: Site) -> None:
+    """By sendto, which nobody judges: those that were there first are hidden. By connect to a rule."""
+    path = guest.directory / "log"
+
+    def bind() -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.bind(str(path))
+        return made
+
+    with site.world.host.inside(bind) as there:
+        there.setblocking(False)
+        path.chmod(0o666)
+        script = guest.directory / "send.py"
+        script.write_text(SEND)
+        argv = [site.world.python, str(script), str(path)]
+        found = json.loads(guest.run(argv, check=True).stdout)
+        assert found == ([3, "ok"] if guest.native else ["ECONNREFUSED", "ECONNREFUSED"])
+        rule = ("--allow", f"unix:{path}")
+        assert json.loads(guest.run(argv, options=rule, check=True).stdout)[1] == "ok"
+        got = [there.recv(9)]
+        while len(got) < (4 if guest.native else 1):
+            got.append(there.recv(9))
+        assert got[-1] == b"two"
+        with pytest.raises(BlockingIOError):
+            there.recv(9)
+
+
+SEND = """
+import errno, json, socket, sys
+def outcome(call, *arguments):
+    try:
+        return call(*arguments) or "ok"
+    except OSError as failure:
+        return errno.errorcode[failure.errno]
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    said = [outcome(sock.sendto, b"one", sys.argv[1]), outcome(sock.connect, sys.argv[1])]
+    if said[1] == "ok":
+        sock.send(b"two")
+print(json.dumps(said))
+"""
 
 
 def test_abstract_sockets_of_the_host(guest: Guest, site: Site) -> None:

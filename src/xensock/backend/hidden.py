@@ -1,12 +1,14 @@
 """Paths of the host whose owners would act for a guest: covered in the guest's mount namespace.
 
 A connect to such a socket would be the host's network by proxy, or more than the network. Checking the path at
-connect is not enough, because the path can change between check and use.
+connect is not enough, because the path can change between check and use. Other unix sockets of the host are the
+supervisor's matter (supervisor/unix_calls.py), but for datagrams, which need no connect.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -53,6 +55,8 @@ ADDRESSES = (
     "BUILDKIT_HOST",
 )
 
+DATAGRAMS = "0002"  # the type in /proc/net/unix
+
 
 def _candidates(env: Mapping[str, str]) -> Iterator[str]:
     for base in ("/run", "/var/run"):
@@ -63,6 +67,7 @@ def _candidates(env: Mapping[str, str]) -> Iterator[str]:
     for base in users:
         yield from (f"{base}/{name}" for name in OF_USER)
     yield from ELSEWHERE
+    yield from _datagram_sockets()
     if env.get("HOME"):
         yield f"{env['HOME']}/.docker/run"
         yield f"{env['HOME']}/.docker/desktop"
@@ -72,6 +77,16 @@ def _candidates(env: Mapping[str, str]) -> Iterator[str]:
             kind, _, rest = address.partition(":")
             if kind == "unix":
                 yield _path_of(rest)
+
+
+def _datagram_sockets() -> Iterator[str]:
+    """Paths of the datagram sockets there are (proc_pid_net(5), unix): who sends to one need not connect, so nobody is
+    asked."""
+    with suppress(OSError), open("/proc/net/unix", errors="surrogateescape") as lines:
+        for line in lines:
+            words = line.rstrip("\n").split(" ", 7)
+            if len(words) == 8 and words[4] == DATAGRAMS:
+                yield words[7].lstrip()
 
 
 def _path_of(rest: str) -> str:

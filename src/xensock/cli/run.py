@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Rules: [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp]:
   api.example.test:443   10.0.0.0/8   loopback:5432   listen:any:80
+or unix:PATH, a unix socket of the host, for example unix:/run/app.sock.
 Without rules, connections to public and private addresses are allowed, the
 host's loopback, link-local and metadata addresses are not, and the program may
 listen on ports from 1024 on. Any --allow refuses everything else.
@@ -149,8 +150,9 @@ def run(
 
     policy = policy_of(policy_file, allow, deny)
     named = read_labels(labels)
-    _no_paths((*allow, *deny))
     carriers, table = parse_carriers(backends, routes, datapath)
+    if carriers:
+        _no_paths((*allow, *deny))
     if carriers and not allow and not deny and policy_file is None:
         from xensock.policy.deferred import Deferred
         from xensock.policy.routes import Routes
@@ -190,14 +192,14 @@ def run(
 
 
 def _no_paths(rules: tuple[str, ...]) -> None:
-    """Raises UserError for rules about the host's unix sockets, which a guest has by its file system."""
+    """Raises UserError for rules about unix sockets where another backend carries the calls."""
     from xensock.policy.unix import is_unix
 
     for rule in filter(is_unix, rules):
         raise UserError(
-            f"rule {rule}: a program in a guest shares the host's files",
-            "its unix sockets are governed by the files' permissions",
-            "leave the rule out; it is one for `xensock backend`",
+            f"rule {rule}: it is about this host, and another backend carries the calls",
+            "a guest with --backend reaches no unix sockets but its own",
+            "leave it out; at `xensock backend` it is for programs with xensock.socket",
         )
 
 

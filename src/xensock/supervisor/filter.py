@@ -73,6 +73,8 @@ OPEN_LEVELS = (
 )  # UDP, ICMPv6, UDP-Lite, raw, netlink: sockets that stay the guest's own
 
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # typing on the terminal of whoever started the guest
+PEER = (17, 77)  # SO_PEERCRED, SO_PEERPIDFD: who connected a unix socket
+
 IOCTL_FIRST, IOCTL_LAST = 0x8910, 0x89FF  # interface queries
 WIRELESS_FIRST, WIRELESS_LAST = 0x8B00, 0x8BFF
 SIOCGSKNS = 0x894C
@@ -97,6 +99,7 @@ def build(direct: bool, own_family: bool = False) -> bytes:
         "sendmsg": "flags2",
         "sendmmsg": "flags3",
         "setsockopt": "setsockopt",
+        "getsockopt": "getsockopt",
         "socket": "socket",
         "socketpair": "socketpair",
         "request_key": "request_key",
@@ -116,6 +119,7 @@ def build(direct: bool, own_family: bool = False) -> bytes:
     _socket(asm, direct and not own_family, streams_only=own_family)
     _ioctl(asm)
     _rest(asm)
+    _getsockopt(asm)
     _setsockopt(asm)
     for name, value in (
         ("allow", ALLOW),
@@ -223,6 +227,14 @@ def _rest(asm: bpf.Assembler) -> None:
         asm.load(bpf.arg(2) + half)
         asm.jump(bpf.JEQ, 0, "", "eperm")
     asm.goto("allow")
+
+
+def _getsockopt(asm: bpf.Assembler) -> None:
+    asm.label("getsockopt")
+    asm.load(bpf.arg(1))
+    asm.jump(bpf.JEQ, 1, "", "allow")  # SOL_SOCKET
+    asm.load(bpf.arg(2))
+    _one_of(asm, PEER, "notify", "allow")
 
 
 def _setsockopt(asm: bpf.Assembler) -> None:

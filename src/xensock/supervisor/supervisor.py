@@ -35,6 +35,7 @@ from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
 from xensock.supervisor.question import DONE, Question
+from xensock.supervisor.unix_calls import UnixCalls
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome, Path, Record
@@ -128,6 +129,7 @@ class Supervisor:
         self.own = held.own
         self.dropping = held.dropping
         self.relayed = held.relayed
+        self._unix: UnixCalls = UnixCalls(self, beside._unix if beside is not None else None)
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
@@ -158,6 +160,7 @@ class Supervisor:
         self._stopped = True
         _core.super_stop(self.handle)
         self._thread.join()
+        self._unix.close()
         self._rest()
         with self._held.lock:
             self._held.users -= 1
@@ -203,6 +206,8 @@ class Supervisor:
     def handler(self, q: Question) -> Handler:
         if q.nr in (_core.SYS["socket"], _core.SYS["ioctl"]):
             return self._handlers[q.nr]
+        if q.sock.family == socket.AF_UNIX:
+            return self._unix.handlers[q.nr]
         if astray.is_astray(self, q):
             return astray.bring_home
         if family.stays(self, q):

@@ -117,3 +117,14 @@ def test_home_folders(tmp_path: Path) -> None:
 
 def test_a_host_address_does_not_cover_everything() -> None:
     assert paths(DOCKER_HOST="unix:///") == set()
+
+
+def test_datagram_sockets_that_there_are(tmp_path: Path) -> None:
+    """Who sends a datagram to a path need not connect, so no rule would be asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
+        there.bind(str(tmp_path / "a log"))
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.bind(str(tmp_path / "stream"))
+            assert {p for p in hidden.paths({}) if p.startswith(str(tmp_path))} == {
+                f"{tmp_path}/a log"
+            }
