@@ -17,6 +17,7 @@ struct xs_guestfd {
 	pthread_mutex_t lock;
 	uint64_t host; /* SO_NETNS_COOKIE of our own network */
 	struct { uint32_t tid; int pidfd; } slot[SLOTS];
+	struct { uint32_t tid; int fd; } comm[SLOTS]; /* open files: one that is gone says so, whoever has its number now */
 };
 
 static uint64_t netns_of(int fd)
@@ -42,15 +43,18 @@ struct xs_guestfd *xs_guestfd_new(void)
 	g->host = netns_of(s);
 	close(s);
 	for (int i = 0; i < SLOTS; i++)
-		g->slot[i].pidfd = -1;
+		g->slot[i].pidfd = g->comm[i].fd = -1;
 	return g;
 }
 
 void xs_guestfd_free(struct xs_guestfd *g)
 {
-	for (int i = 0; i < SLOTS; i++)
+	for (int i = 0; i < SLOTS; i++) {
 		if (g->slot[i].pidfd >= 0)
 			close(g->slot[i].pidfd);
+		if (g->comm[i].fd >= 0)
+			close(g->comm[i].fd);
+	}
 	pthread_mutex_destroy(&g->lock);
 	free(g);
 }
@@ -109,6 +113,33 @@ int xs_guestfd_get(struct xs_guestfd *g, uint32_t tid, int fd)
 	}
 	pthread_mutex_unlock(&g->lock);
 	return r;
+}
+
+void xs_guestfd_program(struct xs_guestfd *g, uint32_t tid, char out[XS_PROGRAM])
+{
+	int i = (int)(tid % SLOTS);
+	ssize_t n = -1;
+	char path[40];
+
+	pthread_mutex_lock(&g->lock);
+	for (int fresh = 0; fresh < 2 && n <= 0; fresh++) {
+		if (fresh || g->comm[i].tid != tid || g->comm[i].fd < 0) {
+			if (g->comm[i].fd >= 0)
+				close(g->comm[i].fd);
+			snprintf(path, sizeof path, "/proc/%u/comm", tid);
+			g->comm[i].tid = tid;
+			g->comm[i].fd = open(path, O_RDONLY | O_CLOEXEC);
+			fresh = 1;
+		}
+		if (g->comm[i].fd >= 0)
+			n = pread(g->comm[i].fd, out, XS_PROGRAM, 0);
+	}
+	pthread_mutex_unlock(&g->lock);
+	/* It ends with a line feed. */
+	if (n > 0)
+		out[n - 1] = 0;
+	else
+		strcpy(out, "?");
 }
 
 bool xs_guestfd_is_host(const struct xs_guestfd *g, int fd) { return netns_of(fd) == g->host; }

@@ -106,6 +106,11 @@ static inline void xs_flag_set(xs_flag *flag)
 	atomic_store_explicit(flag, 1, memory_order_release);
 }
 
+static inline void xs_flag_clear(xs_flag *flag)
+{
+	atomic_store_explicit(flag, 0, memory_order_release);
+}
+
 static inline uint32_t xs_flag_get(const xs_flag *flag)
 {
 	return atomic_load_explicit(flag, memory_order_acquire);

@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define NAP_MS 10
+
 uint64_t xs_now_ns(void)
 {
 	struct timespec t;
@@ -51,7 +53,7 @@ void xs_post(struct xs_super *s, const struct xs_event *ev)
 {
 	struct node *n = malloc(sizeof *n);
 	uint64_t one = 1;
-	bool first;
+	bool wake;
 
 	if (!n) {
 		/* Out of memory: a question must not be lost silently, so it is refused. */
@@ -64,14 +66,15 @@ void xs_post(struct xs_super *s, const struct xs_event *ev)
 	n->ev = *ev;
 	n->next = NULL;
 	pthread_mutex_lock(&s->lock);
-	first = !s->head;
+	s->questions += ev->kind == XS_QUESTION;
+	wake = s->napping ? ev->kind == XS_QUESTION : !s->head;
 	if (s->tail)
 		s->tail->next = n;
 	else
 		s->head = n;
 	s->tail = n;
 	pthread_mutex_unlock(&s->lock);
-	if (first && write(s->wake, &one, sizeof one) < 0)
+	if (wake && write(s->wake, &one, sizeof one) < 0)
 		return; /* the counter is full: the reader is awake anyway */
 }
 
@@ -160,6 +163,15 @@ void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, 
 
 void xs_super_flush(struct xs_super *s) { xs_verdicts_flush(s->verdicts); }
 
+void xs_super_record(struct xs_super *s, bool on)
+{
+	if (on)
+		xs_flag_set(&s->record);
+	else
+		xs_flag_clear(&s->record);
+	xs_super_flush(s);
+}
+
 static void note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid)
 {
 	struct timespec t;
@@ -199,6 +211,7 @@ static void ask_for_socket(struct xs_super *s, const struct seccomp_notif *n, ui
 	ev.nr = n->data.nr;
 	ev.start_ns = start;
 	memcpy(ev.args, n->data.args, sizeof ev.args);
+	ev.program[0] = 0;
 	ev.fd = -1;
 	ev.domain = AF_INET6;
 	ev.type = (int)n->data.args[1] & 0xf;
@@ -276,6 +289,7 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	ev.nr = n->data.nr;
 	ev.start_ns = start;
 	memcpy(ev.args, n->data.args, sizeof ev.args);
+	ev.program[0] = 0;
 	ev.fd = xs_guestfd_get(s->fds, n->pid, (int)n->data.args[0]);
 	if (ev.fd < 0) {
 		xs_super_answer(s, n->id, 0, -ev.fd, false);
@@ -344,6 +358,8 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		}
 		return;
 	}
+	if (xs_flag_get(&s->record))
+		xs_guestfd_program(s->fds, ev.tid, ev.program);
 	xs_post(s, &ev);
 }
 
@@ -389,7 +405,8 @@ struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *er
 	if (!s)
 		return NULL;
 	s->nfd = notify_fd;
-	s->record = record;
+	if (record)
+		xs_flag_set(&s->record);
 	s->killable = killable;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->settling, NULL);
@@ -427,23 +444,52 @@ struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *er
 	return s;
 }
 
+/* Records come by the thousand, and nobody waits for them: to be woken for each would cost more than they do. */
+static void nap(struct xs_super *s)
+{
+	struct pollfd p = {s->wake, POLLIN, 0};
+	uint64_t count;
+	bool quiet;
+
+	if (poll(&p, 1, 0) > 0 && read(s->wake, &count, sizeof count) < 0)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->napping = quiet = s->patient && !s->questions;
+	s->patient = false;
+	pthread_mutex_unlock(&s->lock);
+	if (!quiet)
+		return;
+	if (!xs_flag_get(&s->gone) && !xs_flag_get(&s->stop))
+		poll(&p, 1, NAP_MS);
+	pthread_mutex_lock(&s->lock);
+	s->napping = false;
+	pthread_mutex_unlock(&s->lock);
+}
+
 int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout_ms)
 {
 	struct pollfd p = {s->wake, POLLIN, 0};
 	uint64_t count;
 	int n = 0;
+	bool told;
 
+	if (timeout_ms < 0)
+		nap(s);
 	for (;;) {
+		told = true;
 		pthread_mutex_lock(&s->lock);
 		while (n < max && s->head) {
 			struct node *d = s->head;
 
 			out[n++] = d->ev;
+			told &= d->ev.kind == XS_DONE;
+			s->questions -= d->ev.kind == XS_QUESTION;
 			s->head = d->next;
 			if (!s->head)
 				s->tail = NULL;
 			free(d);
 		}
+		s->patient = n && told && !s->head;
 		pthread_mutex_unlock(&s->lock);
 		if (n)
 			return n;

@@ -24,7 +24,7 @@ struct xs_event {
 	uint64_t id;        /* of the notification */
 	uint32_t tid;       /* thread in the backend's PID namespace */
 	int nr;             /* system call number */
-	uint64_t args[6];
+	uint64_t args[6];   /* XS_DONE: [0] is the socket's SO_COOKIE, 0 where no connection was begun */
 	int fd;             /* duplicate of the guest's socket, owned by whoever takes the event; -1: none */
 	int domain, type;   /* SO_DOMAIN, SO_TYPE of fd */
 	bool host;          /* fd belongs to the backend's network namespace */
@@ -34,6 +34,7 @@ struct xs_event {
 	int error;          /* XS_DONE: 0 or errno that the guest was given */
 	uint64_t start_ns;  /* CLOCK_MONOTONIC at receipt */
 	uint64_t took_ns;   /* XS_DONE */
+	char program[16];   /* of the caller, while records are wanted: it may be gone when they are read; else empty */
 };
 
 struct xs_super;
@@ -42,7 +43,9 @@ struct xs_super;
 struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *error);
 void xs_super_stop(struct xs_super *s);
 void xs_super_free(struct xs_super *s);
-/* Up to max events; waits up to timeout_ms (-1: for ever) for the first. Returns the count, -1 once stopped or the guest is gone. */
+/* Whether connects that the core carries out are told (XS_DONE). Cached verdicts are forgotten: they have no numbers. */
+void xs_super_record(struct xs_super *s, bool on);
+/* Up to max events; several XS_DONE in a row may come some milliseconds late, to be fetched together; waits up to timeout_ms (-1: for ever) for the first. Returns the count, -1 once stopped or the guest is gone. */
 int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout_ms);
 /* Answer; 0, or ENOENT when the caller is gone or was interrupted. */
 int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, bool go_on);

@@ -33,8 +33,10 @@ struct xs_super {
 	uint64_t wakes_ns; /* when the waiter's sleep ends by itself */
 	unsigned npend;
 	struct xs_going going; /* the waiter's */
-	bool record, killable; /* killable: only fatal signals end a wait of the guest's */
-	xs_flag stop, gone;
+	bool killable; /* only fatal signals end a wait of the guest's */
+	xs_flag stop, gone, record;
+	bool patient, napping;	/* under lock, the reader's: only records came last; it sleeps, only questions wake it */
+	unsigned questions;	/* under lock: in the queue */
 	pthread_t receiver, waiter;
 	pthread_mutex_t lock; /* queue, pending list, kept results */
 	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */

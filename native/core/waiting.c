@@ -5,6 +5,7 @@
  * beginning and then again and again, the less often the more connects are under way.
  */
 #include "connect.h"
+#include "guestfd.h"
 #include "super_parts.h"
 #include "sys.h"
 
@@ -28,16 +29,20 @@ void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, con
 		 uint64_t start_ns, int error)
 {
 	struct xs_event ev;
+	bool record = xs_flag_get(&s->record);
 
+	memset(&ev, 0, sizeof ev);
+	if (record) /* now, because once it has its answer it may end */
+		xs_guestfd_program(s->fds, tid, ev.program);
 	if (xs_super_answer(s, id, 0, error, false) == ENOENT && cookie && error != EINPROGRESS)
 		xs_super_keep(s, cookie, SYS_connect, error);
-	if (!s->record)
+	if (!record)
 		return;
-	memset(&ev, 0, sizeof ev);
 	ev.kind = XS_DONE;
 	ev.id = id;
 	ev.tid = tid;
 	ev.nr = SYS_connect;
+	ev.args[0] = cookie;
 	ev.fd = -1;
 	memcpy(ev.addr, addr, addrlen);
 	ev.addrlen = addrlen;

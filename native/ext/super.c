@@ -53,11 +53,11 @@ static PyObject *stop(PyObject *self, PyObject *arg)
 
 static PyObject *event(const struct xs_event *e)
 {
-	return Py_BuildValue("(iKIi(KKKKKK)iiiiy#IiKK)", (int)e->kind, (unsigned long long)e->id, e->tid, e->nr,
+	return Py_BuildValue("(iKIi(KKKKKK)iiiiy#IiKKy)", (int)e->kind, (unsigned long long)e->id, e->tid, e->nr,
 			     (unsigned long long)e->args[0], (unsigned long long)e->args[1], (unsigned long long)e->args[2],
 			     (unsigned long long)e->args[3], (unsigned long long)e->args[4], (unsigned long long)e->args[5], e->fd, e->domain,
 			     e->type, (int)e->host, (const char *)e->addr, (Py_ssize_t)e->addrlen, e->verdict, e->error,
-			     (unsigned long long)e->start_ns, (unsigned long long)e->took_ns);
+			     (unsigned long long)e->start_ns, (unsigned long long)e->took_ns, e->program);
 }
 
 static PyObject *next(PyObject *self, PyObject *args)
@@ -211,6 +211,19 @@ static PyObject *flush(PyObject *self, PyObject *arg)
 	Py_RETURN_NONE;
 }
 
+static PyObject *record(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	int on;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "Op:super_record", &capsule, &on) || !(s = get(capsule)))
+		return NULL;
+	xs_super_record(s, on != 0);
+	Py_RETURN_NONE;
+}
+
 static PyObject *getfd(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
@@ -292,6 +305,7 @@ static PyMethodDef methods[] = {
 	{"super_await", do_await, METH_VARARGS, "super_await(handle, id, tid, fd, sockaddr, verdict, start_ns)"},
 	{"super_refuse", refuse, METH_VARARGS, "super_refuse(handle, sockaddr, verdict, errno)"},
 	{"super_flush", flush, METH_O, "super_flush(handle): forget cached verdicts"},
+	{"super_record", record, METH_VARARGS, "super_record(handle, on): whether the core's own connects are told"},
 	{"super_getfd", getfd, METH_VARARGS, "super_getfd(handle, tid, fd) -> duplicate of a guest's descriptor"},
 	{"super_interrupt", interrupt, METH_VARARGS, "super_interrupt(handle, id, tid) -> errno: end a call for a signal"},
 	{"super_keep", keep, METH_VARARGS, "super_keep(handle, cookie, nr, errno): outcome for a re-issued call"},

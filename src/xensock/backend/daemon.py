@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
+from xensock.policy.gate import GatedNames
 from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from xensock.backend.containers import Allowance, Containers
     from xensock.backend.oci import Container
     from xensock.calls.record import Record
+    from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
     from xensock.transport.base import Listener
 
@@ -40,6 +42,7 @@ class Settings:
     users     user ids whose processes may be frontends, beside the daemon's own and root
     ready     is called once everything listens
     containers  path where OCI runtimes come to, if there are to be containers; `judge` then says what one may do
+    gate      what refuses every call for the moment, if anything does (Point)
     """
 
     listen: Sequence[str]
@@ -50,6 +53,7 @@ class Settings:
     ready: Callable[[], None] = lambda: None
     containers: str | None = None
     judge: Callable[[Container], Allowance] | None = None
+    gate: Gate | None = None
 
 
 class Daemon:
@@ -65,12 +69,16 @@ class Daemon:
         self._reason = ""
         self._resolver = Resolver()
         self.current = Current(settings.policy)
+        names: Current | GatedNames = self.current
+        if settings.gate is not None:
+            names = GatedNames(self.current, settings.gate)
         self.backend = Backend(
             self.current,
-            lambda guest: GuestNames(guest, self._resolver, self.current, settings.record),
+            lambda guest: GuestNames(guest, self._resolver, names, settings.record),
             settings.record,
             limits=Limits.for_descriptors(raise_descriptors()),
             threads=os.cpu_count() or 1,
+            gate=settings.gate,
         )
         self._listeners: list[Listener] = []
         self._paused: set[int] = set()

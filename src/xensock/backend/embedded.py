@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.backend import hidden, places
 from xensock.backend.serving import LAST_BYTES_S, Carriers, Terms, serve
+from xensock.observe.tap import Tap
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from xensock.calls.record import Record
+    from xensock.policy.gate import Gate
     from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.policy.routes import Route
     from xensock.stack.stacks import Stack
+    from xensock.stack.upstream import Upstream
     from xensock.supervisor.dns import MessageResolver
     from xensock.supervisor.publication import Publication
 
@@ -58,6 +61,7 @@ class Order:
     )  # the program ended with this status, others still run
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
     labels: Mapping[str, str] = field(default_factory=dict)
+    gate: Gate | None = None  # see Point
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -119,10 +123,11 @@ class Embedded:
                 self._complain,
                 order.own_family,
                 order.labels,
+                order.gate,
             )
             served = serve(guest, terms, carriers, stack)
             code = self._wait(guest, front)
-            if served.relay.connections() or served.stacks.live():
+            if served.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
                 self._detach(code)
                 served.relay.close(LAST_BYTES_S)
@@ -153,6 +158,8 @@ class Embedded:
         for name, url in order.backends:
             upstream = Upstream(name, url, guest_name(order.name), order.record is not None)
             undo.callback(upstream.close)
+            if isinstance(order.record, Tap):
+                _follow(order.record, upstream)
             made.append(upstream)
             resolvers[name] = upstream
         stacks = Stacks(Routes(order.routes, order.backends[0][0]), made)
@@ -195,6 +202,15 @@ class Embedded:
                 patience = LAST_BREATH_MS
             if kind == "D":
                 return code
+
+
+def _follow(tap: Tap, upstream: Upstream) -> None:
+    """What the backend decided is asked for exactly while somebody wants records."""
+
+    def changed() -> None:
+        upstream.recording = tap.active
+
+    tap.watch(changed)
 
 
 def launch_lost(guest: Launched) -> int:

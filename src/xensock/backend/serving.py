@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import Protocol
+from xensock.observe.tap import Tap
 from xensock.policy.names import Names
 from xensock.policy.point import Current, Point
 from xensock.supervisor import options
 from xensock.supervisor.datagrams import Datagrams
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
+from xensock.supervisor.ending import Endings
 from xensock.supervisor.relay import Relay
 from xensock.supervisor.supervisor import Parts, Supervisor
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Record
+    from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
     from xensock.stack.resolver import Resolver
     from xensock.stack.stacks import Stacks
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from xensock.supervisor.publication import Publication
 
 LAST_BYTES_S = 60.0
+LAST_ENDS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Terms:
     complain: Callable[[str], None] = lambda text: None
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
     labels: Mapping[str, str] = field(default_factory=dict)
+    gate: Gate | None = None  # see Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,11 @@ class Serving:
     stacks: Stacks
     parts: Parts
     first: Supervisor
+    endings: Endings
+
+    def live(self) -> bool:
+        """Whether what the guest sent is still on its way, or the ends of its connections are yet to be recorded."""
+        return bool(self.relay.connections() or self.stacks.live() or self.endings.live())
 
     def also(self, listener: int, killable: bool, ended: Callable[[], None]) -> Supervisor:
         """A supervisor, not started yet, for processes that came into the guest under a filter of their own.
@@ -100,7 +110,9 @@ def serve(
         # A guest's own libc reads /etc/hosts without asking us.
         return (*names.of(address), *carriers.resolver.hosts_names(address))
 
-    point = Point(terms.name, current, names_of, record, terms.labels, names.lapsed)
+    endings = Endings(record or (lambda r: None))
+    stack.callback(endings.close, LAST_ENDS_S)
+    point = Point(terms.name, current, names_of, record, terms.labels, names.lapsed, terms.gate)
     dns = DnsServer(terms.name, carriers.answering, point, names, record or (lambda r: None))
     dns.start(_name_sockets(guest))
     stack.callback(dns.close)
@@ -134,13 +146,28 @@ def serve(
         terms.own_family,
         guest.listener,
         guest.killable,
+        endings,
+        terms.gate,
         ended,
         point,
     )
     first = Supervisor(parts)
     first.start()
     stack.callback(first.stop)
-    return Serving(relay, stacks, parts, first)
+    if isinstance(record, Tap):
+        _follow(record, first, endings, stack)
+    return Serving(relay, stacks, parts, first, endings)
+
+
+def _follow(tap: Tap, supervisor: Supervisor, endings: Endings, stack: ExitStack) -> None:
+    """Find out what records need exactly while somebody wants them."""
+
+    def changed() -> None:
+        supervisor.recording()
+        endings.watch(tap.ends)
+
+    tap.watch(changed)
+    stack.callback(tap.unwatch, changed)
 
 
 def _name_sockets(guest: Guest) -> list[socket.socket]:

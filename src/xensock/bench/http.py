@@ -50,18 +50,34 @@ http {{
 @contextmanager
 def requests(setting: Setting, datapath: str, kept: bool) -> Iterator[Pair]:
     """Requests over kept-alive connections, or each over a new connection."""
-    wrk = tool("wrk")
     with _nginx(setting.address) as port:
-        close = [] if kept else ["-H", "Connection: close"]
-        argv = [
-            wrk, "-t", "1", "-c", str(CONNECTIONS), "-d", f"{setting.seconds}s", *close,
-            f"http://{setting.address}:{port}/",
-        ]  # fmt: skip
+        argv = _wrk(setting, port, kept)
         limit = setting.seconds + PATIENCE
         yield Pair(
             lambda: parse(output_of(argv, limit)),
             lambda: parse(output_of(setting.in_guest(argv, datapath), limit)),
         )
+
+
+@contextmanager
+def audited(setting: Setting) -> Iterator[Pair]:
+    """Requests of a guest, each over a new connection: without an audit log, and with one."""
+    with _nginx(setting.address) as port, tempfile.TemporaryDirectory() as directory:
+        argv = _wrk(setting, port, kept=False)
+        limit = setting.seconds + PATIENCE
+        log = ["--audit", str(Path(directory, "audit"))]
+        yield Pair(
+            lambda: parse(output_of(setting.in_guest(argv, "direct"), limit)),
+            lambda: parse(output_of(setting.in_guest(argv, "direct", log), limit)),
+        )
+
+
+def _wrk(setting: Setting, port: int, kept: bool) -> list[str]:
+    close = [] if kept else ["-H", "Connection: close"]
+    return [
+        tool("wrk"), "-t", "1", "-c", str(CONNECTIONS), "-d", f"{setting.seconds}s", *close,
+        f"http://{setting.address}:{port}/",
+    ]  # fmt: skip
 
 
 @contextmanager

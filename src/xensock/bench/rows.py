@@ -83,6 +83,7 @@ ROWS: tuple[Row, ...] = (
     Row("direct.rtt", "µs", False, partial(rtt.round_trips, datapath="direct")),
     *_throughput("relay", 1),
     _http("relay", kept=False),
+    Row("audit", "requests/s", True, http.audited, ("wrk", "nginx")),
     Row("startup", "ms", False, startup.startup),
     Row("memory", "B/connection", False, memory.idle_connections),
 )
@@ -93,6 +94,7 @@ TARGETS = {
     "direct.http.kept": Target(least_ratio=0.95),
     "direct.http.new": Target(least_ratio=0.6),
     "relay.throughput.1": Target(least_ratio=0.55),
+    "audit": Target(least_ratio=0.95),
     "startup": Target(most=250),
     "memory": Target(most=2048),
 }

@@ -47,7 +47,9 @@ class Setting:
     trips: int = 20_000
     held: int = 10_000
 
-    def in_guest(self, argv: Sequence[str], datapath: str = "auto") -> list[str]:
-        """The command line that runs `argv` in a guest."""
+    def in_guest(
+        self, argv: Sequence[str], datapath: str = "auto", options: Sequence[str] = ()
+    ) -> list[str]:
+        """The command line that runs `argv` in a guest, with further options of `xensock run`."""
         allowed = ["--allow", "loopback"] if self.address.is_loopback else []
-        return [self.command, "run", "--datapath", datapath, *allowed, "--", *argv]
+        return [self.command, "run", "--datapath", datapath, *allowed, *options, "--", *argv]

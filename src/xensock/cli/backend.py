@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xensock.cli import auditing
 from xensock.cli.errors import USAGE, UserError
 from xensock.cli.run import recorder
 
@@ -73,6 +74,7 @@ Examples:
     help="Show every mediated call on stderr (--trace=json: one object a line).",
 )
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
+@auditing.options
 @click.option("--control", metavar="PATH", help="Serve the control API on a unix socket at PATH.")
 @click.option(
     "--user",
@@ -93,6 +95,10 @@ def backend(
     policy_file: str | None,
     trace: str | None,
     trace_file: str | None,
+    audit: str | None,
+    audit_size: int,
+    audit_keep: int,
+    audit_full: str,
     control: str | None,
     user: tuple[int, ...],
     debug: bool,
@@ -116,10 +122,13 @@ def backend(
         )
     places = (*listen, *([containers] if containers is not None else []))
     policy = policy_of(policy_file, allow, deny)
+    wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
+    log = wanted.open(logging.getLogger("xensock.backend").error)
     settings = daemon.Settings(
         listen=listen,
         policy=policy,
-        record=recorder(trace, trace_file, ctx),
+        record=auditing.tap_of(recorder(trace, trace_file, ctx), log),
+        gate=wanted.gate(log),
         control=control,
         users=user,
         ready=lambda: _ready(places),
@@ -132,6 +141,9 @@ def backend(
         daemon.serve(settings)
     except OSError as error:
         raise _explained(error, (*places, *([control] if control else []))) from error
+    finally:
+        if log is not None:
+            log.close()
 
 
 def _judge(

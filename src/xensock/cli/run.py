@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from xensock.cli import auditing
 from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError, show
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="Show every mediated call on stderr (--trace=json: one object a line).",
 )
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
+@auditing.options
 @click.option("--name", default="", help="Name of the guest in traces; the program's by default.")
 @click.option(
     "-c",
@@ -132,6 +134,10 @@ def run(
     routes: tuple[str, ...],
     trace: str | None,
     trace_file: str | None,
+    audit: str | None,
+    audit_size: int,
+    audit_keep: int,
+    audit_full: str,
     name: str,
     script: str | None,
     failure_file: str | None,
@@ -160,12 +166,15 @@ def run(
         policy = Deferred(Routes(table, carriers[0][0]))
     publications = tuple(Publication.parse(text) for text in publish)
     record = recorder(trace, trace_file, ctx)
+    wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
     debug = debug or bool(ctx.find_root().params.get("debug"))
 
     def backend(group: int, job: socket.socket) -> int:
+        log = None
         try:
             from xensock.backend.embedded import Embedded, Order
 
+            log = wanted.open(lambda text: print(f"xensock: {text}", file=sys.stderr))
             order = Order(
                 argv,
                 policy,
@@ -175,10 +184,11 @@ def run(
                 carriers,
                 table,
                 group,
-                record,
+                auditing.tap_of(record, log),
                 front.detacher(job, quiet=trace is None or trace_file is not None),
                 family == "own",
                 named,
+                wanted.gate(log),
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:
@@ -187,6 +197,9 @@ def run(
                 with open(failure_file, "w", encoding="utf-8") as report:
                     report.write(f"{shown.what}: {shown.cause} ({shown.hint})")
             return shown.code
+        finally:
+            if log is not None:
+                log.close()
 
     ctx.exit(front.run(backend))
 

@@ -45,6 +45,9 @@ _OPTIONAL = {
     "duration": float,
     "source": str,
     "also": str,
+    "user": int,
+    "connection": int,
+    "accepted": bool,
 }
 _FIELDS = tuple(Record.__dataclass_fields__)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.calls.call import Decision, Protocol
     from xensock.calls.record import Outcome, Path
+    from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
 
     NamesOf = Callable[[IPAddress], tuple[str, ...]]
@@ -49,6 +50,7 @@ class Point:
     record     takes each record; None: nobody keeps any
     labels     of the guest, which rules may ask for
     lapsed     the names by which the guest knew an address once: they explain a refusal
+    gate       what refuses everything for the moment, if anything does; then no verdict is cached
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Point:
         record: Callable[[Record], None] | None,
         labels: Mapping[str, str] | None = None,
         lapsed: NamesOf = lambda address: (),
+        gate: Gate | None = None,
     ) -> None:
         self.guest = guest
         self.current = policy if isinstance(policy, Current) else Current(policy)
@@ -66,13 +69,14 @@ class Point:
         self.record = record
         self.grants = Grants()
         self._lapsed = lapsed
+        self._gate = gate
         self._subject = Subject(labels=dict(labels or {}))
         self._epoch = time.time() - time.monotonic()
 
     @property
     def recording(self) -> bool:
         """Whether anybody keeps records; what only a record needs need not be found out otherwise."""
-        return self.record is not None
+        return self.record is not None and getattr(self.record, "active", True)
 
     @property
     def policy(self) -> Policy:
@@ -92,6 +96,11 @@ class Point:
 
     def connect(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
+        if self._gate is None:
+            return self._connect(protocol, end, pid)
+        return self._gate() or replace(self._connect(protocol, end, pid), cacheable=False)
+
+    def _connect(self, protocol: Protocol, end: Endpoint, pid: int) -> Decision:
         policy, subject = self.policy, self.subject(pid)
         names = self.names_of(end.host) if policy.names_needed else ()
         decision = policy.connect(protocol, end.host, end.port, names, subject)
@@ -121,12 +130,15 @@ class Point:
         self, protocol: Protocol, end: Endpoint, v6only: bool = False, pid: int = 0
     ) -> Decision:
         """May the guest listen at this (unmapped) local address?"""
+        refused = self._gate() if self._gate is not None else None
+        if refused is not None:
+            return refused
         subject = self.subject(pid)
         return self.policy.listen(protocol, end.host, end.port, v6only, subject)
 
     def resolve(self, name: str) -> Decision:
         """May the guest ask for this name?"""
-        return self.policy.resolve(name, self._subject)
+        return (self._gate and self._gate()) or self.policy.resolve(name, self._subject)
 
     def answer(self, name: str, address: IPAddress) -> Decision:
         """May the guest learn this address for a name that a rule allows?"""
@@ -134,7 +146,9 @@ class Point:
 
     def accept(self, client: Endpoint, port: int) -> Decision:
         """May this (unmapped) client connect to the port on which the guest listens?"""
-        return self.policy.accept(client.host, port, subject=self._subject)
+        return (self._gate and self._gate()) or self.policy.accept(
+            client.host, port, subject=self._subject
+        )
 
     def admit(self, client: Endpoint, port: int, pid: int = 0, program: str = "") -> Decision:
         """Decide about a client, and record it where a rule decided."""
@@ -169,29 +183,67 @@ class Point:
         start: int,
         took: int,
         value: int = 0,
-    ) -> None:
-        """Record one call. `start` is of CLOCK_MONOTONIC; it and `took` are in nanoseconds."""
+        user: int = -1,
+        connection: int = 0,
+    ) -> Record | None:
+        """Record one call; what was recorded. `start` is of CLOCK_MONOTONIC; it and `took` are in nanoseconds."""
         if self.record is None:
-            return
-        self.record(
-            Record(
-                time=self._epoch + start / 1e9,
-                guest=self.guest,
-                pid=pid,
-                program=program,
-                verb=verb,
-                target=target,
-                name=decision.name or known_name(self.names_of, target),
-                decision=outcome,
-                rule=decision.rule,
-                hint=decision.hint,
-                datapath=datapath,
-                result=-1 if error else value,
-                error=error,
-                duration=took / 1e9,
-                source=decision.source,
-                also=decision.also,
-            )
+            return None
+        record = self.make(
+            verb,
+            target,
+            decision,
+            outcome,
+            datapath,
+            error,
+            pid=pid,
+            program=program,
+            start=start,
+            took=took,
+            value=value,
+            user=user,
+            connection=connection,
+        )
+        self.record(record)
+        return record
+
+    def make(
+        self,
+        verb: Verb,
+        target: str,
+        decision: Decision,
+        outcome: Outcome,
+        datapath: Path,
+        error: int,
+        *,
+        pid: int,
+        program: str,
+        start: int,
+        took: int,
+        value: int = 0,
+        user: int = -1,
+        connection: int = 0,
+    ) -> Record:
+        """The record of one call, as `write`."""
+        return Record(
+            time=self._epoch + start / 1e9,
+            guest=self.guest,
+            pid=pid,
+            program=program,
+            verb=verb,
+            target=target,
+            name=decision.name or known_name(self.names_of, target),
+            decision=outcome,
+            rule=decision.rule,
+            hint=decision.hint,
+            datapath=datapath,
+            result=-1 if error else value,
+            error=error,
+            duration=took / 1e9,
+            user=user_of(pid) if user < 0 else user,
+            connection=connection,
+            source=decision.source,
+            also=decision.also,
         )
 
 
@@ -203,6 +255,17 @@ def known_name(names_of: NamesOf, target: str) -> str | None:
     except ValueError:
         return None
     return next(iter(names_of(address)), None)
+
+
+def user_of(pid: int) -> int:
+    """The id of a process's user; -1 where it cannot be told. Guests of an ordinary user have that one only."""
+    own = os.geteuid()
+    if own or not pid:
+        return own if pid else -1
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
 
 
 def program_path(pid: int) -> str:

@@ -8,10 +8,14 @@ here: the mover, the ports that are taken, the policy.
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import logging
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
+from xensock.calls.record import closed
 from xensock.policy.point import Current, Point
 from xensock.pvcalls.serving.guest import Counters, Guest
 from xensock.pvcalls.serving.limits import Limits
@@ -28,10 +32,13 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Decision
     from xensock.calls.record import Record
+    from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
+    from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.sharing import Shared
     from xensock.transport.base import BackSession
 
+LAST_ENDS = 1.0  # seconds at a stop for connections to end, so that their ends are recorded
 log = logging.getLogger("xensock.backend")
 
 # What this backend carries out.
@@ -61,6 +68,7 @@ class Backend:
     """Serves sessions until `stop`. Everything here belongs to the loop's thread.
 
     record         takes a record of each call that was decided; None: nobody keeps any
+    gate           what refuses every call for the moment, if anything does (Point)
     name_service   makes the name service of a guest of that name
     """
 
@@ -73,6 +81,7 @@ class Backend:
         limits: Limits | None = None,
         extensions: frozenset[Extension] = OFFERED,
         threads: int = 1,
+        gate: Gate | None = None,
     ) -> None:
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.record = record
@@ -85,6 +94,9 @@ class Backend:
         self.shared: set[Shared] = set()
         self.lingering = Lingering(self.limits.lingering)
         self.past = Counters()
+        self.numbers = itertools.count(1)  # of connections, in records
+        self._begun: dict[int, list[tuple[Record, int]]] = {}  # by token: whose ends are recorded
+        self._gate = gate
         self._name_service = name_service
         large = Extension.LARGE_RINGS in extensions
         self.offer = Offer(
@@ -111,9 +123,28 @@ class Backend:
     def make_guest(self, session: Session, extensions: frozenset[Extension]) -> Guest:
         """A guest with its own policy point."""
         names = self._name_service(session.name)
-        point = Point(session.name, self.current, names.names_of, self.record, lapsed=names.lapsed)
-        program = program_of(session.transport.pid) if point.recording else ""
+        point = Point(
+            session.name,
+            self.current,
+            names.names_of,
+            self.record,
+            lapsed=names.lapsed,
+            gate=self._gate,
+        )
+        program = program_of(session.transport.pid)
         return Guest(self, session.transport, point, names, extensions, program)
+
+    def began(self, held: Held, record: Record) -> None:
+        """The connection of a socket began, by the call of that record: its end will be recorded."""
+        if held.shared is not None:
+            held.shared.begun[held.side] = record
+        elif held.token:
+            self._begun.setdefault(held.token, []).append((record, held.side))
+
+    def ended(self, record: Record, sent: int, received: int, error: int) -> None:
+        """Record the end of a connection."""
+        if self.record is not None:
+            self.record(closed(record, time.time(), sent, received, error))
 
     def retire(self, guest: Guest) -> None:
         """Remember what a guest that is gone did; what its connections still deliver counts too."""
@@ -146,6 +177,15 @@ class Backend:
             for session in list(self.sessions.values()):
                 session.expel(reason)
         self.loop.remove_reader(_core.mover_fd(self.mover))
+        deadline = self.loop.time() + min(linger, LAST_ENDS)
+        self._moved()
+        while self._begun and self.loop.time() < deadline:
+            await asyncio.sleep(0.002)
+            self._moved()
+        for token, begun in self._begun.items():
+            moved = _core.mover_bytes(self.mover, token) or (0, 0)
+            for record, side in begun:
+                self.ended(record, moved[side], moved[1 - side], errno.ECONNRESET)
         await asyncio.to_thread(_core.mover_close, self.mover, int(linger * 1000))
 
     def counters(self, guest: Guest | None = None) -> Counters:
@@ -170,7 +210,9 @@ class Backend:
 
     def _moved(self) -> None:
         """Connections ended, or a guest broke the rules of a data ring."""
-        for token, a, b, _, _ in _core.mover_ended(self.mover):
+        for token, a, b, error, _ in _core.mover_ended(self.mover):
+            for record, side in self._begun.pop(token, ()):
+                self.ended(record, (a, b)[side], (b, a)[side], error)
             self.lingering.ended(token)
             for counters, side in self.tokens.pop(token, ()):
                 counters.sent += (a, b)[side]

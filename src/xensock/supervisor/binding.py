@@ -357,8 +357,11 @@ def listen(sup: Supervisor, q: Question) -> None:
             verdict = Verdict(failure.decision, "", "deny")
     except OSError as failure:
         error = failure.errno or errno.EIO
+    key = cookie(q.sock) if sup.endings is not None and q.host and not error else 0
     sup.answer(q, error)
-    sup.record(q, Verb.LISTEN, target, verdict, error)
+    record = sup.record(q, Verb.LISTEN, target, verdict, error)
+    if key and record is not None and sup.endings is not None:
+        sup.endings.listens(key, local.unmapped(), record)
 
 
 def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tuple[Verdict, int]:
@@ -395,7 +398,8 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
             key = cookie(q.sock)
             sup.reserved[key].listening = True
             sup.parts.relay.watch(key, lambda: _drop(sup, key))
-            sup.parts.relay.publish(outer, end.port, None, lambda: None)
+            opened = sup.accepts(q, Verdict(decision, _path(sup, decision), "allow"))
+            sup.parts.relay.publish(outer, end.port, None, lambda: None, opened=opened)
         return Verdict(decision, _path(sup, decision), "allow"), 0
     return _listen_inside(sup, q, end, backlog)
 
@@ -417,8 +421,10 @@ def _listen_inside(
         for outer in outers:
             outer.close()
         raise
+    published = Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow")
+    opened = sup.accepts(q, published)
     for outer in outers:
-        sup.parts.relay.publish(outer, end.port, _only_loopback(end), lambda: None)
+        sup.parts.relay.publish(outer, end.port, _only_loopback(end), lambda: None, opened=opened)
     if outers:
         key = cookie(q.sock)
         sup.reserved[key] = Outers(outers, end.port, listening=True)

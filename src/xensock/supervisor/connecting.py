@@ -105,7 +105,8 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
             sup.move(q, host=True)
             sup.run_connect(q, Verdict(OWN, "direct", "guest"))
             return
-        decision = sup.point.policy.connect(
+        refused = sup.parts.gate() if sup.parts.gate is not None else None
+        decision = refused or sup.point.policy.connect(
             Protocol.TCP, at.host, at.port, (), sup.point.subject(q.tid)
         )
         if decision.allowed:
@@ -226,7 +227,10 @@ def _carry_out(
         far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     elif far is None:
         far = stack.make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
-    error = sup.parts.relay.connect(q.sock, dest, redirect, terms, far)
+    ended = sup.ended(q, Verdict(decision, path, "allow"))
+    if terms is not None:
+        terms.ended = ended
+    error = sup.parts.relay.connect(q.sock, dest, redirect, terms or ended, far)
     decision = final(decision, decided(far))
     if error == errno.EACCES and is_own(end.host) and not stack.local:
         # Not the backend's loopback then, but the guest's, where nobody listens.
@@ -244,7 +248,8 @@ def _carry_out(
     if error == 0 and not blocking:
         error = errno.EINPROGRESS  # as the kernel words it for a socket that does not wait
     sup.answer(q, error)
-    sup.record(q, Verb.CONNECT, sup.target(q), verdict, error)
+    begun = key if error in (0, errno.EINPROGRESS) else 0
+    sup.record(q, Verb.CONNECT, sup.target(q), verdict, error, connection=begun)
 
 
 def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:

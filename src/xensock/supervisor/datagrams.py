@@ -115,7 +115,9 @@ class Datagrams:
         # The kernel waits for all its readers when the last reference to a packet socket goes (packet_release).
         self._kept = os.dup(card.fileno())
         plain = b"".join(packed(each.source) for each in ways if each.source) + packed(GUEST4)
-        self._core = _core.udp_open(card.detach(), mac, plain + packed(GUEST6), point.recording)
+        self._core = _core.udp_open(
+            card.detach(), mac, plain + packed(GUEST6), point.record is not None
+        )
         self._diag: socket.socket | None = None
         self._loop = Loop("xs-udp")
         with suppress(OSError):  # no UDP in sock_diag: ports are closed when they are idle

@@ -34,13 +34,13 @@ class Question:
 
     @classmethod
     def from_event(cls, event: _core.Event) -> Question:
-        _, call, tid, nr, args, fd, domain, kind, host, addr, _, _, start, _ = event
+        _, call, tid, nr, args, fd, domain, kind, host, addr, _, _, start, _, program = event
         if fd < 0:  # socket(2): there is none yet
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.close()
         else:
             sock = socket.socket(domain, kind, 0, fileno=fd)
-        return cls(call, tid, nr, args, sock, bool(host), addr, start)
+        return cls(call, tid, nr, args, sock, bool(host), addr, start, shown(program))
 
     @property
     def blocking(self) -> bool:
@@ -58,3 +58,8 @@ class Question:
         with suppress(AddressError):
             self._end = Endpoint.from_sockaddr(raw)
         return self._end
+
+
+def shown(program: bytes) -> str:
+    """A program's short name, which may be any bytes."""
+    return program.decode(errors="replace")

@@ -6,9 +6,11 @@ dial the guest's listeners from any client's address. See docs/explanation/relay
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,13 +18,15 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.loop import IN, Loop
 from xensock.supervisor.relay_client import Client, reset
-from xensock.supervisor.relay_server import Server
+from xensock.supervisor.relay_server import Opened, Server
 from xensock.supervisor.verifying import Check, Verifier
 
 if TYPE_CHECKING:
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.policy.grants import Grant
     from xensock.supervisor.relay_wire import MakeSocket
+
+LAST_ENDS_S = 2.0
 
 # Called once on the relay's thread: bytes the guest sent, bytes it received, errno (0 after an orderly end).
 Ended = Callable[[int, int, int], None]
@@ -106,6 +110,7 @@ class Relay:
         guest_loopback: IPAddress | None,
         closed: Callable[[], None],
         ended: Ended | None = None,
+        opened: Opened | None = None,
     ) -> None:
         """Pass on whoever connects to `listener` (bound and listening in the host's namespace) to the guest's own
         listener on `guest_port`, from the client's address and port, to the host address that the client used.
@@ -113,9 +118,10 @@ class Relay:
         `guest_loopback`: the guest listens on this address of its loopback only, which is dialled instead, for
         clients of either family. A client whom the guest's kernel refuses is reset. The listener belongs to the
         relay from now on; `closed()` is called on the relay's
-        thread when accepting fails for good, and then the listener is closed.
+        thread when accepting fails for good, and then the listener is closed. `opened` is asked for each client who is
+        told of that connection's end, instead of `ended`.
         """
-        self._server.publish(listener, guest_port, guest_loopback, closed, ended)
+        self._server.publish(listener, guest_port, guest_loopback, closed, ended, opened)
 
     def unpublish(self, listener: socket.socket) -> None:
         """Close the listener, so that its port is free at once. Connections go on. Unknown listeners are fine."""
@@ -154,7 +160,16 @@ class Relay:
         self._server.close()
         self._verifier.close()
         self._loop.stop()
+        # Who is to be told of ends hears of those that come now, too.
+        deadline = time.monotonic() + min(linger, LAST_ENDS_S)
+        self._fetch_ended()
+        while self._ended and time.monotonic() < deadline:
+            time.sleep(0.002)
+            self._fetch_ended()
+        left = {token: _core.mover_bytes(self._mover, token) or (0, 0) for token in self._ended}
         _core.mover_close(self._mover, int(linger * 1000))
+        for token, (sent, received) in left.items():
+            self._ended.pop(token)(sent, received, errno.ECONNRESET)
 
     def _join(self, guest: socket.socket, far: socket.socket, ended: Ended | None) -> None:
         terms = ended if isinstance(ended, Terms) else Terms(ended)

@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,6 @@ from xensock.supervisor.relay_client import (
 from xensock.supervisor.relay_wire import MakeSocket, attach_filter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from xensock.calls.address import IPAddress
 
 _TCP_DESTROY_GROUPS = 1 << 0 | 1 << 2  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
@@ -43,6 +42,10 @@ _DPORT, _COOKIE = 16 + 6, 16 + 4 + 4 + 32 + 4  # within a message with struct in
 
 _DIALS = 128  # per listener; more clients wait in the kernel's queue
 _REMEMBERED = 1024
+
+
+# Called with the client's socket, on the relay's thread, before its bytes move: who is told of its end.
+Opened = Callable[[socket.socket], Ended | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +56,7 @@ class _Publication:
     loopback: IPAddress | None
     closed: Callable[[], None]
     ended: Ended | None
+    opened: Opened | None
     dials: int = 0
     paused: bool = False
     gone: bool = False
@@ -84,10 +88,11 @@ class Server:
         loopback: IPAddress | None,
         closed: Callable[[], None],
         ended: Ended | None,
+        opened: Opened | None = None,
     ) -> None:
         """See Relay.publish."""
         listener.setblocking(False)
-        p = _Publication(listener, listener.fileno(), port, loopback, closed, ended)
+        p = _Publication(listener, listener.fileno(), port, loopback, closed, ended, opened)
         with self._lock:
             self._published[listener] = p
             self._loop.add(p.fd, IN, lambda _: self._accept(p))
@@ -219,7 +224,7 @@ class Server:
             guest.close()
             reset(client)
         else:
-            self._join(guest, client, p.ended)
+            self._join(guest, client, p.ended if p.opened is None else p.opened(client))
         return True
 
     # ---- the guest's listeners ----

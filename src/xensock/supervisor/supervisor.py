@@ -9,16 +9,16 @@ this code refuses the call.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from xensock import _core
+from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Verb
 from xensock.policy.point import Point
 from xensock.supervisor import (
@@ -34,25 +34,29 @@ from xensock.supervisor import (
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
-from xensock.supervisor.question import DONE, Question
+from xensock.supervisor.question import DONE, Question, shown
 from xensock.supervisor.unix_calls import UnixCalls
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome, Path, Record
+    from xensock.policy.gate import Gate
     from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.stack.stacks import Stacks
     from xensock.supervisor.datagrams import Datagrams
     from xensock.supervisor.diag import Diag
     from xensock.supervisor.dns import DnsServer
+    from xensock.supervisor.ending import Endings
     from xensock.supervisor.guest import Guest
     from xensock.supervisor.publication import Publication
-    from xensock.supervisor.relay import Relay
+    from xensock.supervisor.relay import Ended, Relay
+    from xensock.supervisor.relay_server import Opened
 
 Handler = Callable[["Supervisor", Question], None]
 
 
 MOST_RELAYED = 100_000
+_CARRIED = ("direct", "relay", "ring")  # what leaves the guest
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Parts:
     own_family: bool = False  # AF_XENSOCK is what leaves the guest, and nothing else
     listener: int = -1  # of the filter whose processes it serves, and its own from `start` on
     killable: bool = False  # see Guest
+    endings: Endings | None = None  # tells of connections' ends, where anybody wants to know
+    gate: Gate | None = None  # see Point
     ended: Callable[[], None] = field(default=lambda: None)  # no process of the filter is left
     point: Point | None = None  # the guest's, where others decide by it too
 
@@ -102,6 +108,7 @@ class Held:
     own: set[int] = field(default_factory=set)  # cookies of AF_XENSOCK sockets, where that matters
     dropping: set[threading.Event] = field(default_factory=set)  # such sockets, being closed
     relayed: set[int] = field(default_factory=set)  # cookies of those whose connect the relay began
+    supervisors: set[Supervisor] = field(default_factory=set)  # that run
     users: int = 0
 
     @classmethod
@@ -118,7 +125,10 @@ class Supervisor:
 
     def __init__(self, parts: Parts, beside: Supervisor | None = None) -> None:
         self.parts = parts
-        self.point = parts.point or Point(parts.name, parts.policy, parts.names_of, parts.record)
+        self.point = parts.point or Point(
+            parts.name, parts.policy, parts.names_of, parts.record, gate=parts.gate
+        )
+        self.endings = parts.endings
         held: Held = beside._held if beside is not None else Held.of(parts)
         self._held: Held = held
         with held.lock:
@@ -150,14 +160,21 @@ class Supervisor:
 
     def start(self) -> None:
         parts = self.parts
-        self.handle = _core.super_start(parts.listener, parts.record is not None, parts.killable)
+        self.handle = _core.super_start(parts.listener, self.point.recording, parts.killable)
+        self._held.supervisors.add(self)
         self._thread.start()
+
+    def recording(self) -> None:
+        """Whether records are wanted may have changed, for all supervisors of this guest."""
+        for each in list(self._held.supervisors):
+            _core.super_record(each.handle, each.point.recording)
 
     def stop(self) -> None:
         """End the threads and let go of everything; the guest is gone or will be refused. Once is enough."""
         if self._stopped:
             return
         self._stopped = True
+        self._held.supervisors.discard(self)
         _core.super_stop(self.handle)
         self._thread.join()
         self._unix.close()
@@ -188,10 +205,6 @@ class Supervisor:
                     self._done(event)
                     continue
                 question = Question.from_event(event)
-                if self.parts.record is not None:
-                    question.program = program_of(
-                        question.tid
-                    )  # it may be gone once it is answered
                 try:
                     with self._held.lock:
                         self.handler(question)(self, question)
@@ -268,7 +281,7 @@ class Supervisor:
 
     def number(self, verdict: Verdict, cache: bool) -> int:
         """The core's name for a verdict; 0 while nobody records."""
-        if self.parts.record is None:
+        if not self.point.recording:
             return 0
         known = self._numbers.get(verdict)
         if known is None:
@@ -314,24 +327,105 @@ class Supervisor:
 
     def target(self, q: Question) -> str:
         """What the record calls the address; "" while nobody records."""
-        if self.parts.record is None:
+        if not self.point.recording:
             return ""
         end = q.endpoint()
         return str(end) if end is not None else f"[{len(q.addr)} bytes]"
 
     def record(
-        self, q: Question, verb: Verb, target: str, verdict: Verdict, error: int, value: int = 0
-    ) -> None:
-        if self.parts.record is None:
-            return
+        self,
+        q: Question,
+        verb: Verb,
+        target: str,
+        verdict: Verdict,
+        error: int,
+        value: int = 0,
+        connection: int = 0,
+    ) -> Record | None:
+        if not self.point.recording:
+            return None
         took = time.monotonic_ns() - q.start_ns
-        self._write(q.tid, q.program, verb, target, verdict, error, q.start_ns, took, value)
+        return self._write(
+            q.tid,
+            q.program,
+            verb,
+            target,
+            verdict,
+            error,
+            q.start_ns,
+            took,
+            value=value,
+            connection=connection,
+        )
 
     def _done(self, event: _core.Event) -> None:
-        _, _, tid, _, _, _, _, _, _, addr, number, error, start, took = event
-        target = connecting.describe(addr)
+        _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
         verdict = self._verdicts[number]
-        self._write(tid, program_of(tid), Verb.CONNECT, target, verdict, error, start, took, 0)
+        begun = verdict.datapath in _CARRIED and error in (0, errno.EINPROGRESS)
+        record = self._write(
+            tid,
+            shown(name),
+            Verb.CONNECT,
+            connecting.describe(addr),
+            verdict,
+            error,
+            start,
+            took,
+            connection=args[0] if begun else 0,
+        )
+        if record is not None and record.connection and verdict.datapath == "direct":
+            self.began(record)
+
+    def began(self, record: Record) -> None:
+        """A connection of the host's socket that the guest holds: its end is to be told."""
+        if self.endings is not None:
+            self.endings.began(record)
+
+    def ended(self, q: Question, verdict: Verdict) -> Ended | None:
+        """For whoever moves the bytes of a connection that is about to be made; None: nobody wants to know."""
+        if self.endings is None or not self.point.recording:
+            return None
+        return self.endings.ended(
+            self.point.make(
+                Verb.CONNECT,
+                self.target(q),
+                verdict.decision,
+                verdict.outcome,
+                verdict.datapath,
+                0,
+                pid=q.tid,
+                program=q.program,
+                start=q.start_ns,
+                took=0,
+                connection=cookie(q.sock),
+            )
+        )
+
+    def accepts(self, q: Question, verdict: Verdict) -> Opened | None:
+        """For whoever passes on connections of others to a listener of the guest's: who is told of the end of each."""
+        if self.endings is None:
+            return None
+        endings, tid, program = self.endings, q.tid, q.program
+
+        def opened(client: socket.socket) -> Ended | None:
+            if not self.point.recording:
+                return None
+            record = self.point.make(
+                Verb.ACCEPT,
+                peer_of(client),
+                verdict.decision,
+                verdict.outcome,
+                verdict.datapath,
+                0,
+                pid=tid,
+                program=program,
+                start=time.monotonic_ns(),
+                took=0,
+                connection=cookie(client) if self.parts.stacks.default.local else 0,
+            )
+            return endings.ended(replace(record, accepted=True))
+
+        return opened
 
     def _write(
         self,
@@ -343,9 +437,11 @@ class Supervisor:
         error: int,
         start: int,
         took: int,
-        value: int,
-    ) -> None:
-        self.point.write(
+        *,
+        value: int = 0,
+        connection: int = 0,
+    ) -> Record | None:
+        return self.point.write(
             verb,
             target,
             verdict.decision,
@@ -357,16 +453,13 @@ class Supervisor:
             start=start,
             took=took,
             value=value,
+            connection=connection,
         )
 
 
-def program_of(tid: int) -> str:
-    """The short name of the program (proc(5), comm); "?" once it is gone."""
+def peer_of(client: socket.socket) -> str:
+    """The name of the other end, for records; "?" once it is gone."""
     try:
-        fd = os.open(f"/proc/{tid}/comm", os.O_RDONLY)
-        try:
-            return os.read(fd, 64).decode(errors="replace").rstrip("\n")
-        finally:
-            os.close(fd)
+        return str(Endpoint.from_python(client.getpeername()).unmapped())
     except OSError:
         return "?"

@@ -28,7 +28,23 @@ def question(family: int, addr: bytes) -> Question:
     with socket.socket(family) as sock:
         fd = os.dup(sock.fileno())
     args = (0,) * 6
-    event = (QUESTION, 7, 8, _core.SYS["connect"], args, fd, family, 1, 1, addr, 0, 0, 9, 0)
+    event = (
+        QUESTION,
+        7,
+        8,
+        _core.SYS["connect"],
+        args,
+        fd,
+        family,
+        1,
+        1,
+        addr,
+        0,
+        0,
+        9,
+        0,
+        b"curl",
+    )
     return Question.from_event(event)
 
 

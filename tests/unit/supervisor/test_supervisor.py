@@ -13,16 +13,17 @@ import guestkit
 from guestkit import shown
 from xensock.calls.address import Endpoint
 from xensock.supervisor import binding, connecting
-from xensock.supervisor.supervisor import program_of
+from xensock.supervisor.supervisor import peer_of
 
 CONNECT = "said(error_of(socket.socket().connect, ({host!r}, {port})))"
 paths = pytest.mark.parametrize("path", guestkit.paths())
 
 
-def test_the_name_of_a_program() -> None:
-    with open("/proc/self/comm") as comm:
-        assert program_of(os.getpid()) == comm.read().rstrip("\n")
-    assert program_of(2**22 + 1) == "?"
+def test_what_the_other_end_is_called() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        assert peer_of(client) == "?"
+        client.connect(server.getsockname())
+        assert peer_of(client) == f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.mark.parametrize(

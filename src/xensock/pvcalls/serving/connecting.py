@@ -49,7 +49,7 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         if far is not None:
             far.close()
         outcome: Outcome | None = "guest" if own else None
-        guest.record(call, Verb.CONNECT, str(end), decision, error, outcome=outcome)
+        guest.record(call, Verb.CONNECT, str(end), decision, error, outcome=outcome, begun=held)
 
     if decision is asking.SERVED:
         way = asking.way(held, end)

@@ -16,9 +16,10 @@ import errno
 import logging
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from xensock.calls.call import Verb
 from xensock.pvcalls.serving import (
     closing,
     connecting,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from xensock.calls.call import Decision, Verb
+    from xensock.calls.call import Decision
     from xensock.calls.record import Outcome
     from xensock.policy.point import Point
     from xensock.pvcalls.backend import Backend, NameService
@@ -206,11 +207,20 @@ class Guest:
         *,
         outcome: Outcome | None = None,
         start: int = 0,
+        begun: Held | None = None,
     ) -> None:
-        """Record a call that was decided, as it ends."""
+        """Record a call that was decided, as it ends. `begun`: the socket whose connection began, unless it failed."""
         if outcome is None:
             outcome = "allow" if decision.allowed else "deny"
-        self._write(verb, target, decision, outcome, error, start or call.start)
+        self._write(
+            verb,
+            target,
+            decision,
+            outcome,
+            error,
+            start or call.start,
+            begun if not error else None,
+        )
 
     def record_datagram(self, verb: Verb, target: str, decision: Decision, own: bool) -> None:
         """Record the first datagram to a destination."""
@@ -229,12 +239,13 @@ class Guest:
         outcome: Outcome,
         error: int,
         start: int,
+        begun: Held | None = None,
     ) -> None:
         if not decision.allowed:
             self.counters.refused += 1
         if not self.point.recording:
             return
-        self.point.write(
+        record = self.point.write(
             verb,
             target,
             decision,
@@ -245,4 +256,8 @@ class Guest:
             program=self.program,
             start=start,
             took=time.monotonic_ns() - start,
+            user=self.transport.uid,
+            connection=next(self.backend.numbers) if begun is not None else 0,
         )
+        if begun is not None and record is not None:
+            self.backend.began(begun, replace(record, accepted=verb == Verb.ACCEPT))

@@ -235,7 +235,7 @@ def _answer(held: Held, peer: bytes) -> None:
     held.cancel, held.call = None, None
     guest.counters.accepted += 1
     target = str(Endpoint.from_sockaddr(peer))
-    guest.record(call, Verb.ACCEPT, target, ACCEPTED, 0, outcome="guest", start=arrived)
+    guest.record(call, Verb.ACCEPT, target, ACCEPTED, 0, outcome="guest", start=arrived, begun=held)
     response = call.response()
     if Extension.NAMES in guest.extensions:
         response = response.with_address(peer)

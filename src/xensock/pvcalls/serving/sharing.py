@@ -27,6 +27,7 @@ from xensock.wire.errors import to_wire
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
+    from xensock.calls.record import Record
     from xensock.pvcalls.serving.guest import Counters, Guest
     from xensock.pvcalls.serving.held import Held
 
@@ -107,6 +108,7 @@ class Shared:
         self._pages = pages
         self._payer = payer
         self._ends: list[_End | None] = [None, None]
+        self.begun: list[Record | None] = [None, None]  # of each side, whose end is to be recorded
         self._awaited = True  # the listener has yet to accept it, or to refuse
         for at in _EVENTS:
             _U32.pack_into(self._memory, at, 1)
@@ -177,6 +179,10 @@ class Shared:
         for side, end in enumerate(self._ends):
             if end is not None:
                 self._count(side, end.counters)
+        moved = self._moved()
+        for side, record in enumerate(self.begun):
+            if record is not None:
+                backend.ended(record, moved[side], moved[1 - side], 0)
         self._payer.pages -= self._pages
         self._memory.close()
         os.close(self._fd)
@@ -184,9 +190,13 @@ class Shared:
 
     def _count(self, side: int, counters: Counters) -> None:
         """Bytes, as the guests say: who reads a half counts the wraps of its index."""
-        moved = [self._word(half.high) << 32 | self._word(half.cons) for half in _HALVES]
+        moved = self._moved()
         counters.sent += moved[side]
         counters.received += moved[1 - side]
+
+    def _moved(self) -> list[int]:
+        """Bytes of each half, as its reader says."""
+        return [self._word(half.high) << 32 | self._word(half.cons) for half in _HALVES]
 
     def _word(self, at: int) -> int:
         value: int = _U32.unpack_from(self._memory, at)[0]

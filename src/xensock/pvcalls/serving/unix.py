@@ -31,7 +31,7 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
         return
 
     def done(error: int) -> None:
-        guest.record(call, Verb.CONNECT, target, decision, error)
+        guest.record(call, Verb.CONNECT, target, decision, error, begun=held)
 
     def start(sock: socket.socket) -> int:
         try:

@@ -1,0 +1,61 @@
+"""Where records go: to whoever keeps or watches them now."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.calls.record import Record
+
+
+class Tap:
+    """Passes each record to every sink there is. Sinks come and go while calls are made; any thread may call it."""
+
+    def __init__(self) -> None:
+        self._sinks: tuple[tuple[Callable[[Record], None], bool], ...] = ()
+        self._watchers: list[Callable[[], None]] = []
+        self._lock = threading.RLock()
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody wants records; what only they need, need not be found out otherwise."""
+        return bool(self._sinks)
+
+    @property
+    def ends(self) -> bool:
+        """Whether anybody wants the ends of connections, too."""
+        return any(ends for _, ends in self._sinks)
+
+    def __call__(self, record: Record) -> None:
+        for sink, ends in self._sinks:
+            if ends or record.verb != "close":
+                sink(record)
+
+    def add(self, sink: Callable[[Record], None], *, ends: bool = False) -> None:
+        """From now on the sink takes each record, those of connections' ends only with `ends`. It must not wait, and
+        must not raise."""
+        self._change((*self._sinks, (sink, ends)))
+
+    def remove(self, sink: Callable[[Record], None]) -> None:
+        """Undo `add`."""
+        self._change(tuple(each for each in self._sinks if each[0] != sink))
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call changed() now, and whenever `active` or `ends` may be another."""
+        with self._lock:
+            self._watchers.append(changed)
+            changed()
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        """Undo `watch`."""
+        with self._lock:
+            self._watchers.remove(changed)
+
+    def _change(self, sinks: tuple[tuple[Callable[[Record], None], bool], ...]) -> None:
+        with self._lock:
+            self._sinks = sinks
+            for changed in self._watchers:
+                changed()

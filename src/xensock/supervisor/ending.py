@@ -1,0 +1,264 @@
+"""The ends of a guest's connections, for records of how much went each way.
+
+Theory of operation
+- The relay and other backends move the bytes and say so when they are done.
+- On the direct data path the guest holds the host's socket and we hold nothing. The kernel tells whoever listens to
+  sock_diag(7)'s multicast which sockets of the network it destroys, with their last counters, and needs no right for
+  that: a socket is known by its SO_COOKIE. What a guest accepted is known by the port on which it listens.
+- A connection may have ended before its beginning is told here, so the last ends of others are remembered. Where the
+  kernel had to drop messages, the sockets that are gone are found by a look at all, their bytes unknown.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from xensock.calls.record import closed
+from xensock.supervisor import tcpinfo
+from xensock.supervisor.diag import NETLINK_SOCK_DIAG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.calls.address import Endpoint
+    from xensock.calls.record import Record
+    from xensock.supervisor.tcpinfo import Seen
+
+REMEMBERED = 16384  # ends of sockets that nobody told us of
+MOST = 1 << 20  # connections under way that are remembered
+NAP_S = 0.005  # messages come by the thousand: fetch several at once
+LATE_S = 0.1  # how long after a listener the ends of what it accepted may be told
+BUFFER = 8 << 20
+
+
+class Endings:
+    """Tells `record` of the end of each connection it was told of. Methods may be called from any thread."""
+
+    def __init__(self, record: Callable[[Record], None]) -> None:
+        self._record = record
+        self._lock = threading.Lock()
+        self._live: dict[int, Record] = {}
+        self._listening: dict[int, tuple[Endpoint, Record]] = {}
+        self._ports: set[int] = set()
+        self._past: list[
+            tuple[float, Endpoint, Record]
+        ] = []  # listeners, and until when they matter
+        self._strangers: OrderedDict[int, Seen] = OrderedDict()
+        self._epoch = time.time() - time.monotonic()
+        self._running: _Running | None = None
+        self._switching = threading.Lock()
+
+    def watch(self, wanted: bool) -> None:
+        """Whether anybody wants to know; not at first. Raises OSError where the kernel has no sock_diag for TCP."""
+        with self._switching:
+            if wanted and self._running is None:
+                self._running = _Running(self._read)
+            elif not wanted and self._running is not None:
+                self._running.stop()
+                self._running = None
+                with self._lock:
+                    self._live.clear()
+                    self._listening.clear()
+                    self._strangers.clear()
+
+    def began(self, record: Record) -> None:
+        """A connection of a host's socket that the guest holds was begun, by the call of that record."""
+        with self._lock:
+            if self._running is None or record.connection in self._live or len(self._live) >= MOST:
+                return
+            seen = self._strangers.pop(record.connection, None)
+            if seen is None:
+                self._live[record.connection] = record
+        if seen is not None:
+            self._tell(record, seen)
+
+    def ended(self, record: Record) -> Callable[[int, int, int], None]:
+        """For whoever moves the bytes of a connection: takes those sent, those received, and the errno of its end."""
+
+        def told(sent: int, received: int, error: int) -> None:
+            self._record(closed(record, self._now(), sent, received, error))
+
+        return told
+
+    def listens(self, cookie: int, local: Endpoint, record: Record) -> None:
+        """A host's socket that the guest holds listens there; `record` is of that call."""
+        with self._lock:
+            if self._running is None:
+                return
+            self._listening[cookie] = (local, record)
+            self._ports.add(local.port)
+
+    def live(self) -> int:
+        """How many connections and listeners there are whose end the kernel will tell of."""
+        with self._lock:
+            return len(self._live) + len(self._listening) if self._running is not None else 0
+
+    def close(self, patience: float = 0.0) -> None:
+        """Stop. Connections that still deliver what the guest sent get so many seconds; of what is left then, the
+        counters so far are recorded (errno EINPROGRESS)."""
+        deadline = time.monotonic() + patience
+        served = self._running is not None and bool(self._listening)
+        while self.live() and time.monotonic() < deadline:
+            time.sleep(NAP_S)
+        if served:
+            time.sleep(min(patience, LATE_S))  # for what the kernel is about to tell
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
+            self._missed(rest=True)
+
+    # --- what the kernel tells
+
+    def _read(self, link: socket.socket) -> None:
+        while True:
+            try:
+                message = link.recv(0xFFFF)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._missed()
+                continue
+            if len(message) >= 88:
+                self._destroyed(tcpinfo.parse(message))
+
+    def _destroyed(self, seen: Seen) -> None:
+        with self._lock:
+            record = self._live.pop(seen.cookie, None)
+            if record is None:
+                held = self._listening.pop(seen.cookie, None)
+                if held is None and seen.local[1] not in self._ports:
+                    self._remember(seen)
+                    return
+        if record is None:
+            if held is not None:
+                self._listener_gone(*held)
+                return
+            record = self._accepted(seen)
+        if record is not None:
+            self._tell(record, seen)
+        else:
+            with self._lock:
+                self._remember(seen)
+
+    def _remember(self, seen: Seen) -> None:
+        """The lock is held."""
+        self._strangers[seen.cookie] = seen
+        if len(self._strangers) > REMEMBERED:
+            self._strangers.popitem(last=False)
+
+    def _accepted(self, seen: Seen) -> Record | None:
+        """The record of a connection that others made to a listener of the guest's."""
+        if not seen.remote[1]:
+            return None
+        local, remote = seen.end(seen.local), seen.end(seen.remote)
+        now = time.monotonic()
+        with self._lock:
+            past = [(at, record) for until, at, record in self._past if now < until]
+            for at, record in (*self._listening.values(), *past):
+                if at.port == local.port and (at.host.is_unspecified or at.host == local.host):
+                    return replace(
+                        record,
+                        time=0.0,
+                        target=str(remote),
+                        connection=seen.cookie,
+                        accepted=True,
+                    )
+        return None
+
+    def _listener_gone(self, local: Endpoint, record: Record) -> None:
+        """Connections that it accepted may live on: from now on each is known by itself."""
+        with _link() as link:
+            found = [seen for seen in tcpinfo.dump(link) if seen.local[1] == local.port]
+        with self._lock:
+            now = time.monotonic()
+            self._past = [each for each in self._past if now < each[0]]
+            self._past.append((now + LATE_S, local, record))
+        for seen in found:
+            known = self._accepted(seen)
+            if known is not None:
+                with self._lock:
+                    self._live.setdefault(seen.cookie, known)
+        with self._lock:
+            self._ports = {at.port for at, _ in self._listening.values()}
+            self._ports |= {at.port for _, at, _ in self._past}
+
+    def _missed(self, rest: bool = False) -> None:
+        """Messages were lost, or nobody will listen any more (`rest`)."""
+        if not self._live:
+            return
+        with _link() as link:
+            there = {seen.cookie: seen for seen in tcpinfo.dump(link)}
+        with self._lock:
+            known = list(self._live.values()) if rest else []
+            known = known or [r for key, r in self._live.items() if key not in there]
+            for record in known:
+                del self._live[record.connection]
+        for record in known:
+            seen = there.get(record.connection)
+            if seen is None:
+                self._record(closed(record, self._now(), None, None, 0))
+                continue
+            sent, received, error = tcpinfo.counted(seen.info, record.accepted)
+            if error != errno.ENOTCONN:
+                error = errno.EINPROGRESS
+            self._record(closed(record, self._now(), sent, received, error))
+
+    def _tell(self, record: Record, seen: Seen) -> None:
+        sent, received, error = tcpinfo.counted(seen.info, record.accepted)
+        self._record(closed(record, self._now(), sent, received, error))
+
+    def _now(self) -> float:
+        return self._epoch + time.monotonic()
+
+
+class _Running:
+    """A thread that has messages read, until `stop`."""
+
+    def __init__(self, read: Callable[[socket.socket], None]) -> None:
+        self._read = read
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._link = _link()
+        try:
+            self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            self._link.bind((0, tcpinfo.DESTROYED))
+        except OSError:
+            self._link.close()
+            os.close(self._stop)
+            raise
+        self._link.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="xs-endings", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read what has come, and end."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        self._read(self._link)
+        self._link.close()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        while True:
+            if any(fd == self._stop for fd, _ in poll.poll()):
+                return
+            self._read(self._link)
+            time.sleep(NAP_S)
+
+
+def _link() -> socket.socket:
+    return socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+    )

@@ -1,0 +1,248 @@
+"""`--audit` of real guests: every call and every connection's end, over every data path, in its schema."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import guestkit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+PATIENCE = 60
+paths = pytest.mark.parametrize("path", guestkit.paths())
+
+CLIENT = """
+import socket, sys
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+for _ in range(count):
+    with socket.create_connection((host, port)) as sock:
+        sock.sendall(b"q" * 100)
+        data = b""
+        while got := sock.recv(4096):
+            data += got
+        assert data == b"a" * 5000
+"""
+SERVER = """
+import socket
+with socket.create_server(("", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    with server.accept()[0] as sock:
+        sock.recv(10, socket.MSG_WAITALL)
+        sock.sendall(b"z" * 70)
+"""
+
+
+@contextmanager
+def answering() -> Iterator[int]:
+    """A server on the host's loopback that reads 100 bytes and answers 5000; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    sock, _ = server.accept()
+                except OSError:
+                    return
+                with sock:
+                    sock.recv(100, socket.MSG_WAITALL)
+                    sock.sendall(b"a" * 5000)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(PATIENCE)
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "xensock", *options]
+
+
+def run(log: Path, options: Sequence[str], argv: Sequence[str]) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        command("run", "--audit", str(log), *options, "--", *argv),
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return lines(log)
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["seq"] for line in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def of_kind(found: list[dict[str, Any]], kind: str, verb: str) -> list[dict[str, Any]]:
+    return [line for line in found if (line["kind"], line.get("verb")) == (kind, verb)]
+
+
+@paths
+def test_every_connection_begins_and_ends(tmp_path: Path, path: str) -> None:
+    """Over the direct path all but the first are decided by the core's cache."""
+    with answering() as port:
+        found = run(
+            tmp_path / "log",
+            ["--datapath", path, "--allow", "loopback", "--name", "g"],
+            [sys.executable, "-c", CLIENT, "127.0.0.1", str(port), "20"],
+        )
+    begun, ended = of_kind(found, "call", "connect"), of_kind(found, "end", "close")
+    assert len(begun) == len(ended) == 20
+    assert {line["connection"] for line in begun} == {line["connection"] for line in ended}
+    for line in (*begun, *ended):
+        assert (line["guest"], line["decision"], line["rule"]) == ("g", "allow", "loopback")
+        assert (line["target"], line["datapath"]) == (f"127.0.0.1:{port}", path)
+        assert line["program"].startswith("python")
+        assert line["error"] == 0
+        assert line["duration"] > 0
+        assert line["user"] >= 0
+    assert {(line["sent"], line["received"]) for line in ended} == {(100, 5000)}
+
+
+@pytest.mark.skipif("direct" not in guestkit.paths(), reason="no direct data path here")
+def test_verdicts_of_the_cache_are_recorded(tmp_path: Path) -> None:
+    """The host's own address: the same destination again and again, which the core decides by itself."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        server.listen(64)
+        port = server.getsockname()[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("198.51.100.1", 9))
+            except OSError:
+                pytest.skip("this host has no address but loopback")
+            host = probe.getsockname()[0]
+        script = (
+            "import socket, sys\n"
+            "for _ in range(30): socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()"
+        )
+        found = run(
+            tmp_path / "log",
+            ["--datapath", "direct", "--allow", f"{host}:{port}"],
+            [sys.executable, "-c", script, host, str(port)],
+        )
+    assert len(of_kind(found, "call", "connect")) == 30
+    assert len(of_kind(found, "end", "close")) == 30
+    assert {line["rule"] for line in found[1:]} == {f"{host}:{port}"}
+
+
+@paths
+def test_what_a_guest_accepts(tmp_path: Path, path: str) -> None:
+    log = tmp_path / "log"
+    options = ["--audit", str(log), "--datapath", path, "--"]
+    with subprocess.Popen(
+        command("run", *options, sys.executable, "-c", SERVER), stdout=subprocess.PIPE, text=True
+    ) as guest:
+        assert guest.stdout is not None
+        port = int(guest.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            own = client.getsockname()
+            client.sendall(b"0123456789")
+            data = b""
+            while got := client.recv(100):
+                data += got
+        assert data == b"z" * 70
+        assert guest.wait(PATIENCE) == 0
+    (end,) = of_kind(ended(log, 1), "end", "close")
+    assert end["target"] == f"{own[0]}:{own[1]}"
+    assert end["accepted"]
+    assert (end["sent"], end["received"], end["datapath"]) == (70, 10, path)
+
+
+@paths
+def test_what_is_refused_and_a_name(tmp_path: Path, path: str) -> None:
+    script = (
+        "import socket\n"
+        "print(socket.socket().connect_ex(('198.51.100.7', 443)))\n"
+        "print(socket.getaddrinfo('localhost', 80))"
+    )
+    found = run(
+        tmp_path / "log",
+        ["--datapath", path, "--deny", "198.51.100.0/24"],
+        [sys.executable, "-c", script],
+    )
+    (refused,) = of_kind(found, "call", "connect")
+    assert (refused["decision"], refused["rule"]) == ("deny", "198.51.100.0/24")
+    assert (refused["error"], refused["connection"]) == (13, 0)
+    assert not of_kind(found, "end", "close")
+
+
+def ended(log: Path, count: int) -> list[dict[str, Any]]:
+    """The log once it has so many ends: who called `xensock run` goes on before the last bytes are counted."""
+    import time
+
+    deadline = time.monotonic() + PATIENCE
+    while len(of_kind(found := lines(log), "end", "close")) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.ring
+def test_a_backend_and_its_guest_record_both(tmp_path: Path) -> None:
+    """The backend audits what it carries out, the guest's own side what it sees."""
+    where, log = tmp_path / "sock", tmp_path / "backend.log"
+    daemon = subprocess.Popen(
+        command(
+            "backend", "--listen", f"local:{where}", "--allow", "loopback", "--audit", str(log)
+        ),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert daemon.stderr is not None
+        assert "listening" in daemon.stderr.readline()
+        with answering() as port:
+            argv = [sys.executable, "-c", CLIENT, "127.0.0.1", str(port), "3"]
+            options = ["--backend", f"local:{where}", "--name", "g"]
+            run(tmp_path / "guest.log", options, argv)
+            own = ended(tmp_path / "guest.log", 3)
+        theirs = ended(log, 3)
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=PATIENCE)
+    for found in (own, theirs):
+        begun, gone = of_kind(found, "call", "connect"), of_kind(found, "end", "close")
+        assert len(begun) == len(gone) == 3
+        assert {line["connection"] for line in begun} == {line["connection"] for line in gone}
+        assert {(line["sent"], line["received"]) for line in gone} == {(100, 5000)}
+        assert {line["datapath"] for line in gone} == {"ring"}
+
+
+@paths
+def test_no_call_goes_unrecorded_where_that_is_refused(tmp_path: Path, path: str) -> None:
+    """The log cannot grow (RLIMIT_FSIZE), so calls fail: the loopback is then the guest's own (ECONNREFUSED)."""
+    log = tmp_path / "log"
+    script = (
+        "import socket, sys, time\n"
+        "said = set()\n"
+        "end = time.monotonic() + 30\n"
+        "while not said & {13, 111} and time.monotonic() < end:\n"
+        "    with socket.socket() as s:\n"
+        "        said.add(s.connect_ex(('127.0.0.1', int(sys.argv[1]))))\n"
+        "sys.exit(not said & {13, 111})"
+    )
+    with answering() as port:
+        done = subprocess.run(
+            [
+                "sh", "-c", 'ulimit -f 64; trap "" XFSZ; exec "$@"', "sh",
+                *command("run", "--audit", str(log), "--audit-full", "refuse", "--datapath", path),
+                "--allow", "loopback", "--", sys.executable, "-c", script, str(port),
+            ],
+            timeout=PATIENCE,
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"cannot write the audit log {log}: File too large" in done.stderr
