@@ -14,6 +14,7 @@ from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
 from xensock.policy.gate import GatedNames
+from xensock.backend.strict import Strict
 from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from xensock.policy.policy import Policy
     from xensock.transport.base import Listener
 
+LAST_BYTES_S = 10.0  # for bytes on their way at a stop
 log = logging.getLogger("xensock.backend")
 
 
@@ -68,6 +70,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._reason = ""
         self._resolver = Resolver()
+        self._strict = Strict()
         self.current = Current(settings.policy)
         names: Current | GatedNames = self.current
         if settings.gate is not None:
@@ -79,6 +82,7 @@ class Daemon:
             limits=Limits.for_descriptors(raise_descriptors()),
             threads=os.cpu_count() or 1,
             gate=settings.gate,
+            strict=self._strict,
         )
         self._listeners: list[Listener] = []
         self._paused: set[int] = set()
@@ -114,6 +118,7 @@ class Daemon:
             if self.containers is not None:
                 await self.containers.close()
             await self.backend.stop(self._reason or "the backend stopped")
+            await asyncio.to_thread(self._strict.close, LAST_BYTES_S)
             if control is not None:
                 await control.close()
             for number in self._signals:

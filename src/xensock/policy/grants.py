@@ -113,6 +113,18 @@ class Grant:
         self.release()
 
 
+def unable(decision: Decision) -> Decision:
+    """The refusal where nobody can see to what the rule says."""
+    return replace(
+        decision,
+        allowed=False,
+        error=errno.EACCES,
+        cacheable=False,
+        rule=f"{decision.rule}: nobody here verifies or limits",
+        hint="take verify and limit out of the rule, or use another way to run the guest",
+    )
+
+
 def _refused(decision: Decision, what: str) -> Decision:
     where = f" at {decision.source}" if decision.source else ""
     return replace(

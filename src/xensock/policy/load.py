@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -255,6 +255,9 @@ class _Reader:
                 close_on_reload=document.tables.close_on_reload,
                 source=f"{self.path}:{self.where.of(place).line}",
             )
+            if extras and not any(each.direction != "connect" for each in found):
+                # What is verified or counted is TCP: datagrams of such a rule would go past it.
+                found = tuple(replace(each, protocol=Protocol.TCP) for each in found)
             document.rules += [(each, terms) for each in found]
 
     def fits(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xensock.policy.policy import Policy
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.sharing import Shared
+    from xensock.pvcalls.serving.strictly import Strictness
     from xensock.transport.base import BackSession
 
 LAST_ENDS = 1.0  # seconds at a stop for connections to end, so that their ends are recorded
@@ -70,6 +71,7 @@ class Backend:
     record         takes a record of each call that was decided; None: nobody keeps any
     gate           what refuses every call for the moment, if anything does (Point)
     name_service   makes the name service of a guest of that name
+    strict         carries what rules verify or limit; None: that is refused
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Backend:
         extensions: frozenset[Extension] = OFFERED,
         threads: int = 1,
         gate: Gate | None = None,
+        strict: Strictness | None = None,
     ) -> None:
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.record = record
         self.limits = limits or Limits()
         self.loop = asyncio.get_running_loop()
         self.mover = _core.mover_open(threads)
+        self.strict = strict
         self.ports = Ports()
         self.sessions: dict[int, Session] = {}
         self.tokens: dict[int, list[tuple[Counters, int]]] = {}

@@ -21,23 +21,30 @@ if TYPE_CHECKING:
 def terms_of(
     sup: Supervisor, q: Question, end: Endpoint, decision: Decision
 ) -> Terms | Decision | None:
+    """The terms of a guest's allowed connection; see terms_for."""
+    return terms_for(sup.point, end, decision, q.tid, q.program)
+
+
+def terms_for(
+    point: Point, end: Endpoint, decision: Decision, pid: int, program: str
+) -> Terms | Decision | None:
     """The terms of an allowed connection, None where there are none, or the refusal by a limit."""
     if decision.limit is None and decision.verify is None:
         return None
     terms = Terms()
     if decision.limit is not None:
-        grant = sup.point.grants.take(decision)
+        grant = point.grants.take(decision)
         if isinstance(grant, Decision):
             return grant
         terms.grant = grant
     if decision.verify is not None:
-        terms.check = _check(sup, q, end, decision)
+        terms.check = _check(point, end, decision, pid, program)
     return terms
 
 
-def _check(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> Check:
+def _check(point: Point, end: Endpoint, decision: Decision, pid: int, program: str) -> Check:
     assert decision.verify is not None  # the caller has looked
-    point, pid, program, target = sup.point, q.tid, q.program, str(end)
+    target = str(end)
 
     def refused(why: str) -> None:
         point.write(

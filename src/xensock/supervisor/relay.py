@@ -90,9 +90,10 @@ class Relay:
         """
         return self._client.connect(guest, dest, dial, ended, far, far_socket)
 
-    def join(self, inner: socket.socket, outer: socket.socket) -> None:
-        """Move bytes between two connected sockets, which are the relay's from now on, until both ends are done."""
-        self._join(inner, outer, None)
+    def join(self, inner: socket.socket, outer: socket.socket, ended: Ended | None = None) -> None:
+        """Move bytes between two connected sockets, which are the relay's from now on, until both ends are done.
+        `ended` may be a rule's `Terms`."""
+        self._join(inner, outer, ended)
 
     def release_port(self, port: int) -> None:
         """Close listeners of ours that stand for destinations with this port and are not in use, because the guest

@@ -18,6 +18,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xensock import _core
 from xensock.loop import IN, Loop
 from xensock.supervisor.firstbytes import LONGEST, PARSERS, UnnamedError
 from xensock.supervisor.relay_client import reset
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 _AGAIN = 0.05  # seconds until another look where nothing came that could be waited for
 _END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+def abort(sock: socket.socket) -> None:
+    """Close with RST at once, whoever else holds the file: AF_UNSPEC dissolves a connection (tcp_disconnect)."""
+    _core.connect_start(sock.fileno(), bytes(16), 0)
+    reset(sock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +172,8 @@ class Verifier:
     def _let_go(self, held: _Held, error: int) -> None:
         self._forget(held)
         if error:
-            reset(held.guest)
-            reset(held.far)
+            abort(held.guest)
+            abort(held.far)
         else:
             held.guest.close()
             held.far.close()

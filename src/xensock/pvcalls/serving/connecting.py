@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import asking, attempt, datagrams, joining, redirecting, unix
+from xensock.pvcalls.serving import asking, attempt, datagrams, joining, redirecting, strictly, unix
 from xensock.pvcalls.serving.addresses import OWN, endpoint
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -41,9 +41,15 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         call.fail(decision.error)
         return
 
+    terms = strictly.terms(guest, end.unmapped(), decision) if not own else None
+    if isinstance(terms, Decision):
+        guest.record(call, Verb.CONNECT, str(end), terms, terms.error)
+        call.fail(terms.error)
+        return
+
     far = None
     if decision.redirect is not None and not own:
-        far = redirecting.Far(held, end, decision.redirect)
+        far = redirecting.Far(held, end, decision.redirect, terms)
 
     def done(error: int) -> None:
         if far is not None:
@@ -55,6 +61,8 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         way = asking.way(held, end)
     elif far is not None:
         way = far.way
+    elif terms is not None:
+        way = attempt.Way(lambda sock: start(sock, end), lambda held: strictly.move(held, terms))
     else:
         way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
     attempt.begin(guest, call, held, request, way, done)

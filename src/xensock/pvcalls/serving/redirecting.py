@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.pvcalls.serving import moving
+from xensock.pvcalls.serving import moving, strictly
 from xensock.pvcalls.serving.asking import loopback_name
 from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Joined
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Far:
     """The far side of one connection, while it is made."""
 
-    def __init__(self, held: Held, asked: Endpoint, to: Endpoint | str) -> None:
+    def __init__(self, held: Held, asked: Endpoint, to: Endpoint | str, terms: object) -> None:
+        self._terms = terms
         self._held = held
         self._asked = asked
         self._to = to
@@ -64,7 +65,7 @@ class Far:
         assert self._sock is not None
         page, data, notify_fd, wait_fd, events = moving.ring_end(held)
         own = loopback_name(held)
-        far, self._sock = self._sock, None
+        far, self._sock = strictly.outer(held.guest, self._sock, self._terms), None
         token = _core.mover_add_ring(
             held.guest.backend.mover,
             far.detach(),

@@ -1,0 +1,195 @@
+"""Rules that verify first bytes and rules with limits, over every data path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policykit import EMBEDDED, GUESTS, reached, written
+
+if TYPE_CHECKING:
+    from world.runner import Guest
+
+embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
+guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
+
+# Says each line of hexadecimal digits to HOST PORT, a connection each, and prints how much of it comes back.
+SAY = """
+import errno, socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+for line in sys.stdin:
+    data = bytes.fromhex(line)
+    with socket.create_connection((host, port), timeout=8) as sock:
+        try:
+            for at in range(0, len(data), 100):
+                sock.sendall(data[at : at + 100])
+            got = b""
+            while len(got) < len(data):
+                more = sock.recv(1 << 16)
+                if not more:
+                    break
+                got += more
+            print(got == data, flush=True)
+        except OSError as error:
+            print(errno.errorcode[error.errno], flush=True)
+"""
+
+
+def said(guest: Guest, place: str, options: tuple[str, ...], *lines: bytes) -> list[str]:
+    """What came of saying each of these to a server that echoes them."""
+    argv = [guest.world.python, "-c", SAY, *place.rsplit(":", 1)]
+    text = "".join(f"{line.hex()}\n" for line in lines)
+    done = guest.run(argv, options=options, input=text, timeout=60, check=True)
+    return done.stdout.split()
+
+
+def hello(name: str) -> bytes:
+    """What a client of TLS sends first."""
+    import contextlib
+    import ssl
+
+    context = ssl.create_default_context()
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+@guests
+def test_first_bytes_name_the_host_of_the_rule(guest: Guest) -> None:
+    text = """
+[[rule]]
+allow = "web.test:7"
+verify = "sni"
+
+[[rule]]
+allow = "*.example.test:7"
+verify = "host"
+"""
+    options = written(guest, text)
+    lines = (
+        hello("web.test"),
+        hello("intra.example.test"),
+        b"GET / HTTP/1.1\r\nHost: web.test\r\n\r\n",
+    )
+    assert said(guest, "web.test:7", options, *lines) == ["True", "ECONNRESET", "ECONNRESET"]
+    request = "GET / HTTP/1.1\r\nCookie: {}\r\nHost: {}\r\n\r\n"
+    hosts = ("intra.example.test:7", "other.example.test", "web.test", "example.test")
+    requests = [request.format("x" * 3000, host).encode() for host in hosts]
+    found = said(guest, "intra.example.test:7", options, *requests)
+    assert found == ["True", "True", "ECONNRESET", "ECONNRESET"]
+    if guest.datapath == "ring":
+        return  # the backend records them
+    refused = [call for call in guest.calls if call["rule"].startswith("verify of ")]
+    assert {(call["verb"], call["error"], call["decision"]) for call in refused} == {
+        ("send", 104, "deny")
+    }
+    assert [call["rule"].partition(": ")[2] for call in refused] == [
+        "they name intra.example.test",
+        "they are not TLS",
+        "they name web.test",
+        "they name example.test",
+    ]
+    assert all(call["source"].rpartition("/")[2].startswith("policy.toml:") for call in refused)
+
+
+@embedded
+def test_what_is_verified_is_tcp(guest: Guest) -> None:
+    """QUIC to an address of the rule would go past it."""
+    text = '[[rule]]\nallow = "web.test"\nverify = "sni"\n'
+    code = """
+import socket
+host = socket.gethostbyname("web.test")
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.sendto(b"x", (host, 443))
+"""
+    argv = [guest.world.python, "-c", code]
+    guest.run(argv, options=written(guest, text), check=True)
+    sent = [(c["decision"], c["target"]) for c in guest.calls if c["verb"] == "send"]
+    assert sent == [("deny", f"{guest.world.web4}:443/udp")]
+
+
+@guests
+def test_so_many_connections_at_once(guest: Guest) -> None:
+    text = """
+[[rule]]
+allow = "web.test:7"
+limit = { concurrent = 2 }
+"""
+    code = """
+import errno, socket, time
+held = []
+def more():
+    try:
+        held.append(socket.create_connection(("web.test", 7), timeout=8))
+        held[-1].send(b"x")
+        return held[-1].recv(1).decode()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+print(more(), more(), more(), more())
+held.pop().close()
+deadline = time.monotonic() + 10
+while (last := more()) != "x" and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(last, more())
+"""
+    done = guest.run([guest.world.python, "-c", code], options=written(guest, text), check=True)
+    assert done.stdout.split() == ["x", "x", *["ECONNREFUSED"] * 2, "x", "ECONNREFUSED"]
+    if guest.datapath != "ring":
+        refused = [call for call in guest.calls if call["decision"] == "deny"]
+        assert {call["rule"] for call in refused} == {"limit of web.test:7: 2 connections at once"}
+
+
+@guests
+def test_so_many_new_connections(guest: Guest) -> None:
+    text = """
+[[rule]]
+allow = "web.test:7"
+limit = { connects = 0.01 }
+
+[[rule]]
+allow = "web.test:80"
+"""
+    places = ("web.test:7", "web.test:7", "web.test:80", "web.test:7")
+    found = reached(guest, *places, options=written(guest, text))
+    assert found == ["ok", "ECONNREFUSED", "ok", "ECONNREFUSED"]
+
+
+@guests
+def test_so_many_bytes(guest: Guest) -> None:
+    """Of two rules the one that grants four times as much gets about that, while both send."""
+    text = """
+[[rule]]
+allow = "web.test:7"
+limit = { rate = "400k" }
+
+[[rule]]
+allow = "v4only.test:7"
+limit = { rate = "1.6M" }
+"""
+    code = """
+import socket, threading
+counts, done = [0, 0], threading.Event()
+def feed(sock):
+    try:
+        while not done.is_set():
+            sock.sendall(bytes(1 << 14))
+    except OSError:
+        pass
+def drain(at, sock):
+    while not done.is_set():
+        counts[at] += len(sock.recv(1 << 16))
+socks = [socket.create_connection((host, 7), timeout=20) for host in ("web.test", "v4only.test")]
+for at, sock in enumerate(socks):
+    threading.Thread(target=feed, args=(sock,), daemon=True).start()
+    threading.Thread(target=drain, args=(at, sock), daemon=True).start()
+while counts[1] < 2_400_000:
+    done.wait(0.01)
+print(*counts)
+done.set()
+"""
+    argv = [guest.world.python, "-c", code]
+    done = guest.run(argv, options=written(guest, text), check=True, timeout=100)
+    slow, fast = map(int, done.stdout.split())
+    assert 2.5 < fast / slow < 6.5, done.stdout
