@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
-from xensock.policy.gate import GatedNames
 from xensock.backend.strict import Strict
+from xensock.policy.gate import GatedNames
 from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
