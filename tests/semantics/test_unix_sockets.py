@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from world.fixtures import only
+from world.namespaces import eventually
 from world.processes import needs_users
 
 from .attempts import attempt, attempts
@@ -26,9 +29,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def control_socket(request: pytest.FixtureRequest, site: Site) -> Iterator[Path]:
+def control_socket(request: pytest.FixtureRequest) -> Iterator[Path]:
+    with engine(Path(request.param)) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def engine(path: Path) -> Iterator[Path]:
     """A socket of the host where a container engine or the system bus has it; only if absent."""
-    path = Path(request.param)
     if path.exists() or path.is_symlink():
         pytest.skip(f"this machine has a {path}")
     made = [parent for parent in [path.parent, *path.parent.parents] if not parent.exists()]
@@ -69,6 +77,50 @@ def test_control_sockets_of_the_host(guest: Guest, site: Site, control_socket: P
         assert found == ["ok"] * len(names)
     else:
         assert set(found) <= {"ENOENT", "ECONNREFUSED", "EACCES", "ENOTDIR", "ENOTSOCK"}
+
+
+@pytest.mark.parametrize("name", ["/run/balena-engine.sock", "/run/crio/crio.sock"])
+@pytest.mark.parametrize("user", ["xstest", "root"])
+def test_an_engine_that_starts_while_the_guest_runs(
+    guest: Guest, site: Site, name: str, user: str
+) -> None:
+    """Started, ended, and started anew, whereupon the kernel takes covers away: the guest never gets through."""
+    read_end, write_end = os.pipe()
+    argv = [*site.probe("attempt.py"), "each"]
+    with guest.popen(argv, stdin=read_end, user=user) as running, open(write_end, "w") as words:
+        os.close(read_end)
+
+        def ask() -> str:
+            before = len(running.stdout.splitlines())
+            words.write(f"unix {name}\n")
+            words.flush()
+            eventually(lambda: len(running.stdout.splitlines()) > before, 20, "an answer")
+            return str(json.loads(running.stdout.splitlines()[-1]))
+
+        assert ask() == "ENOENT"
+        for _ in range(10):
+            with engine(Path(name)):
+                assert ask() == ("ok" if guest.native else "EACCES")
+            assert ask() == "ENOENT"
+
+
+def test_what_a_guest_binds_at_such_a_path_is_its_own(guest: Guest) -> None:
+    script = """
+import os, socket
+path = os.environ["XDG_RUNTIME_DIR"] + "/bus"
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+    server.bind(path)
+    server.listen()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(path)
+            server.accept()[0].close()
+    finally:
+        os.unlink(path)
+print("served")
+"""
+    done = guest.run([guest.world.python, "-c", script])
+    assert done.stdout == "served\n", done.stderr
 
 
 @dataclass(frozen=True, slots=True)
