@@ -103,6 +103,8 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/names_options.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/opening.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/redirecting.py": "tests/policy/test_policies.py",
+    "pvcalls/serving/refreshing.py": "tests/policy/test_reloading.py",
+    "supervisor/refreshing.py": "tests/policy/test_reloading.py",
     "pvcalls/serving/resolving.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/sharing.py": "tests/lib/test_shared.py",

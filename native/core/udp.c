@@ -133,7 +133,7 @@ static void from_guest(struct xs_udp *u, const struct xs_datagram *d, uint16_t g
 	struct xs_icmp e;
 
 	if (f && f->state == XS_REFUSED) {
-		if (u->now - f->last < REFUSED_MS) {
+		if (!f->stale && u->now - f->last < REFUSED_MS) {
 			if (!xs_icmp_of(f->error, !xs_is4(d->src), &e))
 				send_error(u, d->dst, d, &e);
 			return;
@@ -143,11 +143,11 @@ static void from_guest(struct xs_udp *u, const struct xs_datagram *d, uint16_t g
 	}
 	if (f && f->state == XS_OPEN) {
 		p = xs_port_for(u->flows, d->proto, d->src, d->sport);
-		if (p) {
+		if (p && !f->stale) {
 			forward(u, f, p, d, gso);
 			return;
 		}
-		f->state = XS_ASKED; /* its port has gone: another one is needed */
+		f->state = XS_ASKED; /* its port has gone, so that another one is needed; or the policy may have changed */
 		if (!tell(u, XS_UDP_ASK, d)) {
 			xs_flow_drop(u->flows, f);
 			return;
@@ -519,6 +519,7 @@ void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_
 	u->now = now_ns() / 1000000u;
 	f = xs_flow_find(u->flows, proto, gport, remote, rport);
 	if (f && f->state == XS_ASKED) {
+		f->stale = false;
 		f->state = error ? XS_REFUSED : XS_OPEN;
 		f->error = error;
 		f->pinned = pinned;
@@ -549,6 +550,13 @@ void xs_udp_pin(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t r
 		memcpy(f->src, src, 16);
 		f->known = f->pinned = true;
 	}
+	pthread_mutex_unlock(&u->lock);
+}
+
+void xs_udp_doubt(struct xs_udp *u)
+{
+	pthread_mutex_lock(&u->lock);
+	xs_flows_doubt(u->flows);
 	pthread_mutex_unlock(&u->lock);
 }
 

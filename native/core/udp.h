@@ -47,6 +47,8 @@ void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_
 /* The flow, if there is one, is that of a connected socket: what arrives must be addressed to src. */
 void xs_udp_pin(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, const uint8_t src[16]);
 /* How many flows and ports there are. */
+/* The policy has changed: every flow is asked about again (XS_UDP_ASK) at the guest's next datagram. */
+void xs_udp_doubt(struct xs_udp *u);
 void xs_udp_count(struct xs_udp *u, size_t *flows, size_t *ports);
 void xs_udp_free(struct xs_udp *u);
 

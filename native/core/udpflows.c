@@ -262,5 +262,11 @@ void xs_flows_sweep(struct xs_flows *t, uint64_t now, uint64_t unreplied, uint64
 	}
 }
 
+void xs_flows_doubt(struct xs_flows *t)
+{
+	for (struct xs_flow *f = t->oldest; f; f = f->newer)
+		f->stale = true;
+}
+
 size_t xs_flows_count(const struct xs_flows *t) { return t->flows; }
 size_t xs_ports_count(const struct xs_flows *t) { return t->ports; }

@@ -36,7 +36,8 @@ struct xs_waiting {
 struct xs_flow {
 	enum xs_flow_state state;
 	int error;
-	bool replied, known, pinned; /* known: src is what the guest used last; pinned: its socket has no other address */
+	/* known: src is what the guest used last; pinned: its socket has no other address; stale: to be asked about again */
+	bool replied, known, pinned, stale;
 	uint8_t proto, remote[16], src[16];
 	uint16_t gport, rport;
 	uint64_t last; /* milliseconds */
@@ -73,6 +74,8 @@ struct xs_waiting *xs_flow_unwait(struct xs_flows *t, struct xs_flow *f);
 
 /* Forgets flows and automatic ports that were idle for these times (milliseconds). */
 void xs_flows_sweep(struct xs_flows *t, uint64_t now, uint64_t unreplied, uint64_t replied);
+/* Whatever was decided is to be asked about again, at the next datagram. */
+void xs_flows_doubt(struct xs_flows *t);
 size_t xs_flows_count(const struct xs_flows *t);
 size_t xs_ports_count(const struct xs_flows *t);
 

@@ -251,6 +251,19 @@ static PyObject *pin(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *doubt(PyObject *self, PyObject *capsule)
+{
+	struct xs_udp *u = get(capsule);
+
+	(void)self;
+	if (!u)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	xs_udp_doubt(u);
+	Py_END_ALLOW_THREADS
+	Py_RETURN_NONE;
+}
+
 static PyObject *count(PyObject *self, PyObject *capsule)
 {
 	struct xs_udp *u = get(capsule);
@@ -339,6 +352,7 @@ static PyMethodDef methods[] = {
 	{"udp_has", has, METH_VARARGS, "udp_has(handle, proto, addr, number) -> whether there is one"},
 	{"udp_decide", decide, METH_VARARGS, "udp_decide(handle, proto, number, remote, port, errno, pinned)"},
 	{"udp_pin", pin, METH_VARARGS, "udp_pin(handle, proto, number, remote, port, source)"},
+	{"udp_doubt", doubt, METH_O, "udp_doubt(handle): ask about every flow again"},
 	{"udp_count", count, METH_O, "udp_count(handle) -> (flows, ports)"},
 	{"udp_read_packets", read_packets, METH_O,
 	 "udp_read_packets(packets) -> [(proto, src, sport, dst, dport, ttl, tos, whole, data)]"},

@@ -97,6 +97,10 @@ class Guest:
         rules, rest = split_rules(options)
         return [*wrap, "--backend", self.backend(rules, user), *rest, "--", *argv]
 
+    def backends(self) -> list[Running]:
+        """The backends that were started for this runner's guests."""
+        return [each for each in self._running if each.err.name.startswith("backend-")]
+
     def backend(self, rules: tuple[str, ...], user: str | None) -> str:
         """The URL of a backend with these rules, which is started when it is first asked for."""
         key = (user or "", *rules)

@@ -29,11 +29,13 @@ from xensock.supervisor import filter as guest_filter
 from xensock.supervisor import joined
 from xensock.supervisor.guest import MESSAGE
 from xensock.supervisor.launch import LaunchError
+from xensock.supervisor.refreshing import refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from xensock.calls.record import Record
+    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.supervisor import Supervisor
@@ -50,7 +52,7 @@ log = logging.getLogger("xensock.backend")
 class Allowance:
     """What a container may do."""
 
-    policy: Policy
+    policy: Policy | Current
     publications: tuple[Publication, ...] = ()
     datapath: str = "auto"
 
@@ -91,6 +93,12 @@ class Containers:
         self._numbers = 0
         self._leaving: set[_Guest] = set()  # ended, and their last bytes are under way
         self._loop = asyncio.get_running_loop()
+
+    def refresh(self) -> None:
+        """The backend's policy was replaced: put it in force for those who have it."""
+        for each in list(self._guests.values()):
+            if each.serving is not None:
+                refresh(each.serving.first)
 
     def guests(self) -> list[tuple[oci.Container, int]]:
         """The containers that are served, with the number of filters that processes of theirs are under."""

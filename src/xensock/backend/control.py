@@ -61,6 +61,7 @@ class Control:
             "sockets": self._sockets,
             "counters": self._counters,
             "disconnect": self._disconnect,
+            "reload": self._reload,
             "stop": self._stop,
         }
 
@@ -164,6 +165,12 @@ class Control:
         session = self._named(request)
         session.expel("the administrator disconnected it")
         return {}
+
+    def _reload(self, request: dict[str, Any]) -> dict[str, Any]:
+        why = self._daemon.reload()
+        if why:
+            raise RequestError("not-loaded", why)
+        return {"rules": len(self._daemon.current.policy.entries)}
 
     def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
         self._daemon.stop("the administrator stopped the backend")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from xensock.backend.containers import Allowance, Containers
     from xensock.backend.oci import Container
+    from xensock.backend.reloading import FileWatch, Reloader, Source
     from xensock.calls.record import Record
     from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
@@ -43,16 +44,18 @@ class Settings:
     control   path of the control socket, if there is to be one
     users     user ids whose processes may be frontends, beside the daemon's own and root
     ready     is called once everything listens
+    source    of the policy, which is loaded anew when its file changes, or at SIGHUP
     containers  path where OCI runtimes come to, if there are to be containers; `judge` then says what one may do
     gate      what refuses every call for the moment, if anything does (Point)
     """
 
     listen: Sequence[str]
-    policy: Policy
+    policy: Policy | Current
     record: Callable[[Record], None] | None = None
     control: str | None = None
     users: tuple[int, ...] = ()
     ready: Callable[[], None] = lambda: None
+    source: Source | None = None
     containers: str | None = None
     judge: Callable[[Container], Allowance] | None = None
     gate: Gate | None = None
@@ -71,7 +74,8 @@ class Daemon:
         self._reason = ""
         self._resolver = Resolver()
         self._strict = Strict()
-        self.current = Current(settings.policy)
+        policy = settings.policy
+        self.current = policy if isinstance(policy, Current) else Current(policy)
         names: Current | GatedNames = self.current
         if settings.gate is not None:
             names = GatedNames(self.current, settings.gate)
@@ -87,6 +91,7 @@ class Daemon:
         self._listeners: list[Listener] = []
         self._paused: set[int] = set()
         self.containers: Containers | None = None
+        self._reloader: Reloader | None = None
 
     async def run(self) -> None:
         """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
@@ -94,6 +99,7 @@ class Daemon:
         for number in self._signals:
             loop.add_signal_handler(number, self.stop, f"the backend got {number.name}")
         control: Control | None = None
+        watch = self._follow()
         try:
             for each in self._settings.listen:
                 listener = url.listen(each, uids=self._settings.users)
@@ -123,6 +129,38 @@ class Daemon:
                 await control.close()
             for number in self._signals:
                 loop.remove_signal_handler(number)
+            if watch is not None:
+                loop.remove_reader(watch.fileno())
+                watch.close()
+
+    def _follow(self) -> FileWatch | None:
+        """Have the policy's file followed, if there is one."""
+        source, loop = self._settings.source, asyncio.get_running_loop()
+        if source is None:
+            return None
+        from xensock.backend.reloading import FileWatch, Reloader
+
+        self._reloader = Reloader(self.current, source.load, self._refresh, log.info)
+        watch = FileWatch(source.path)
+        loop.add_reader(watch.fileno(), lambda: watch.read() and self.reload())
+        if self._signals:
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
+        return watch
+
+    def reload(self) -> str:
+        """Load the policy's file anew; why that failed, "" where it did not."""
+        if self._reloader is None:
+            return "the backend has no policy file"
+        return self._reloader.reload()
+
+    def _refresh(self) -> None:
+        from xensock.pvcalls.serving.refreshing import refresh
+
+        for session in list(self.backend.sessions.values()):
+            if session.guest is not None:
+                refresh(session.guest)
+        if self.containers is not None:
+            self.containers.refresh()
 
     async def _serve_containers(self, path: str) -> Containers:
         from xensock.backend.containers import Containers  # with all that a supervisor needs

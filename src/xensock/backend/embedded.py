@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.backend import hidden, places
-from xensock.backend.serving import LAST_BYTES_S, Carriers, Terms, serve
+from xensock.backend.serving import LAST_BYTES_S, Carriers, Serving, Terms, serve
 from xensock.observe.tap import Tap
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
+    from xensock.backend.reloading import Source
     from xensock.calls.record import Record
     from xensock.policy.gate import Gate
     from xensock.policy.point import Current
@@ -62,6 +63,7 @@ class Order:
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
     labels: Mapping[str, str] = field(default_factory=dict)
     gate: Gate | None = None  # see Point
+    source: Source | None = None  # of the policy, which is followed
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -126,6 +128,7 @@ class Embedded:
                 order.gate,
             )
             served = serve(guest, terms, carriers, stack)
+            self._follow(served, stack)
             code = self._wait(guest, front)
             if served.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
@@ -133,6 +136,17 @@ class Embedded:
                 served.relay.close(LAST_BYTES_S)
         self._detach(code)  # nor for the end of this process, which the kernel does not hurry
         return code
+
+    def _follow(self, served: Serving, stack: ExitStack) -> None:
+        """Have the policy's file followed, if there is one."""
+        source, current = self._order.source, served.first.point.current
+        if source is None:
+            return
+        from xensock.backend.reloading import Reloader, Watcher
+        from xensock.supervisor.refreshing import refresh
+
+        reloader = Reloader(current, source.load, lambda: refresh(served.first), _say)
+        stack.callback(Watcher(source.path, reloader.reload).close)
 
     def _detach(self, code: int) -> None:
         if not self._detached:
@@ -211,6 +225,11 @@ def _follow(tap: Tap, upstream: Upstream) -> None:
         upstream.recording = tap.active
 
     tap.watch(changed)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"xensock: {line}\n")
+    sys.stderr.flush()
 
 
 def launch_lost(guest: Launched) -> int:

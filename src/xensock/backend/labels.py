@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from xensock.policy.point import Current
+
 PREFIX = "xensock."
 KNOWN = ("policy", "allow", "deny", "publish", "datapath")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,7 +38,7 @@ class Labels:
         allow: Sequence[str],
         deny: Sequence[str],
         policies: Path | None = None,
-        whole: Policy | None = None,
+        whole: Policy | Current | None = None,
     ) -> None:
         """Raises RuleError."""
         self._allow, self._deny = tuple(allow), tuple(deny)
@@ -67,7 +69,7 @@ class Labels:
             raise RefusedError(f"label {PREFIX}publish: {error}; {error.hint}") from error
         return Allowance(self._policy(said), published, path)
 
-    def _policy(self, said: Mapping[str, str]) -> Policy:
+    def _policy(self, said: Mapping[str, str]) -> Policy | Current:
         if "policy" in said:
             if "allow" in said or "deny" in said:
                 raise RefusedError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from xensock.backend.containers import Allowance
     from xensock.backend.oci import Container
-    from xensock.policy.policy import Policy
+    from xensock.policy.point import Current
 
 EPILOG = """\b
 Rules: [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp],
@@ -105,7 +105,8 @@ def backend(
 ) -> None:
     """Carry out the socket calls of guests that connect to it, on this host's network."""
     from xensock.backend import daemon
-    from xensock.cli.policy import policy_of
+    from xensock.cli.policy import policy_of, source_of
+    from xensock.policy.point import Current
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -121,21 +122,22 @@ def backend(
             USAGE,
         )
     places = (*listen, *([containers] if containers is not None else []))
-    policy = policy_of(policy_file, allow, deny)
+    current = Current(policy_of(policy_file, allow, deny))
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
     log = wanted.open(logging.getLogger("xensock.backend").error)
     settings = daemon.Settings(
         listen=listen,
-        policy=policy,
+        policy=current,
         record=auditing.tap_of(recorder(trace, trace_file, ctx), log),
         gate=wanted.gate(log),
         control=control,
         users=user,
         ready=lambda: _ready(places),
         containers=containers,
-        judge=_judge(allow, deny, policies, policy if policy_file else None)
+        judge=_judge(allow, deny, policies, current if policy_file else None)
         if containers
         else None,
+        source=source_of(policy_file, allow, deny),
     )
     try:
         daemon.serve(settings)
@@ -147,7 +149,7 @@ def backend(
 
 
 def _judge(
-    allow: tuple[str, ...], deny: tuple[str, ...], policies: Path | None, whole: Policy | None
+    allow: tuple[str, ...], deny: tuple[str, ...], policies: Path | None, whole: Current | None
 ) -> Callable[[Container], Allowance]:
     from xensock.backend.labels import Labels
 

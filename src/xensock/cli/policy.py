@@ -13,6 +13,7 @@ from xensock.cli.errors import FAILURE, UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xensock.backend.reloading import Source
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Decision
     from xensock.policy.entries import Entry
@@ -176,6 +177,16 @@ def policy_of(path: str | None, allow: Sequence[str], deny: Sequence[str]) -> Po
 
         return Policy.parse(allow, deny)
     return document_of(path).policy(allow, deny)
+
+
+def source_of(path: str | None, allow: Sequence[str], deny: Sequence[str]) -> Source | None:
+    """Where the policy comes from, if it comes from a file, to follow it."""
+    if path is None:
+        return None
+    from xensock.backend.reloading import Source
+    from xensock.policy.load import load
+
+    return Source(path, lambda: load(path).policy(allow, deny))
 
 
 def read_labels(texts: Sequence[str]) -> dict[str, str]:

@@ -151,7 +151,7 @@ def run(
         raise click.MissingParameter(ctx=ctx, param=ctx.command.params[-1])
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
-    from xensock.cli.policy import policy_of, read_labels
+    from xensock.cli.policy import policy_of, read_labels, source_of
     from xensock.supervisor.publication import Publication
 
     policy = policy_of(policy_file, allow, deny)
@@ -189,6 +189,7 @@ def run(
                 family == "own",
                 named,
                 wanted.gate(log),
+                source_of(policy_file, allow, deny),
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:

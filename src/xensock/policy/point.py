@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from xensock.calls.call import Subject, Verb
+from xensock.calls.call import Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.grants import Grants
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xensock.calls.address import Endpoint, IPAddress
-    from xensock.calls.call import Decision, Protocol
+    from xensock.calls.call import Decision
     from xensock.calls.record import Outcome, Path
     from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
@@ -125,6 +125,11 @@ class Point:
             return decision
         hint = f"resolve {before.name} again, its answer has lapsed; or {decision.hint}"
         return replace(decision, hint=hint)
+
+    def still(self, end: Endpoint, pid: int = 0) -> Decision:
+        """May a connection that was made stay? By the names by which the guest knew its peer, too."""
+        names = (*self.names_of(end.host), *self._lapsed(end.host))
+        return self.policy.connect(Protocol.TCP, end.host, end.port, names, self.subject(pid))
 
     def listen(
         self, protocol: Protocol, end: Endpoint, v6only: bool = False, pid: int = 0

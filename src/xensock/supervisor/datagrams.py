@@ -161,6 +161,15 @@ class Datagrams:
         """Close the card too."""
         os.close(self._kept)
 
+    def doubt(self) -> None:
+        """The policy has changed: whatever was decided is decided again, at the next datagram."""
+        _core.udp_doubt(self._core)
+        with self._lock:
+            for (address, number), held in list(self.bound.items()):
+                where = Endpoint(unpacked(address), number)
+                if held.decision.allowed and self.published(number) is None:
+                    held.decision = self.point.listen(Protocol.UDP, where)
+
     def count(self) -> tuple[int, int]:
         """How many flows and ports there are."""
         return _core.udp_count(self._core)

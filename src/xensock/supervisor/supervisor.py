@@ -129,8 +129,8 @@ class Supervisor:
             parts.name, parts.policy, parts.names_of, parts.record, gate=parts.gate
         )
         self.endings = parts.endings
-        held: Held = beside._held if beside is not None else Held.of(parts)
-        self._held: Held = held
+        held: Held = beside.held if beside is not None else Held.of(parts)
+        self.held: Held = held
         with held.lock:
             held.users += 1
         self.guest_diag = held.diag
@@ -161,12 +161,13 @@ class Supervisor:
     def start(self) -> None:
         parts = self.parts
         self.handle = _core.super_start(parts.listener, self.point.recording, parts.killable)
-        self._held.supervisors.add(self)
+        with self.held.lock:
+            self.held.supervisors.add(self)
         self._thread.start()
 
     def recording(self) -> None:
         """Whether records are wanted may have changed, for all supervisors of this guest."""
-        for each in list(self._held.supervisors):
+        for each in list(self.held.supervisors):
             _core.super_record(each.handle, each.point.recording)
 
     def stop(self) -> None:
@@ -174,17 +175,18 @@ class Supervisor:
         if self._stopped:
             return
         self._stopped = True
-        self._held.supervisors.discard(self)
+        with self.held.lock:
+            self.held.supervisors.discard(self)
         _core.super_stop(self.handle)
         self._thread.join()
         self._unix.close()
         self._rest()
-        with self._held.lock:
-            self._held.users -= 1
-            if self._held.users:
+        with self.held.lock:
+            self.held.users -= 1
+            if self.held.users:
                 return
         self.guest_diag.close()
-        self._held.holders.close()
+        self.held.holders.close()
         for sock in [each for outers in list(self.reserved.values()) for each in outers.sockets]:
             self.parts.relay.unpublish(sock)  # it may not have heard yet that the guest's is gone
             sock.close()
@@ -206,7 +208,7 @@ class Supervisor:
                     continue
                 question = Question.from_event(event)
                 try:
-                    with self._held.lock:
+                    with self.held.lock:
                         self.handler(question)(self, question)
                 except Exception:
                     # No decision means no: the guest is refused and the fault is shown, not hidden.
@@ -300,7 +302,7 @@ class Supervisor:
     def is_shared(self, q: Question) -> bool:
         """Whether other processes of the guest hold the caller's socket."""
         born = _core.super_born(self.handle, cookie(q.sock))
-        return self._held.holders.elsewhere(q.tid, q.sock, born)
+        return self.held.holders.elsewhere(q.tid, q.sock, born)
 
     def move(
         self, q: Question, host: bool, begin: Callable[[socket.socket], None] = lambda sock: None

@@ -1,0 +1,153 @@
+"""Policies that change while guests run: calls, connections, datagrams; a broken file changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from policykit import EMBEDDED, GUESTS, written
+from world.namespaces import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from world.runner import Guest, Running
+
+guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
+embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
+
+# Does what each line of its input says: open HOST PORT (a connection that stays), try HOST PORT, send HOST PORT (UDP),
+# echo N (through connection N). One answer for each.
+HANDS = """
+import errno, json, socket, sys
+kept, datagrams = [], socket.socket(type=socket.SOCK_DGRAM)
+datagrams.settimeout(8)
+def attempt(words):
+    if words[0] in ("open", "try"):
+        sock = socket.create_connection((words[1], int(words[2])), timeout=8)
+        kept.append(sock) if words[0] == "open" else sock.close()
+        return "ok"
+    if words[0] == "send":
+        datagrams.sendto(b"x", (words[1], int(words[2])))
+        return datagrams.recv(9).decode()
+    sock = kept[int(words[1])]
+    sock.sendall(b"hello")
+    return sock.recv(5).decode()
+for line in sys.stdin:
+    try:
+        said = attempt(line.split())
+    except OSError as error:
+        said = errno.errorcode.get(error.errno, str(error))
+    print(json.dumps(said), flush=True)
+"""
+
+
+class Hands:
+    """A program in a guest that does one thing after the other."""
+
+    def __init__(self, running: Running, to: int) -> None:
+        self.running = running
+        self._to = to
+        self._asked = 0
+
+    def __call__(self, words: str) -> Any:
+        os.write(self._to, f"{words}\n".encode())
+        self._asked += 1
+
+        def answered() -> bool:
+            assert self.running.process.poll() is None, self.running.stderr
+            return self.running.stdout.count("\n") >= self._asked
+
+        eventually(answered, 30, words)
+        return json.loads(self.running.stdout.splitlines()[self._asked - 1])
+
+
+@contextlib.contextmanager
+def hands(guest: Guest, options: tuple[str, ...]) -> Iterator[Hands]:
+    read_end, write_end = os.pipe()
+    try:
+        argv = [guest.world.python, "-c", HANDS]
+        running = guest.popen(argv, options=options, stdin=read_end)
+        os.close(read_end)
+        yield Hands(running, write_end)
+    finally:
+        os.close(write_end)
+    running.wait(20)
+
+
+def said(guest: Guest, running: Running) -> str:
+    """What the one that decides said on stderr."""
+    return guest.backends()[0].stderr if guest.datapath == "ring" else running.stderr
+
+
+def change(guest: Guest, running: Running, text: str) -> None:
+    """Replace the policy and wait until it is in force, or was refused."""
+    before = said(guest, running).count("the policy was ")
+    new = guest.directory / "new.toml"
+    new.write_text(text)
+    os.replace(new, guest.directory / "policy.toml")
+    eventually(lambda: said(guest, running).count("the policy was ") > before, 30, "a reload")
+
+
+ALL = '[[rule]]\nallow = "public"\n'
+
+
+@guests
+def test_another_policy_takes_effect_and_connections_stay(guest: Guest) -> None:
+    world = guest.world
+    with hands(guest, written(guest, ALL)) as do:
+        assert do(f"open {world.web4} 7") == "ok"
+        assert do(f"try {world.web4} 80") == "ok"
+        assert do(f"try {world.web4} 80") == "ok"  # from the cache, where there is one
+        change(guest, do.running, '[[rule]]\nallow = "198.51.100.11"\n')
+        assert do(f"try {world.web4} 80") == "EACCES"
+        assert do("try 198.51.100.11 80") == "ok"
+        assert do("echo 0") == "hello"
+        change(guest, do.running, "[[rule]]\nalow = 1\n")
+        assert "unknown key 'alow'" in said(guest, do.running)
+        assert do(f"try {world.web4} 80") == "EACCES"
+        assert do("try 198.51.100.11 80") == "ok"
+        change(guest, do.running, ALL)
+        assert do(f"try {world.web4} 80") == "ok"
+        assert do("echo 0") == "hello"
+
+
+@guests
+def test_connections_end_if_the_policy_says_so(guest: Guest) -> None:
+    world = guest.world
+    with hands(guest, written(guest, ALL)) as do:
+        assert do(f"open {world.web4} 7") == "ok"
+        assert do("open 198.51.100.11 7") == "ok"
+        assert [do("echo 0"), do("echo 1")] == ["hello", "hello"]
+        text = 'close_on_reload = true\n[[rule]]\nallow = "198.51.100.11"\n'
+        change(guest, do.running, text)
+        eventually(lambda: do("echo 0") != "hello", 20, "the end of what is forbidden")
+        assert do("echo 1") == "hello"
+        assert do("echo 0") in ("", "EPIPE", "ECONNRESET")
+
+
+@embedded
+def test_datagrams_are_decided_again(guest: Guest) -> None:
+    world = guest.world
+    with hands(guest, written(guest, ALL)) as do:
+        assert do(f"send {world.web4} 7") == "x"
+        change(guest, do.running, '[[rule]]\nallow = "198.51.100.11"\n')
+        # As a UDP socket tells: at this call or the next one.
+        eventually(lambda: do(f"send {world.web4} 7") in ("EACCES", "timed out"), 20, "a refusal")
+        change(guest, do.running, ALL)
+        eventually(lambda: do(f"send {world.web4} 7") == "x", 30, "an answer")
+
+
+@pytest.mark.parametrize("guest", [pytest.param("ring", marks=pytest.mark.ring)], indirect=True)
+def test_a_backend_loads_its_policy_at_sighup(guest: Guest) -> None:
+    with hands(guest, written(guest, ALL)) as do:
+        assert do("try 198.51.100.11 80") == "ok"
+        (backend,) = guest.backends()
+        os.kill(backend.pid, signal.SIGHUP)
+        eventually(lambda: "loaded anew" in backend.stderr, 30, "a reload")
+        assert do("try 198.51.100.11 80") == "ok"
