@@ -50,7 +50,7 @@ http {{
 @contextmanager
 def requests(setting: Setting, datapath: str, kept: bool) -> Iterator[Pair]:
     """Requests over kept-alive connections, or each over a new connection."""
-    with _nginx(setting.address) as port:
+    with server(setting.address) as port:
         argv = _wrk(setting, port, kept)
         limit = setting.seconds + PATIENCE
         yield Pair(
@@ -62,7 +62,7 @@ def requests(setting: Setting, datapath: str, kept: bool) -> Iterator[Pair]:
 @contextmanager
 def audited(setting: Setting) -> Iterator[Pair]:
     """Requests of a guest, each over a new connection: without an audit log, and with one."""
-    with _nginx(setting.address) as port, tempfile.TemporaryDirectory() as directory:
+    with server(setting.address) as port, tempfile.TemporaryDirectory() as directory:
         argv = _wrk(setting, port, kept=False)
         limit = setting.seconds + PATIENCE
         log = ["--audit", str(Path(directory, "audit"))]
@@ -70,6 +70,11 @@ def audited(setting: Setting) -> Iterator[Pair]:
             lambda: parse(output_of(setting.in_guest(argv, "direct"), limit)),
             lambda: parse(output_of(setting.in_guest(argv, "direct", log), limit)),
         )
+
+
+def new_connections(setting: Setting, port: int) -> list[str]:
+    """The command that asks for each answer over a new connection."""
+    return _wrk(setting, port, kept=False)
 
 
 def _wrk(setting: Setting, port: int, kept: bool) -> list[str]:
@@ -81,7 +86,7 @@ def _wrk(setting: Setting, port: int, kept: bool) -> list[str]:
 
 
 @contextmanager
-def _nginx(address: IPv4Address) -> Iterator[int]:
+def server(address: IPv4Address) -> Iterator[int]:
     """nginx in the background; its port."""
     import subprocess
 

@@ -96,6 +96,20 @@ def ring(
     _show(facts, results, ring_rows.TARGETS, as_json)
 
 
+@bench.command()
+@_options
+def policy(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) -> None:
+    """Measure what a policy costs: without rules, and with many, in turns.
+
+    A decision's time in µs, for calls by address, by name, and that no rule is about; and new
+    connections per second of a guest with a policy file.
+    """
+    from xensock.bench import policy_rows
+
+    facts, results = _measure(_chosen(only, policy_rows.ROWS), quick, runs)
+    _show(facts, results, policy_rows.TARGETS, as_json)
+
+
 def _chosen(only: Sequence[str], of: Sequence[Row]) -> list[Row]:
     from xensock.bench import rows
     from xensock.bench.failure import BenchError
