@@ -84,6 +84,11 @@ TESTED_BY: dict[str, str] = {
     "testing/sockets.py": "tests/unit/client/test_stateful.py",
     "testing/transports.py": "tests/unit/transport/test_contract.py",
     "calls/family.py": "tests/unit/client/test_family.py",
+    # What is seen of guests, and done to them, from outside.
+    "backend/asking.py": "tests/programs/test_looking.py",
+    "backend/watching.py": "tests/programs/test_looking.py",
+    "cli/looking.py": "tests/programs/test_looking.py",
+    "supervisor/looking.py": "tests/programs/test_looking.py",
     "supervisor/family.py": "tests/programs/test_family.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",
     "doctor/netlink.py": "tests/unit/doctor/test_checks.py",

@@ -20,22 +20,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xensock import __version__
+from xensock import __version__, _core
 from xensock.pvcalls.serving.addresses import own_end, peer_end
+from xensock.pvcalls.serving.held import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.backend.daemon import Daemon
     from xensock.calls.address import Endpoint
+    from xensock.calls.record import Record
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.session import Session
 
 SCHEMA = 1
 LONGEST = 64 * 1024  # bytes of a request
 CLIENTS = 16
+LOOK = 0.2  # seconds between looks whether a watcher has left
+EVENTS = 4096  # records that wait for one watcher
+NOBODY = struct.pack("=H14x", socket.AF_UNSPEC)  # connect(2) to that ends a connection with a reset
 log = logging.getLogger("xensock.backend")
-_UCRED = struct.Struct("=iii")
+UCRED = struct.Struct("=iii")
 
 
 class RequestError(Exception):
@@ -63,6 +68,7 @@ class Control:
             "disconnect": self._disconnect,
             "reload": self._reload,
             "stop": self._stop,
+            "close": self._close_socket,
         }
 
     async def listen(self, path: str) -> None:
@@ -91,8 +97,8 @@ class Control:
         self._clients.add(task)
         try:
             peer = writer.get_extra_info("socket")
-            raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-            if _UCRED.unpack(raw)[1] in self._users and len(self._clients) <= CLIENTS:
+            raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+            if UCRED.unpack(raw)[1] in self._users and len(self._clients) <= CLIENTS:
                 await self._requests(reader, writer)
         except (OSError, asyncio.CancelledError) as error:
             log.debug("a control client ended: %s", error)
@@ -103,35 +109,78 @@ class Control:
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             try:
-                line = await reader.readuntil(b"\n")
+                raw = await reader.readuntil(b"\n")
             except asyncio.IncompleteReadError:
                 return
             except asyncio.LimitOverrunError:
-                answer = _failed(None, "too-long", f"a request has at most {LONGEST} bytes")
+                answer = failed(None, "too-long", f"a request has at most {LONGEST} bytes")
                 writer.write(answer)
                 await writer.drain()
                 return
-            writer.write(self.answer(line))
+            if await self._followed(raw, reader, writer):
+                return
+            writer.write(self.answer(raw))
             await writer.drain()
 
-    def answer(self, line: bytes) -> bytes:
+    async def _followed(
+        self, raw: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Whether it was the request for events, which are sent until the client leaves."""
+        try:
+            request = json.loads(raw)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(request, dict) or request.get("command") != "events":
+            return False
+        tap = self._daemon.tap
+        loop, waiting = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        lost = 0
+
+        def take(record: Record) -> None:
+            nonlocal lost
+            if waiting.qsize() < EVENTS:
+                loop.call_soon_threadsafe(waiting.put_nowait, record)
+            else:
+                lost += 1
+
+        writer.write(line({"id": request.get("id"), "schema": SCHEMA, "ok": True}))
+        if tap is None:
+            return True
+        tap.add(take, ends=True)
+        try:
+            while not reader.at_eof():
+                await writer.drain()
+                try:
+                    async with asyncio.timeout(LOOK):
+                        record = await waiting.get()
+                except TimeoutError:
+                    continue
+                missed, lost = lost, 0
+                if missed:
+                    writer.write(line({"schema": SCHEMA, "dropped": missed}))
+                writer.write(line({"schema": SCHEMA, "event": asdict(record)}))
+        finally:
+            tap.remove(take)
+        return True
+
+    def answer(self, raw: bytes) -> bytes:
         """The answer to one request, as a line."""
         try:
-            request = json.loads(line)
+            request = json.loads(raw)
         except (ValueError, RecursionError):
-            return _failed(None, "not-json", "a request is a JSON object on one line")
+            return failed(None, "not-json", "a request is a JSON object on one line")
         if not isinstance(request, dict):
-            return _failed(None, "not-json", "a request is a JSON object on one line")
+            return failed(None, "not-json", "a request is a JSON object on one line")
         number = request.get("id")
         name = request.get("command")
         command = self._commands.get(name) if isinstance(name, str) else None
         if command is None:
             known = ", ".join(self._commands)
-            return _failed(number, "unknown-command", f"commands are {known}")
+            return failed(number, "unknown-command", f"commands are {known}")
         try:
-            return _line({"id": number, "schema": SCHEMA, "ok": True, **command(request)})
+            return line({"id": number, "schema": SCHEMA, "ok": True, **command(request)})
         except RequestError as error:
-            return _failed(number, error.code, str(error))
+            return failed(number, error.code, str(error))
 
     # --- commands
 
@@ -171,6 +220,20 @@ class Control:
         if why:
             raise RequestError("not-loaded", why)
         return {"rules": len(self._daemon.current.policy.entries)}
+
+    def _close_socket(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Reset a connection: both ends see that."""
+        guest = self._named(request).guest
+        number = request.get("socket")
+        held = guest.sockets.get(number) if guest is not None and isinstance(number, int) else None
+        if held is None:
+            raise RequestError("no-such-socket", f"the guest has no socket {number!r}")
+        if held.phase != Phase.CONNECTED or held.sock is None or held.joined is not None:
+            raise RequestError("impossible", "only connections to other hosts can be ended")
+        error = _core.connect_start(held.sock.fileno(), NOBODY, 0)
+        if error:
+            raise RequestError("failed", os.strerror(error))
+        return {}
 
     def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
         self._daemon.stop("the administrator stopped the backend")
@@ -250,10 +313,12 @@ def _name(held: Held, which: Callable[[Held], Endpoint | None]) -> str | None:
     return str(end) if end is not None else None
 
 
-def _failed(number: Any, code: str, message: str) -> bytes:
+def failed(number: Any, code: str, message: str) -> bytes:
+    """The answer to a request that cannot be carried out."""
     error = {"code": code, "message": message}
-    return _line({"id": number, "schema": SCHEMA, "ok": False, "error": error})
+    return line({"id": number, "schema": SCHEMA, "ok": False, "error": error})
 
 
-def _line(answer: dict[str, Any]) -> bytes:
+def line(answer: dict[str, Any]) -> bytes:
+    """An answer as it is sent: ASCII, so that what guests call themselves cannot steer a terminal."""
     return json.dumps(answer).encode() + b"\n"

@@ -14,6 +14,7 @@ from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
 from xensock.backend.strict import Strict
+from xensock.observe.tap import Tap
 from xensock.policy.gate import GatedNames
 from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
@@ -76,6 +77,7 @@ class Daemon:
         self._strict = Strict()
         policy = settings.policy
         self.current = policy if isinstance(policy, Current) else Current(policy)
+        self.tap = settings.record if isinstance(settings.record, Tap) else None
         names: Current | GatedNames = self.current
         if settings.gate is not None:
             names = GatedNames(self.current, settings.gate)
@@ -110,7 +112,7 @@ class Daemon:
                 await control.listen(self._settings.control)
             if self._settings.containers is not None:
                 self.containers = await self._serve_containers(self._settings.containers)
-            with places.known(self._sockets()):
+            with places.known(self._sockets(), self._settings.control):
                 self._settings.ready()
                 # The first question for a name needs what takes long to load; nobody shall wait for that.
                 loading = asyncio.create_task(asyncio.to_thread(_load_names))

@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,7 @@ class Embedded:
             )
             served = serve(guest, terms, carriers, stack)
             self._follow(served, stack)
+            self._let_watch(served, stack)
             code = self._wait(guest, front)
             if served.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.
@@ -148,6 +149,14 @@ class Embedded:
         reloader = Reloader(current, source.load, lambda: refresh(served.first), _say)
         stack.callback(Watcher(source.path, reloader.reload).close)
 
+    def _let_watch(self, served: Serving, stack: ExitStack) -> None:
+        """Offer the control socket; a machine that has no place for one does without."""
+        from xensock.backend.watching import Watch
+
+        tap = self._order.record if isinstance(self._order.record, Tap) else None
+        with suppress(OSError):
+            stack.callback(Watch(self._order.name, served, tap).close)
+
     def _detach(self, code: int) -> None:
         if not self._detached:
             self._detached = True
@@ -156,7 +165,8 @@ class Embedded:
     def _backends(self) -> list[str]:
         """Sockets of backends, where a guest would find other rules than its own."""
         own = [where.removeprefix("local:") for _, where in self._order.backends]
-        return [*own, *places.sockets()]
+        private = places.directory()
+        return [*own, *places.sockets(), *([private] if private is not None else [])]
 
     def _carriers(self, undo: ExitStack) -> Carriers:
         """Who carries calls, and who answers questions for names. Raises UnreachableError, UrlError."""

@@ -8,8 +8,10 @@ killed daemon left behind leads nowhere, or to the next daemon at the same path.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,17 +21,56 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PREFIX = "backend-"
+_CONTROL = "control-"  # links to the control sockets of daemons
+_RUN = "run-"  # control sockets of runs, by the pid of the backend
+
+
+def directory() -> str | None:
+    """The user's runtime directory, made where it is missing, for guests to be kept out; None where there is none."""
+    try:
+        return str(runtime_directory())
+    except OSError:
+        return None
+
+
+def run_socket() -> str:
+    """The path of this run's control socket; those of killed ones are removed. Raises OSError."""
+    where = runtime_directory()
+    for path in where.glob(f"{_RUN}*"):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.setblocking(False)
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink()
+    return str(where / f"{_RUN}{os.getpid()}")
+
+
+def controls() -> list[str]:
+    """The control sockets of all backends of this user, runs and daemons, in the order of their beginning."""
+    try:
+        where = runtime_directory()
+    except OSError:
+        return []
+    found = [*where.glob(f"{_RUN}*"), *where.glob(f"{_CONTROL}*")]
+    ages = {}
+    for path in found:
+        with contextlib.suppress(FileNotFoundError):
+            ages[path] = path.lstat().st_mtime
+    return [os.path.realpath(path) for path in sorted(ages, key=lambda path: ages[path])]
 
 
 @contextmanager
-def known(paths: Iterable[str]) -> Iterator[None]:
-    """These sockets are a backend's, as long as the context lasts. Raises OSError."""
+def known(paths: Iterable[str], control: str | None = None) -> Iterator[None]:
+    """These sockets are a backend's, as long as the context lasts; `control` is its control socket. Raises OSError."""
     links = []
     _tidy()
     try:
         for path in paths:
             link = runtime_directory() / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
             link.symlink_to(os.path.abspath(path))
+            links.append(link)
+        if control is not None:
+            link = runtime_directory() / f"{_CONTROL}{os.getpid()}-{secrets.token_hex(4)}"
+            link.symlink_to(os.path.abspath(control))
             links.append(link)
         yield
     finally:
@@ -40,7 +81,8 @@ def known(paths: Iterable[str]) -> Iterator[None]:
 
 def _tidy() -> None:
     """Drop the links that killed daemons left behind: those that lead nowhere."""
-    for link in runtime_directory().glob(f"{_PREFIX}*"):
+    where = runtime_directory()
+    for link in (*where.glob(f"{_PREFIX}*"), *where.glob(f"{_CONTROL}*")):
         if not link.exists():
             with contextlib.suppress(FileNotFoundError):
                 link.unlink()

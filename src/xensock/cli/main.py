@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": ("xensock.cli.run", "run", "Run a program in a guest without a network card."),
     "backend": ("xensock.cli.backend", "backend", "Carry out the calls of guests that connect."),
+    "ps": ("xensock.cli.looking", "ps", "List guests."),
+    "ss": ("xensock.cli.looking", "ss", "List the sockets of guests."),
+    "status": ("xensock.cli.looking", "status", "Show backends, guests and sockets in one screen."),
+    "events": ("xensock.cli.looking", "events", "Show calls of guests as they happen."),
+    "kill": ("xensock.cli.looking", "kill", "End a guest or a connection."),
     "policy": ("xensock.cli.policy", "policy", "Check, explain and test policy files."),
     "install": (
         "xensock.cli.install",

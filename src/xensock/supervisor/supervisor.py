@@ -465,3 +465,12 @@ def peer_of(client: socket.socket) -> str:
         return str(Endpoint.from_python(client.getpeername()).unmapped())
     except OSError:
         return "?"
+
+
+def program_of(pid: int) -> str:
+    """The short name of the program (proc(5), comm); "?" once it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as comm:
+            return shown(comm.read(64)).rstrip("\n")
+    except OSError:
+        return "?"

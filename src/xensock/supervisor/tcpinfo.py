@@ -104,10 +104,12 @@ def parse(message: bytes, at: int = 0) -> Seen:
     return Seen(cookie, state, family, (src, sport), (dst, dport), user, inode, info)
 
 
-def dump(link: socket.socket, states: int = EVERY_STATE) -> Iterator[Seen]:
-    """All TCP sockets of the network namespace of `link`, a socket of NETLINK_SOCK_DIAG. Raises OSError."""
+def dump(
+    link: socket.socket, protocol: int = socket.IPPROTO_TCP, states: int = EVERY_STATE
+) -> Iterator[Seen]:
+    """All sockets of a protocol of the network namespace of `link`, a socket of NETLINK_SOCK_DIAG. Raises OSError."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, WITH_INFO, 0, states)
+        body = struct.pack("=BBBBI48x", family, protocol, WITH_INFO, 0, states)
         head = struct.pack("=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, 1 | NLM_F_DUMP, 1, 0)
         link.send(head + body)
         yield from _answers(link)

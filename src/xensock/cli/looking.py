@@ -1,0 +1,310 @@
+"""`xensock ps`, `ss`, `status`, `events`, `kill`: what guests do now, and the end of it.
+
+Whatever guests chose themselves (names, programs, hosts) is shown with every character escaped that is not printable.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xensock.cli.errors import FAILURE, USAGE, UserError
+from xensock.observe.trace import TraceWriter, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xensock.backend.asking import Backend
+
+SCHEMA = 1
+HELP = {"help_option_names": ["-h", "--help"]}
+_control = click.option(
+    "--control",
+    metavar="PATH",
+    help="Ask the backend whose control socket is at PATH, not all of yours.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON with a schema number.")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A guest: its name for this command is `id`."""
+
+    id: str
+    backend: Backend
+    guest: dict[str, Any]
+
+
+def _backends(control: str | None) -> list[Backend]:
+    from xensock.backend.asking import AnswerError, backends
+
+    try:
+        return backends(control)
+    except (OSError, AnswerError) as error:
+        raise UserError(
+            f"cannot ask the backend at {control}",
+            getattr(error, "strerror", None) or str(error),
+            "check the path: it is what `xensock backend --control PATH` was given",
+            FAILURE,
+        ) from error
+
+
+def _asked(backend: Backend, command: str, key: str, **fields: Any) -> list[dict[str, Any]]:
+    """What a backend lists; nothing once it has ended."""
+    from xensock.backend.asking import AnswerError
+
+    try:
+        found: list[dict[str, Any]] = backend.ask(command, **fields)[key]
+    except (OSError, AnswerError, ValueError):
+        return []
+    return found
+
+
+def guests(control: str | None) -> list[Row]:
+    """All guests of the backends."""
+    return [
+        Row(f"{backend.pid}.{guest['guest']}", backend, guest)
+        for backend in _backends(control)
+        for guest in _asked(backend, "guests", "guests")
+    ]
+
+
+def sockets(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Their sockets; `connection` names one for `xensock kill`."""
+    return [
+        {
+            **one,
+            "connection": f"{row.id}/{one['id']}",
+            "guest": row.id,
+            "guest_name": row.guest["name"],
+        }
+        for row in rows
+        for one in _asked(row.backend, "sockets", "sockets", guest=row.guest["guest"])
+        if one.get("guest", row.guest["guest"]) == row.guest["guest"]
+    ]
+
+
+def _print(key: str, rows: Sequence[dict[str, Any]]) -> None:
+    click.echo(json.dumps({"schema": SCHEMA, key: rows}, indent=2))
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+    """Aligned columns; what is not there is a dash."""
+    rows = [
+        list(head),
+        *(
+            ["-" if cell is None or cell == "" else printable(str(cell)) for cell in line]
+            for line in lines
+        ),
+    ]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
+    for row in rows:
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def ago(seconds: float) -> str:
+    """A time span, roughly."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+@click.command(context_settings=HELP)
+@_json
+@_control
+def ps(control: str | None, as_json: bool) -> None:
+    """List the guests of your runs and backends."""
+    rows = guests(control)
+    if as_json:
+        _print(
+            "guests", [{**row.guest, "guest": row.id, "backend": row.backend.pid} for row in rows]
+        )
+        return
+    table(
+        ("GUEST", "NAME", "BACKEND", "USER", "PROCESSES", "SOCKETS", "SINCE"),
+        [
+            (
+                row.id, row.guest["name"], row.backend.pid, row.guest["uid"], row.guest.get("processes"),
+                row.guest["sockets"], ago(time.time() - row.guest["since"]),
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+@click.command(context_settings=HELP)
+@click.argument("guest", required=False)
+@_json
+@_control
+def ss(guest: str | None, control: str | None, as_json: bool) -> None:
+    """List the sockets of all guests, or of GUEST."""
+    rows = guests(control)
+    found = sockets(rows if guest is None else [_one(rows, guest)])
+    if as_json:
+        _print("sockets", found)
+        return
+    table(
+        (
+            "CONNECTION", "PROTO", "STATE", "LOCAL", "PEER", "NAME", "PATH", "SENT", "RECEIVED", "RTT",
+            "PROGRAM",
+        ),
+        [
+            (
+                one["connection"], _protocol(one), one["state"], one["local"], one["peer"], one.get("name"),
+                one.get("datapath", "ring"), one.get("sent"), one.get("received"), _rtt(one.get("rtt")),
+                f"{one['program']}[{one['pid']}]" if one.get("pid") else one["guest_name"],
+            )
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+def _protocol(one: dict[str, Any]) -> str:
+    kind = one.get("protocol")
+    return kind if isinstance(kind, str) else {1: "tcp", 2: "udp"}.get(one.get("type", 0), "?")
+
+
+def _rtt(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds * 1000:.2f} ms"
+
+
+@click.command(context_settings=HELP)
+@_json
+@_control
+def status(control: str | None, as_json: bool) -> None:
+    """Show backends, guests and what they have open, in one screen."""
+    asked = _backends(control)
+    rows = guests(control)
+    open_now = sockets(rows)
+    states: dict[str, int] = {}
+    for one in open_now:
+        states[one["state"]] = states.get(one["state"], 0) + 1
+    if as_json:
+        told = {"backends": [one.pid for one in asked], "guests": len(rows), "sockets": states}
+        click.echo(json.dumps({"schema": SCHEMA, **told}, indent=2))
+        return
+    click.echo(f"backends  {len(asked)}")
+    click.echo(f"guests    {len(rows)}")
+    for row in rows:
+        count = sum(one["guest"] == row.id for one in open_now)
+        age = ago(time.time() - row.guest["since"])
+        click.echo(
+            f"          {row.id}  {printable(row.guest['name'])}, {count} sockets, for {age}"
+        )
+    click.echo(f"sockets   {len(open_now)}")
+    for state, count in sorted(states.items()):
+        click.echo(f"          {count} {printable(state)}")
+
+
+@click.command(context_settings=HELP)
+@click.option(
+    "-f", "--follow", is_flag=True, help="Keep on until interrupted; else until now's guests end."
+)
+@_json
+@_control
+def events(control: str | None, as_json: bool, follow: bool) -> None:
+    """Show calls and the ends of connections as they happen."""
+    lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    watched: set[str] = set()
+    writer = TraceWriter(sys.stdout, "text")
+
+    def watch_new() -> int:
+        for backend in _backends(control):
+            if backend.path not in watched:
+                watched.add(backend.path)
+                threading.Thread(
+                    target=_follow, args=(backend, lines.put, watched), daemon=True
+                ).start()
+        return len(watched)
+
+    while watch_new() or follow:
+        try:
+            line = lines.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        if line is not None:
+            _show_event(line, writer, as_json)
+
+
+def _follow(
+    backend: Backend, put: Callable[[dict[str, Any] | None], None], watched: set[str]
+) -> None:
+    from xensock.backend.asking import AnswerError
+
+    try:
+        for line in backend.follow("events"):
+            put(line)
+    except (OSError, AnswerError, ValueError):
+        pass
+    watched.discard(backend.path)
+    put(None)
+
+
+def _show_event(line: dict[str, Any], writer: TraceWriter, as_json: bool) -> None:
+    from xensock.calls.record import Record
+
+    if as_json:
+        click.echo(json.dumps(line))
+    elif "dropped" in line:
+        click.echo(f"({line['dropped']} more, which came too fast)")
+    else:
+        known = {
+            name: value
+            for name, value in line["event"].items()
+            if name in Record.__dataclass_fields__
+        }
+        record = Record(**known)
+        writer.write(record)
+        if record.verb == "close":
+            click.echo(f"{'':14}{record.sent} bytes sent, {record.received} received")
+    sys.stdout.flush()
+
+
+@click.command(context_settings=HELP)
+@click.argument("what", metavar="GUEST|CONNECTION")
+@_json
+@_control
+def kill(what: str, control: str | None, as_json: bool) -> None:
+    """End a guest, or one of its connections (as `xensock ss` names it): the other end gets a reset."""
+    from xensock.backend.asking import AnswerError
+
+    name, _, number = what.partition("/")
+    row = _one(guests(control), name)
+    try:
+        if number:
+            if not number.isdigit():
+                raise AnswerError("no-such-socket", f"{number!r} is no number of a socket")
+            row.backend.ask("close", guest=row.guest["guest"], socket=int(number))
+        else:
+            row.backend.ask("disconnect", guest=row.guest["guest"])
+    except (AnswerError, OSError) as error:
+        raise UserError(
+            f"cannot end {what}",
+            getattr(error, "strerror", None) or str(error),
+            "`xensock ss` lists the connections that there are now",
+            FAILURE,
+        ) from error
+    if as_json:
+        click.echo(json.dumps({"schema": SCHEMA, "killed": what}))
+
+
+def _one(rows: Sequence[Row], wanted: str) -> Row:
+    """The guest of that id, or the only one of that name. Raises UserError."""
+    found = [row for row in rows if row.id == wanted] or [
+        row for row in rows if row.guest["name"] == wanted
+    ]
+    if len(found) == 1:
+        return found[0]
+    ids = ", ".join(row.id for row in (found or rows)) or "none"
+    cause = "several are called so" if found else "no guest has this id or name"
+    raise UserError(f"which guest is {wanted}?", cause, f"guests: {ids} (see `xensock ps`)", USAGE)

@@ -1,0 +1,310 @@
+"""`xensock ps`, `ss`, `status`, `events` and `kill`: on runs and on a daemon, with guests that try to deceive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import guestkit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+PATIENCE = 60
+HOSTILE = "evil\x1b]0;gotcha\x07\x9b31m\nname"
+paths = pytest.mark.parametrize("path", guestkit.paths())
+
+TALKER = """
+import ctypes, errno, socket, sys, time
+ctypes.CDLL(None).prctl(15, b"co\\x1b[5mm")  # PR_SET_NAME
+listener = socket.create_server(("", 0))
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+sock.sendall(b"12345")
+print("there", flush=True)
+try:
+    print(repr(sock.recv(100)), flush=True)
+except OSError as error:
+    print(errno.errorcode[error.errno], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime directory of the test's own, so that it sees its own guests only."""
+    path = tmp_path_factory.mktemp("r")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def far() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        yield server
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "xensock", *options]
+
+
+def said(*options: str, status: int = 0) -> str:
+    done = subprocess.run(command(*options), timeout=PATIENCE, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    return done.stdout if not status else done.stderr
+
+
+def rows(verb: str, key: str, *options: str) -> list[dict[str, Any]]:
+    told = json.loads(said(verb, "--json", *options))
+    assert told["schema"] == 1
+    found: list[dict[str, Any]] = told[key]
+    return found
+
+
+def until(check: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := check()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    client: socket.socket
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+
+@contextlib.contextmanager
+def talking(far: socket.socket, *options: str) -> Iterator[Running]:
+    """A guest that holds a connection to `far` and a listener, until it is ended."""
+    argv = ["run", "--name", HOSTILE, *options, "--", sys.executable, "-c", TALKER]
+    with subprocess.Popen(
+        [*command(*argv), str(far.getsockname()[1])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            client, _ = far.accept()
+            with client:
+                running = Running(process, client)
+                assert running.line() == "there"
+                assert client.recv(5, socket.MSG_WAITALL) == b"12345"
+                yield running
+        finally:
+            process.kill()
+
+
+@paths
+def test_a_run_and_its_sockets(runtime: Path, far: socket.socket, path: str) -> None:
+    with talking(
+        far, "--datapath", path, "--allow", "loopback", "--allow", "listen:any"
+    ) as running:
+        (guest,) = until(lambda: rows("ps", "guests"))
+        assert guest["name"] == HOSTILE
+        assert guest["uid"] == os.geteuid()
+        assert guest["processes"] >= 1
+        found = {one["state"]: one for one in rows("ss", "sockets")}
+        assert set(found) == {"listening", "established"}
+        talk = found["established"]
+        assert talk["peer"] == f"127.0.0.1:{far.getsockname()[1]}"
+        assert (talk["sent"], talk["received"]) == (5, 0)
+        assert talk["datapath"] in (path, "guest")
+        assert talk["program"] == "co\x1b[5mm"
+        assert (talk["rtt"] is not None) is (path == "direct")
+        assert rows("ss", "sockets", guest["guest"]) == rows("ss", "sockets")
+        for verb in ("ps", "ss", "status"):
+            shown = said(verb)
+            assert shown.replace("\n", "").isprintable(), repr(shown)
+        assert "evil\\x1b]0;gotcha\\x07\\x9b31m\\nname" in said("ps")
+        assert "co\\x1b[5mm" in said("ss")
+        assert "1 established" in said("status")
+        said("kill", talk["connection"])
+        assert running.line() in ("ECONNRESET", "EPIPE")
+        with pytest.raises(ConnectionResetError):
+            assert running.client.recv(1) == b"?"
+        refused = said("kill", talk["connection"], status=1)
+        assert "the guest has no socket" in refused
+        said("kill", guest["guest"])
+        running.process.wait(PATIENCE)
+    assert until(lambda: not rows("ps", "guests"))
+    assert not list((runtime / "xensock").glob("run-*"))
+
+
+@paths
+def test_events(runtime: Path, far: socket.socket, path: str) -> None:
+    """Recording begins when somebody looks, and a verdict of the core's is among what is seen."""
+    script = (
+        "import socket, sys, time\n"
+        "for line in sys.stdin: socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close()"
+    )
+    port = str(far.getsockname()[1])
+    options = ["run", "--name", HOSTILE, "--datapath", path, "--allow", "loopback", "--"]
+    with (
+        subprocess.Popen(
+            [*command(*options), sys.executable, "-c", script, port],
+            stdin=subprocess.PIPE,
+            text=True,
+        ) as guest,
+        subprocess.Popen(
+            command("events", "-f", "--json"), stdout=subprocess.PIPE, text=True
+        ) as watcher,
+    ):
+        assert guest.stdin is not None
+        assert watcher.stdout is not None
+        try:
+            until(lambda: rows("ps", "guests"))
+            os.set_blocking(watcher.stdout.fileno(), False)
+            seen = ""
+
+            def ended() -> bool:
+                nonlocal seen
+                assert guest.stdin is not None
+                guest.stdin.write("again\n")
+                guest.stdin.flush()
+                with contextlib.suppress(TimeoutError):
+                    far.settimeout(0.2)
+                    far.accept()[0].close()
+                with contextlib.suppress(BlockingIOError):
+                    seen += os.read(watcher.stdout.fileno(), 1 << 20).decode()
+                return seen.endswith("\n") and '"close"' in seen
+
+            until(ended)
+        finally:
+            watcher.kill()
+            guest.stdin.close()
+        assert guest.wait(PATIENCE) == 0
+    events = [json.loads(line)["event"] for line in seen.splitlines()]
+    assert {event["guest"] for event in events} == {HOSTILE}
+    assert {event["verb"] for event in events} == {"connect", "close"}
+    assert {event["target"] for event in events} == {f"127.0.0.1:{port}"}
+
+
+def test_a_guest_does_not_reach_the_control_sockets(runtime: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "try: print(os.listdir(sys.argv[1]))\n"
+        "except OSError as error: print('no', error.errno)"
+    )
+    where = str(runtime / "xensock")
+    with subprocess.Popen(command("run", "--", "sleep", "60")) as other:
+        until(lambda: list((runtime / "xensock").glob("run-*")))
+        until(lambda: rows("ps", "guests"))
+        shown = said("run", "--", sys.executable, "-c", script, where)
+        assert "run-" not in shown
+        said("kill", "sleep")
+        assert other.wait(PATIENCE) == 137
+
+
+@pytest.mark.skipif(bool(guestkit.no_user_namespaces()), reason=guestkit.no_user_namespaces())
+def test_who_is_in_another_network_is_turned_away(runtime: Path) -> None:
+    with subprocess.Popen(command("run", "--", "sleep", "60")) as guest:
+        until(lambda: rows("ps", "guests"))
+        (path,) = (runtime / "xensock").glob("run-*")
+        script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n"
+        script += "try: print(s.recv(1))\nexcept ConnectionError: print(b'')"
+        done = subprocess.run(
+            ["unshare", "--user", "--net", sys.executable, "-c", script, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.stdout == "b''\n", done.stderr
+        said("kill", "sleep")
+        guest.wait(PATIENCE)
+
+
+def test_what_killed_runs_left_behind_goes(runtime: Path) -> None:
+    (runtime / "xensock").mkdir(mode=0o700)
+    stale = runtime / "xensock" / "run-1"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(stale))
+    assert rows("ps", "guests") == []
+    said("run", "--", "true")
+    assert not stale.exists()
+
+
+@pytest.mark.ring
+def test_a_daemon(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
+    where, control = tmp_path / "s", tmp_path / "c"
+    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
+    with subprocess.Popen(
+        command("backend", *options, "--allow", "listen:any"), stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        try:
+            assert daemon.stderr is not None
+            assert "listening" in daemon.stderr.readline()
+            with talking(far, "--backend", f"local:{where}") as running:
+                (guest,) = until(lambda: rows("ps", "guests", "--control", str(control)))
+                assert guest["backend"] == daemon.pid
+                assert len(rows("ps", "guests")) == 2  # the run itself is one, too
+                found = rows("ss", "sockets", "--control", str(control))
+                (talk,) = (one for one in found if one["state"] == "connected")
+                assert talk["peer"] == f"127.0.0.1:{far.getsockname()[1]}"
+                said("kill", talk["connection"])
+                assert running.line() in ("ECONNRESET", "EPIPE")
+                listener = next(one for one in found if one["state"] == "listening")
+                assert "only connections" in said("kill", listener["connection"], status=1)
+                said("kill", guest["guest"])
+                until(lambda: not rows("ps", "guests", "--control", str(control)))
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.ring
+def test_events_of_a_daemon(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
+    where, control = tmp_path / "s", tmp_path / "c"
+    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
+    with subprocess.Popen(
+        command("backend", *options), stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        try:
+            assert daemon.stderr is not None
+            assert "listening" in daemon.stderr.readline()
+            with socket.socket(socket.AF_UNIX) as watcher:
+                watcher.settimeout(PATIENCE)
+                watcher.connect(str(control))
+                watcher.sendall(b'{"id": 7, "command": "events"}\n')
+                lines = watcher.makefile()
+                assert json.loads(lines.readline()) == {"id": 7, "schema": 1, "ok": True}
+                with talking(far, "--backend", f"local:{where}"):
+                    event = json.loads(lines.readline())["event"]
+                    while event["verb"] != "connect":
+                        event = json.loads(lines.readline())["event"]
+                    assert event["target"] == f"127.0.0.1:{far.getsockname()[1]}"
+                while event["verb"] != "close":
+                    event = json.loads(lines.readline())["event"]
+                assert event["sent"] == 5
+                lines.close()
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("what", ["nobody", "1.1", "1.1/5"])
+def test_whom_there_is_not(runtime: Path, what: str) -> None:
+    complaint = said("kill", what, status=2)
+    assert "no guest has this id or name" in complaint
+    assert "hint: guests: none" in complaint
+
+
+def test_a_control_socket_that_is_none(runtime: Path, tmp_path: Path) -> None:
+    complaint = said("ps", "--control", str(tmp_path / "no"), status=1)
+    assert "cannot ask the backend" in complaint
+    assert "hint: " in complaint
