@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from xensock.backend import oci, systemd
 from xensock.backend.embedded import choose_path
+from xensock.backend.groups import GroupNames, Groups
 from xensock.backend.serving import Carriers, Serving, Terms, serve
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
@@ -34,6 +35,7 @@ from xensock.supervisor.refreshing import refresh
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from xensock.backend.groups import Member
     from xensock.calls.record import Record
     from xensock.policy.point import Current
     from xensock.policy.policy import Policy
@@ -55,6 +57,8 @@ class Allowance:
     policy: Policy | Current
     publications: tuple[Publication, ...] = ()
     datapath: str = "auto"
+    group: str = ""  # of containers that know each other by name
+    published_only: bool = False  # the world reaches what is published, and nothing else
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +68,7 @@ class _Guest:
     container: oci.Container
     allowance: Allowance
     undo: ExitStack = field(default_factory=ExitStack)
+    member: Member | None = None
     serving: Serving | None = None
     sessions: set[int] = field(default_factory=set)  # numbers of filters with processes
     others: dict[int, Supervisor] = field(default_factory=dict)  # of those that came later
@@ -91,6 +96,7 @@ class Containers:
         self._path = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
+        self._groups = Groups()
         self._leaving: set[_Guest] = set()  # ended, and their last bytes are under way
         self._loop = asyncio.get_running_loop()
 
@@ -134,6 +140,7 @@ class Containers:
         for guest in (*self._guests.values(), *self._leaving):
             await asyncio.to_thread(_let_go, guest)
         self._guests.clear()
+        self._groups.close()
 
     def _start(self, what: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(what)
@@ -249,10 +256,11 @@ class Containers:
                 os.path.join(f"/proc/{pid}/root", "proc"), os.O_RDONLY | os.O_DIRECTORY
             )
             resolver = Resolver()
-            carriers = Carriers(
-                Stacks(Routes((), "host"), [Kernel()]), resolver, resolver, ExitStack()
-            )
             allowance = guest.allowance
+            member = guest.member = self._groups.join(allowance.group, _names(guest.container))
+            undo.callback(member.leave)
+            stacks = Stacks(Routes((), "host"), [Kernel()])
+            carriers = Carriers(stacks, GroupNames(member, resolver), resolver, ExitStack())
             terms = Terms(
                 guest.container.name,
                 allowance.policy,
@@ -261,9 +269,14 @@ class Containers:
                 self._record,
                 lambda text: log.error("container %s: %s", guest.container.name, text.rstrip()),
                 labels=guest.container.labels,
+                inner=member.inner if allowance.published_only else None,
+                near=member,
             )
             guest.sessions.add(number)
-            guest.serving = serve(made, terms, carriers, undo, ended)
+            serving = serve(made, terms, carriers, undo, ended)
+            member.published = allowance.publications
+            member.listens = serving.first.listens
+            guest.serving = serving
         except BaseException:
             os.close(listener)
             guest.sessions.discard(number)
@@ -297,6 +310,8 @@ class Containers:
     async def _release(self, guest: _Guest) -> None:
         serving = guest.serving
         assert serving is not None
+        if guest.member is not None:
+            guest.member.leave()
         await asyncio.to_thread(serving.first.stop)  # its ports are free
         guest.gone.set()
         if self._guests.get(guest.container.id) is guest:
@@ -307,6 +322,12 @@ class Containers:
             await asyncio.to_thread(guest.undo.close)
         finally:
             self._leaving.discard(guest)
+
+
+def _names(container: oci.Container) -> frozenset[str]:
+    """By which its group knows it: its own, and that of its service in a Compose file."""
+    service = container.labels.get("com.docker.compose.service", "")
+    return frozenset(name.lower() for name in (container.name, service) if name)
 
 
 def _let_go(guest: _Guest) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xensock.policy.point import Current
 
 PREFIX = "xensock."
-KNOWN = ("policy", "allow", "deny", "publish", "datapath")
+KNOWN = ("policy", "allow", "deny", "publish", "listen", "group", "datapath")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PATHS = ("auto", "direct", "relay")
 
@@ -63,11 +63,15 @@ class Labels:
         path = said.get("datapath", "auto")
         if path not in PATHS:
             raise RefusedError(f"label {PREFIX}datapath={path}: write auto, direct or relay")
+        listen = said.get("listen", "all")
+        if listen not in ("all", "published"):
+            raise RefusedError(f"label {PREFIX}listen={listen}: write all or published")
         try:
             published = tuple(map(Publication.parse, _words(said.get("publish", ""))))
         except PublishError as error:
             raise RefusedError(f"label {PREFIX}publish: {error}; {error.hint}") from error
-        return Allowance(self._policy(said), published, path)
+        only = listen == "published"
+        return Allowance(self._policy(said), published, path, said.get("group", ""), only)
 
     def _policy(self, said: Mapping[str, str]) -> Policy | Current:
         if "policy" in said:

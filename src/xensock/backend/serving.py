@@ -16,6 +16,7 @@ from xensock.supervisor.datagrams import Datagrams
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
 from xensock.supervisor.ending import Endings
+from xensock.supervisor.publication import Publications
 from xensock.supervisor.relay import Relay
 from xensock.supervisor.supervisor import Parts, Supervisor
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Record
     from xensock.policy.gate import Gate
+    from xensock.policy.point import Near
     from xensock.policy.policy import Policy
     from xensock.stack.resolver import Resolver
     from xensock.stack.stacks import Stacks
@@ -60,6 +62,8 @@ class Terms:
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
     labels: Mapping[str, str] = field(default_factory=dict)
     gate: Gate | None = None  # see Point
+    inner: IPAddress | None = None  # see Publications
+    near: Near | None = None  # see Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,16 @@ def serve(
 
     endings = Endings(record or (lambda r: None))
     stack.callback(endings.close, LAST_ENDS_S)
-    point = Point(terms.name, current, names_of, record, terms.labels, names.lapsed, terms.gate)
+    point = Point(
+        terms.name,
+        current,
+        names_of,
+        record,
+        terms.labels,
+        names.lapsed,
+        terms.gate,
+        terms.near,
+    )
     dns = DnsServer(terms.name, carriers.answering, point, names, record or (lambda r: None))
     dns.start(_name_sockets(guest))
     stack.callback(dns.close)
@@ -139,7 +152,9 @@ def serve(
         host_diag,
         terms.direct,
         stacks,
-        tuple(p for p in terms.publications if p.protocol == Protocol.TCP),
+        Publications(
+            tuple(p for p in terms.publications if p.protocol == Protocol.TCP), terms.inner
+        ),
         datagrams,
         record,
         terms.complain,

@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import os
 import time
+import typing
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from xensock.calls.call import Protocol, Subject, Verb
+from xensock.calls.call import Decision, Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.grants import Grants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from xensock.calls.address import Endpoint, IPAddress
-    from xensock.calls.call import Decision
     from xensock.calls.record import Outcome, Path
     from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
 
     NamesOf = Callable[[IPAddress], tuple[str, ...]]
+
+
+NEAR = "its group"
+
+
+class Near(typing.Protocol):
+    """Guests that one may reach by names of their own; see backend.groups."""
+
+    def find(self, name: str) -> Sequence[IPAddress]:
+        """Their addresses, if the name is one of theirs."""
+
+    def connect(self, protocol: Protocol, end: Endpoint) -> Decision | None:
+        """What becomes of a connect, if the address is one of theirs."""
 
 
 class Current:
@@ -51,6 +64,7 @@ class Point:
     labels     of the guest, which rules may ask for
     lapsed     the names by which the guest knew an address once: they explain a refusal
     gate       what refuses everything for the moment, if anything does; then no verdict is cached
+    near       other guests that this one may reach by names of their own
     """
 
     def __init__(
@@ -62,8 +76,10 @@ class Point:
         labels: Mapping[str, str] | None = None,
         lapsed: NamesOf = lambda address: (),
         gate: Gate | None = None,
+        near: Near | None = None,
     ) -> None:
         self.guest = guest
+        self._near = near
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.names_of = names_of
         self.record = record
@@ -101,6 +117,8 @@ class Point:
         return self._gate() or replace(self._connect(protocol, end, pid), cacheable=False)
 
     def _connect(self, protocol: Protocol, end: Endpoint, pid: int) -> Decision:
+        if self._near is not None and (found := self._near.connect(protocol, end)) is not None:
+            return found
         policy, subject = self.policy, self.subject(pid)
         names = self.names_of(end.host) if policy.names_needed else ()
         decision = policy.connect(protocol, end.host, end.port, names, subject)
@@ -143,10 +161,16 @@ class Point:
 
     def resolve(self, name: str) -> Decision:
         """May the guest ask for this name?"""
-        return (self._gate and self._gate()) or self.policy.resolve(name, self._subject)
+        if self._gate is not None and (shut := self._gate()):
+            return shut
+        if self._near is not None and self._near.find(name):
+            return Decision(True, NEAR, name=name)
+        return self.policy.resolve(name, self._subject)
 
     def answer(self, name: str, address: IPAddress) -> Decision:
         """May the guest learn this address for a name that a rule allows?"""
+        if self._near is not None and address in self._near.find(name):
+            return Decision(True, NEAR, name=name)
         return self.policy.answer(name, address, self._subject)
 
     def accept(self, client: Endpoint, port: int) -> Decision:

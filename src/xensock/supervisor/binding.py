@@ -129,18 +129,26 @@ def _is_bound(sup: Supervisor, q: Question) -> bool:
 
 
 def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
-    if any(p.guest_port == end.port for p in sup.parts.publications):
-        return Decision(True, f"--publish {end.port}")
+    if found := sup.parts.publications.of(end.port):
+        return _published(sup, q, found[0])
     only = q.sock.family == socket.AF_INET6 and bool(
         q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
     return sup.point.listen(Protocol.TCP, end, v6only=only, pid=q.tid)
 
 
+def _published(sup: Supervisor, q: Question, p: Publication) -> Decision:
+    if p.host is None or p.host != sup.parts.publications.inner:
+        return Decision(True, f"--publish {p.guest_port}")
+    if q.host:  # of a port that the kernel chose, and everybody would reach
+        return Decision(False, "listen = published", errno.EACCES)
+    return Decision(True, "listen = published: for its group")
+
+
 def _mapped(sup: Supervisor, end: Endpoint) -> Publication | None:
     """A publication that gives this port another face outside, so that the guest keeps it to itself."""
-    for p in sup.parts.publications:
-        if end.port == p.guest_port and (p.port != p.guest_port or p.host is not None):
+    for p in sup.parts.publications.of(end.port):
+        if p.port != p.guest_port or p.host is not None:
             return p
     return None
 
@@ -414,12 +422,16 @@ def _listen_inside(
         q.sock.listen(backlog)
         return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     try:
-        for p in (p for p in sup.parts.publications if p.guest_port == end.port):
+        for p in sup.parts.publications.of(end.port):
             outers.append(_publish(sup, p))  # noqa: PERF401 - what was made before a failure must be closed
         q.sock.listen(backlog)
-    except OSError:
+    except OSError as failure:
         for outer in outers:
             outer.close()
+        if failure.errno == errno.EADDRINUSE and _shown(sup, end.port):
+            # Servers have a socket for each family; one of them is enough for the world.
+            q.sock.listen(backlog)
+            return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
         raise
     published = Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow")
     opened = sup.accepts(q, published)
@@ -431,6 +443,11 @@ def _listen_inside(
         sup.parts.relay.watch(key, lambda: _drop(sup, key))
         return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     return Verdict(OWN, "guest", "guest"), 0
+
+
+def _shown(sup: Supervisor, port: int) -> bool:
+    """Whether another socket of the guest's is published for its port already."""
+    return any(each.listening and each.guest_port == port for each in sup.reserved.values())
 
 
 def _only_loopback(end: Endpoint) -> IPAddress | None:

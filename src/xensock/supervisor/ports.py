@@ -48,6 +48,10 @@ class Ports:
     def is_listening(self, sock: socket.socket) -> bool:
         return cookie(sock) in self._listening
 
+    def has(self, key: int) -> bool:
+        """Whether the host's socket with this cookie is a listener of this guest's."""
+        return key in self._listening
+
     def owner(self, at: Endpoint) -> bool:
         """Whether a connection of the host to `at` would reach this guest's own listener."""
         if not self._listening:

@@ -55,6 +55,21 @@ class Publication:
         return cls(host, ports[0], ports[-1], protocol)
 
 
+@dataclass(frozen=True, slots=True)
+class Publications:
+    """Those of a guest. `inner`: where its other ports are, if the world is not to reach them; None: the host's."""
+
+    named: tuple[Publication, ...] = ()
+    inner: IPAddress | None = None
+
+    def of(self, port: int) -> tuple[Publication, ...]:
+        """What shows a port of the guest's outside, if that is not simply the host's own port."""
+        found = tuple(p for p in self.named if p.guest_port == port)
+        if found or self.inner is None:
+            return found
+        return (Publication(self.inner, port, port),)
+
+
 def _address(literal: str, text: str) -> IPAddress:
     try:
         return ip_address(literal)

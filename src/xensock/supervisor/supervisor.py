@@ -34,6 +34,7 @@ from xensock.supervisor import (
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
 from xensock.supervisor.ports import ForeignPorts, Ports
+from xensock.supervisor.publication import Publications
 from xensock.supervisor.question import DONE, Question, shown
 from xensock.supervisor.unix_calls import UnixCalls
 
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from xensock.supervisor.dns import DnsServer
     from xensock.supervisor.ending import Endings
     from xensock.supervisor.guest import Guest
-    from xensock.supervisor.publication import Publication
     from xensock.supervisor.relay import Ended, Relay
     from xensock.supervisor.relay_server import Opened
 
@@ -81,7 +81,7 @@ class Parts:
     host_diag: Diag
     direct: bool
     stacks: Stacks
-    publications: tuple[Publication, ...] = ()
+    publications: Publications = field(default_factory=Publications)
     datagrams: Datagrams | None = None
     record: Callable[[Record], None] | None = None
     complain: Callable[[str], None] = field(default=lambda text: None)
@@ -293,6 +293,13 @@ class Supervisor:
         return known
 
     # --- the network a socket belongs to
+
+    def listens(self, key: int) -> bool:
+        """Whether the host's socket with this cookie is a listener by which this guest is reached. From any thread."""
+        if self.ports.has(key):
+            return True
+        held = [sock for outers in list(self.reserved.values()) for sock in outers.sockets]
+        return any(sock.fileno() >= 0 and cookie(sock) == key for sock in held)
 
     def remember_relayed(self, key: int) -> None:
         if len(self.relayed) >= MOST_RELAYED:
