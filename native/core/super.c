@@ -196,7 +196,8 @@ bool xs_super_born(struct xs_super *s, uint64_t cookie, uint32_t *tid, uint64_t 
 	return found;
 }
 
-/* A socket of the own family is one of AF_INET6, in the network that the data path uses: that is known elsewhere. */
+/* A socket of the own family is one of AF_INET6, in the network that the data path uses: that is known elsewhere. So is
+ * how many sockets a guest has that was given as many as it may have. */
 static void ask_for_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_t start)
 {
 	struct xs_event ev;
@@ -213,7 +214,7 @@ static void ask_for_socket(struct xs_super *s, const struct seccomp_notif *n, ui
 	memcpy(ev.args, n->data.args, sizeof ev.args);
 	ev.program[0] = 0;
 	ev.fd = -1;
-	ev.domain = AF_INET6;
+	ev.domain = AF_INET6; /* no matter for others: their arguments say it */
 	ev.type = (int)n->data.args[1] & 0xf;
 	xs_post(s, &ev);
 }
@@ -228,6 +229,10 @@ static void on_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_
 	}
 	if (proto != 0 && proto != IPPROTO_TCP) {
 		xs_super_answer(s, n->id, 0, EPROTONOSUPPORT, false);
+		return;
+	}
+	if (!xs_take_room(s)) {
+		ask_for_socket(s, n, start);
 		return;
 	}
 	fd = socket(domain, type | SOCK_CLOEXEC, proto);
@@ -385,6 +390,7 @@ static void *receive(void *arg)
 			break;
 		}
 		missed = false;
+		xs_pace(s);
 		if (u.n.data.nr == SYS_socket)
 			on_socket(s, &u.n, xs_now_ns());
 		else
@@ -408,6 +414,7 @@ struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *er
 	if (record)
 		xs_flag_set(&s->record);
 	s->killable = killable;
+	s->room = s->connects = UINT32_MAX;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->settling, NULL);
 	s->wake = eventfd(0, EFD_CLOEXEC);

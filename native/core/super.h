@@ -41,6 +41,11 @@ struct xs_super;
 
 /* killable: the filter was installed with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV. */
 struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *error);
+/* How many sockets are handed out before Python is asked for each, how many connects are waited for at once (further ones:
+ * EAGAIN), how many calls a second are looked at (further ones wait). Without this call there is no limit. */
+void xs_super_limit(struct xs_super *s, uint32_t sockets, uint32_t connects, uint32_t calls);
+/* Python has counted: so many sockets may be handed out, the one that it was asked for among them. */
+void xs_super_room(struct xs_super *s, uint32_t sockets);
 void xs_super_stop(struct xs_super *s);
 void xs_super_free(struct xs_super *s);
 /* Whether connects that the core carries out are told (XS_DONE). Cached verdicts are forgotten: they have no numbers. */

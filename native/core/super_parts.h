@@ -37,6 +37,9 @@ struct xs_super {
 	xs_flag stop, gone, record;
 	bool patient, napping;	/* under lock, the reader's: only records came last; it sleeps, only questions wake it */
 	unsigned questions;	/* under lock: in the queue */
+	uint32_t room, connects; /* under lock: sockets that may be handed out still; npend at most */
+	uint32_t calls, looked;	 /* the receiver's: a second at most, 0: any number; since the last look at the clock */
+	uint64_t paced_ns;
 	pthread_t receiver, waiter;
 	pthread_mutex_t lock; /* queue, pending list, kept results */
 	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */
@@ -62,6 +65,10 @@ void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, con
 void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 		    uint64_t start_ns, bool begun);
 void xs_forget_pending(struct xs_super *s, struct pending *p);
+/* Whether one more socket may be handed out, which counts then. */
+bool xs_take_room(struct xs_super *s);
+/* Lets a guest that calls faster than it may wait: its threads do, and nobody else. The receiver's. */
+void xs_pace(struct xs_super *s);
 /* The waiter's thread. */
 void *xs_waiter(void *super);
 

@@ -135,6 +135,16 @@ void xs_super_await(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 	wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, EINPROGRESS);
 }
 
+static bool crowded(struct xs_super *s)
+{
+	bool full;
+
+	pthread_mutex_lock(&s->lock);
+	full = s->npend >= s->connects;
+	pthread_mutex_unlock(&s->lock);
+	return full;
+}
+
 void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 			uint64_t start_ns, bool begun)
 {
@@ -148,6 +158,11 @@ void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 	} else {
 		/* connect(2) tells who began an attempt that SO_SNDTIMEO cut short from who only joined it. */
 		late = send_deadline(fd, start_ns) && tcp_state(fd) == TCP_SYN_SENT ? EALREADY : EINPROGRESS;
+		if (!begun && crowded(s)) {
+			xs_done(s, id, tid, 0, addr, addrlen, verdict, start_ns, EAGAIN);
+			close(fd);
+			return;
+		}
 		error = begun ? xs_connect_join(fd, START_WAIT_US) : xs_connect_start(fd, (const struct sockaddr *)addr, addrlen, START_WAIT_US);
 		if (error == EINPROGRESS) {
 			wait_for(s, id, tid, fd, addr, addrlen, verdict, start_ns, late);

@@ -38,6 +38,32 @@ static PyObject *start(PyObject *self, PyObject *args)
 	return PyCapsule_New(s, NAME, drop);
 }
 
+static PyObject *limit(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned sockets, connects, calls;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OIII:super_limit", &capsule, &sockets, &connects, &calls) || !(s = get(capsule)))
+		return NULL;
+	xs_super_limit(s, sockets, connects, calls);
+	Py_RETURN_NONE;
+}
+
+static PyObject *room(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned sockets;
+	struct xs_super *s;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OI:super_room", &capsule, &sockets) || !(s = get(capsule)))
+		return NULL;
+	xs_super_room(s, sockets);
+	Py_RETURN_NONE;
+}
+
 static PyObject *stop(PyObject *self, PyObject *arg)
 {
 	struct xs_super *s = get(arg);
@@ -296,6 +322,8 @@ static PyObject *interrupt(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
 	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record, killable) -> handle; takes the descriptor over"},
+	{"super_limit", limit, METH_VARARGS, "super_limit(handle, sockets, connects, calls a second): see native/core/super.h"},
+	{"super_room", room, METH_VARARGS, "super_room(handle, sockets): so many more may be handed out"},
 	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},
 	{"super_next", next, METH_VARARGS, "super_next(handle, timeout_ms) -> events, or None when the guest is gone"},
 	{"super_answer", answer, METH_VARARGS, "super_answer(handle, id, value, errno, go_on) -> errno (ENOENT: interrupted)"},

@@ -75,4 +75,8 @@ def test_every_attempt_has_a_name_of_its_own() -> None:
     listed = [sorted(names(file)) for file in FILES]
     assert all(len(each) > 10 for each in listed)
     assert not set(listed[0]) & set(listed[1])
-    assert {path.name for path in Path(HERE / "tries").glob("*.py")} == {*FILES, "kit.py"}
+    assert {path.name for path in Path(HERE / "tries").glob("*.py")} == {
+        *FILES,
+        "kit.py",
+        "takes.py",
+    }

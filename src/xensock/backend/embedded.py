@@ -21,6 +21,7 @@ from xensock.stack.stacks import SplitResolver, Stacks
 from xensock.supervisor import echoing, launch
 from xensock.supervisor import filter as guest_filter
 from xensock.supervisor.launch import ExecError, Launch, Launched, LaunchError
+from xensock.supervisor.limits import Limits
 
 if TYPE_CHECKING:
     import socket
@@ -64,6 +65,8 @@ class Order:
     labels: Mapping[str, str] = field(default_factory=dict)
     gate: Gate | None = None  # see Point
     source: Source | None = None  # of the policy, which is followed
+    limits: Limits = field(default_factory=Limits)
+    warn: Callable[[str], None] = lambda text: None
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -126,6 +129,8 @@ class Embedded:
                 order.own_family,
                 order.labels,
                 order.gate,
+                order.limits,
+                order.warn,
             )
             served = serve(guest, terms, carriers, stack)
             self._follow(served, stack)

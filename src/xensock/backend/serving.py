@@ -16,6 +16,7 @@ from xensock.supervisor.datagrams import Datagrams
 from xensock.supervisor.diag import open_host
 from xensock.supervisor.dns import DnsServer
 from xensock.supervisor.ending import Endings
+from xensock.supervisor.limits import Limits
 from xensock.supervisor.publication import Publications
 from xensock.supervisor.relay import Relay
 from xensock.supervisor.supervisor import Parts, Supervisor
@@ -64,6 +65,8 @@ class Terms:
     gate: Gate | None = None  # see Point
     inner: IPAddress | None = None  # see Publications
     near: Near | None = None  # see Point
+    limits: Limits = field(default_factory=Limits)
+    warn: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,8 @@ def serve(
         terms.gate,
         ended,
         point,
+        terms.limits,
+        terms.warn,
     )
     first = Supervisor(parts)
     first.start()

@@ -100,6 +100,12 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="Connections that RULE is about go to this backend, or to `host`. Repeatable: the first match wins.",
 )
 @click.option(
+    "--limit",
+    multiple=True,
+    metavar="NAME=N",
+    help="What the guest may take of this host: sockets, ports, connects, connections, calls. Repeatable.",
+)
+@click.option(
     "--trace",
     is_flag=False,
     flag_value="text",
@@ -132,6 +138,7 @@ def run(
     family: str,
     backends: tuple[str, ...],
     routes: tuple[str, ...],
+    limit: tuple[str, ...],
     trace: str | None,
     trace_file: str | None,
     audit: str | None,
@@ -152,6 +159,7 @@ def run(
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
     from xensock.cli.policy import policy_of, read_labels, source_of
+    from xensock.supervisor.limits import Limits
     from xensock.supervisor.publication import Publication
 
     policy = policy_of(policy_file, allow, deny)
@@ -164,6 +172,7 @@ def run(
         from xensock.policy.routes import Routes
 
         policy = Deferred(Routes(table, carriers[0][0]))
+    limits = Limits.parse(limit)
     publications = tuple(Publication.parse(text) for text in publish)
     record = recorder(trace, trace_file, ctx)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
@@ -190,6 +199,8 @@ def run(
                 named,
                 wanted.gate(log),
                 source_of(policy_file, allow, deny),
+                limits,
+                _warn,
             )
             return Embedded(order, _complain).run(job)
         except Exception as error:
@@ -215,6 +226,10 @@ def _no_paths(rules: tuple[str, ...]) -> None:
             "a guest with --backend reaches no unix sockets but its own",
             "leave it out; at `xensock backend` it is for programs with xensock.socket",
         )
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"xensock: {text}\n")
 
 
 def _complain(text: str) -> None:

@@ -15,7 +15,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.stack.stacks import DecidedError, decided
-from xensock.supervisor import options
+from xensock.supervisor import limits, options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
 from xensock.supervisor.diag import CONNECTED, cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
@@ -232,6 +232,7 @@ def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> 
     if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
         return errno.EACCES
     sup.move(q, host=True)
+    limits.take_port(sup, q.sock)
     sup.ports.bind(q.sock, local)
     return 0
 
@@ -247,6 +248,7 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
     stranger = 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port)
     if stranger and sup.parts.stacks.default.local:
         return errno.EACCES
+    limits.check(sup, "ports", len(sup.reserved), errno.EADDRINUSE)
     tried: list[socket.socket] = []  # held meanwhile, so that the host gives another port
     try:
         outer = _bind_pair(sup, q, local, stranger, tried)

@@ -14,7 +14,7 @@ from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.stack.stacks import decided
-from xensock.supervisor import sharing
+from xensock.supervisor import limits, sharing
 from xensock.supervisor.checking import terms_of
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
@@ -209,6 +209,10 @@ def _carry_out(
         sup.move(q, host=True)
         sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=cache)
         return
+    relay = sup.parts.relay
+    limits.check(sup, "connects", relay.dialling(), errno.EAGAIN)
+    moved = relay.connections() + sup.parts.stacks.live()
+    limits.check(sup, "connections", moved, errno.EAGAIN)
     stacks = sup.parts.stacks
     stack = stacks.of(Protocol.TCP, end.host, end.port, sup.parts.names_of(end.host))
     path: Path = "relay" if stack.local else "ring"

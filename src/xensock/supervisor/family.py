@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Verb
-from xensock.supervisor import binding
+from xensock.calls.family import AF_XENSOCK
+from xensock.supervisor import binding, limits
 from xensock.supervisor.connecting import OWN, describe
 from xensock.supervisor.diag import cookie
 
@@ -29,7 +30,10 @@ MOST = 100_000  # sockets that are remembered at most
 
 
 def make(sup: Supervisor, q: Question) -> None:
-    """socket(AF_XENSOCK, …)."""
+    """socket(AF_XENSOCK, …); and of another family, where the guest has perhaps as many as it may have."""
+    if q.args[0] & 0xFFFFFFFF != AF_XENSOCK:
+        limits.make(sup, q)
+        return
     kind, protocol = q.args[1] & 0xFFFFFFFF, q.args[2] & 0xFFFFFFFF
     stream = kind & TYPE == socket.SOCK_STREAM
     maker = socket.socket if stream and sup.parts.direct else sup.parts.guest.socket

@@ -63,6 +63,15 @@ class Holders:
                 return True
         return self._under_way()
 
+    def sockets(self) -> set[int]:
+        """Inodes of all sockets that processes of the guest hold."""
+        return {
+            int(link[8:-1])
+            for name, _ in self._processes()
+            for _, link in self._descriptors(name)
+            if link.startswith("socket:[")
+        }
+
     def _processes(self) -> Iterator[tuple[str, int]]:
         """Number in the guest and inode of its directory, which no later process of this number has (proc(5))."""
         with os.scandir(self._proc) as entries:

@@ -150,6 +150,10 @@ class Relay:
         """How many connections are being moved, or held until their first bytes are right."""
         return 0 if self._closed else _core.mover_live(self._mover) + self._verifier.live()
 
+    def dialling(self) -> int:
+        """How many connections have been asked for whose far side has not answered."""
+        return self._client.dialling()
+
     def close(self, linger: float = 0.0) -> None:
         """Release everything. What guests sent before they closed is still delivered, for up to `linger` seconds;
         connections with an open guest side are reset after that. Calling it again is fine."""

@@ -221,6 +221,10 @@ class Client:
             # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
             return self._hold(guest, address, target, far, error, ended)
 
+    def dialling(self) -> int:
+        """Connections whose far side has not answered."""
+        return len(self._holds)
+
     # ---- the far side ----
 
     def _carry_options(self, guest: socket.socket, far: socket.socket) -> None:

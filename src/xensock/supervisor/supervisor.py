@@ -33,6 +33,7 @@ from xensock.supervisor import (
 )
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
+from xensock.supervisor.limits import Limits, Taken
 from xensock.supervisor.ports import ForeignPorts, Ports
 from xensock.supervisor.publication import Publications
 from xensock.supervisor.question import DONE, Question, shown
@@ -92,6 +93,8 @@ class Parts:
     gate: Gate | None = None  # see Point
     ended: Callable[[], None] = field(default=lambda: None)  # no process of the filter is left
     point: Point | None = None  # the guest's, where others decide by it too
+    limits: Limits = field(default_factory=Limits)
+    warn: Callable[[str], None] = field(default=lambda text: None)
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class Held:
     relayed: set[int] = field(default_factory=set)  # cookies of those whose connect the relay began
     supervisors: set[Supervisor] = field(default_factory=set)  # that run
     users: int = 0
+    taken: Taken = field(default_factory=Taken)
 
     @classmethod
     def of(cls, parts: Parts) -> Held:
@@ -140,6 +144,7 @@ class Supervisor:
         self.dropping = held.dropping
         self.relayed = held.relayed
         self._unix: UnixCalls = UnixCalls(self, beside._unix if beside is not None else None)
+        self.taken = held.taken
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
@@ -163,6 +168,8 @@ class Supervisor:
         self.handle = _core.super_start(parts.listener, self.point.recording, parts.killable)
         with self.held.lock:
             self.held.supervisors.add(self)
+        limits = parts.limits
+        _core.super_limit(self.handle, limits.sockets, limits.connects, limits.calls)
         self._thread.start()
 
     def recording(self) -> None:
@@ -310,6 +317,10 @@ class Supervisor:
         """Whether other processes of the guest hold the caller's socket."""
         born = _core.super_born(self.handle, cookie(q.sock))
         return self.held.holders.elsewhere(q.tid, q.sock, born)
+
+    def open_sockets(self) -> set[int]:
+        """Inodes of all sockets that the guest's processes hold."""
+        return self.held.holders.sockets()
 
     def move(
         self, q: Question, host: bool, begin: Callable[[socket.socket], None] = lambda sock: None

@@ -1,0 +1,153 @@
+"""Takes of the host what it can get, and says how much that was."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+
+
+def taken(make, most: int) -> tuple[list, str]:
+    """As many as can be had, and the error of the first that could not."""
+    held = []
+    while len(held) < most:
+        try:
+            held.append(make())
+        except OSError as error:
+            return held, errno.errorcode[error.errno or 0]
+    return held, ""
+
+
+def sockets(processes: str, each: str) -> dict:
+    """In several processes (0: as many as it takes for so many in all), then once more after they have ended."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count, most = int(processes), int(each)
+    if not count:
+        count = -(-most // min(hard - 64, 25_000))
+        most = -(-most // count)
+    rounds = []
+    for _ in range(2):
+        rounds.append(_in_processes(count, most))
+        time.sleep(0.3)  # a limit that was reached is looked at again some time later
+    (made, error), (again, _) = rounds
+    return {"made": made, "error": error, "again": again}
+
+
+def _in_processes(count: int, most: int) -> tuple[int, str]:
+    children = []
+    for _ in range(count):
+        told_read, told = os.pipe()
+        go, go_write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(go_write)
+            held, error = taken(socket.socket, most)
+            os.write(told, f"{len(held)} {error}".encode())
+            os.read(go, 1)
+            os._exit(0)
+        os.close(told)
+        os.close(go)
+        children.append((pid, told_read, go_write))
+        # One after the other, each holding what it has.
+        made = os.read(told_read, 100).decode().split()
+        children[-1] = (pid, int(made[0]), go_write, made[1] if len(made) > 1 else "")
+        os.close(told_read)
+    for _, _, go_write, _ in children:  # all first: later children have the earlier ones', too
+        os.close(go_write)
+    for pid, _, _, _ in children:
+        os.waitpid(pid, 0)
+    return sum(child[1] for child in children), next((c[3] for c in children if c[3]), "")
+
+
+def _port() -> socket.socket:
+    made = socket.socket()
+    try:
+        made.bind(("0.0.0.0", 0))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def ports(most: str) -> dict:
+    held, error = taken(_port, int(most))
+    made = len(held)
+    for each in held:
+        each.close()
+    return {"made": made, "error": error, "again": len(taken(_port, int(most))[0])}
+
+
+def waiting(host: str, count: str) -> dict:
+    """Threads that connect to where nobody answers; those that are refused say so."""
+    errors: list[str] = []
+
+    def connect() -> None:
+        try:
+            socket.socket().connect((host, 9))
+        except OSError as error:
+            errors.append(errno.errorcode[error.errno or 0])
+
+    held = [threading.Thread(target=connect, daemon=True) for _ in range(int(count))]
+    for each in held:
+        each.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and len(errors) < int(count) - 20:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    return {**Counter(errors), "waiting": sum(each.is_alive() for each in held)}
+
+
+def connections(host: str, port: str, most: str) -> dict:
+    held, error = taken(lambda: socket.create_connection((host, int(port)), 10), int(most))
+    return {"made": len(held), "error": error}
+
+
+def calls(count: str) -> dict:
+    """Connects to where nobody listens, as fast as they are answered."""
+    begin = time.monotonic()
+    sock = socket.socket()
+    for _ in range(int(count)):
+        with contextlib.suppress(OSError):
+            sock.connect(("169.254.1.1", 9))
+    return {"calls_a_second": int(count) / (time.monotonic() - begin)}
+
+
+def flood(host: str, port: str) -> dict:
+    """For ever, in six processes."""
+    for _ in range(5):
+        if not os.fork():
+            break
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.connect((host, int(port)))
+
+
+def modest(host: str, port: str, seconds: str) -> dict:
+    """A connection, a word, a pause."""
+    count, begin = 0, time.monotonic()
+    while time.monotonic() - begin < float(seconds):
+        with socket.create_connection((host, int(port)), 10) as sock:
+            assert sock.recv(10)
+        count += 1
+        time.sleep(0.05)
+    return {"rate": count / (time.monotonic() - begin)}
+
+
+def reach(host: str, port: str) -> dict:
+    with socket.create_connection((host, int(port)), 10) as sock:
+        sock.sendall(b"x")
+        return {"got": sock.recv(1).decode()}
+
+
+CALLS = (sockets, ports, waiting, connections, calls, flood, modest, reach)
+result = {call.__name__: call for call in CALLS}[sys.argv[1]](*sys.argv[2:])
+print(json.dumps(result), flush=True)
+os._exit(0)
