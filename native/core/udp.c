@@ -3,6 +3,7 @@
 #include "udpcard.h"
 #include "udpin.h"
 #include "udpout.h"
+#include "udptold.h"
 
 #include <errno.h>
 #include <linux/virtio_net.h>
@@ -20,20 +21,17 @@
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
 
-#define BATCH 32
-#define ROOM (1u << 17) /* one packet of the card or one datagram: 64 KiB and headers, a power of two */
-#define CONTROL 256
 #define ROUNDS 8 /* batches of one descriptor before the others have their turn */
 #define UNREPLIED_MS 30000u
 #define REPLIED_MS 180000u
 #define REFUSED_MS 1000u
 #define SWEEP_MS 1000
-#define QUEUED 4096u
 #define CARD ((uint64_t)1 << 63)
 #define WAKE ((uint64_t)1 << 62)
 
 struct xs_udp {
-	int ep, wake, told; /* told: an eventfd for the owner */
+	int ep, wake;
+	struct xs_told told;
 	bool record, stop;
 	pthread_t thread;
 	pthread_mutex_t lock; /* of everything below */
@@ -42,12 +40,11 @@ struct xs_udp {
 	struct xs_card card;
 	struct xs_out out;
 	uint8_t plain[4][16];
-	struct xs_udp_event *event; /* a ring of QUEUED */
-	size_t first, events;
-	uint8_t *room; /* BATCH times ROOM */
+	uint8_t *room; /* XS_IN_BATCH times XS_IN_ROOM */
 	uint64_t now;  /* milliseconds */
 	uint64_t swept;
-	uint8_t copy[ROOM]; /* an echo that is renamed */
+	struct xs_in in;
+	uint8_t copy[XS_IN_ROOM]; /* an echo that is renamed */
 };
 
 static uint64_t now_ns(void)
@@ -56,26 +53,6 @@ static uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* --- what the owner is told --- */
-
-static bool tell(struct xs_udp *u, enum xs_udp_kind kind, const struct xs_datagram *d)
-{
-	struct xs_udp_event *e;
-	uint64_t one = 1;
-
-	if (u->events == QUEUED)
-		return false;
-	e = u->event + (u->first + u->events++) % QUEUED;
-	e->kind = kind;
-	e->proto = d->proto;
-	memcpy(e->src, d->src, 16);
-	memcpy(e->dst, d->dst, 16);
-	e->sport = d->sport;
-	e->dport = d->dport;
-	e->start_ns = now_ns();
-	return write(u->told, &one, sizeof one) == sizeof one || errno == EAGAIN;
 }
 
 /* --- errors for the guest --- */
@@ -142,13 +119,13 @@ static void from_guest(struct xs_udp *u, const struct xs_datagram *d, uint16_t g
 		f = NULL;
 	}
 	if (f && f->state == XS_OPEN) {
-		p = xs_port_for(u->flows, d->proto, d->src, d->sport);
+		p = xs_port_for(u->flows, d->proto, d->src, d->sport, f->via);
 		if (p && !f->stale) {
 			forward(u, f, p, d, gso);
 			return;
 		}
 		f->state = XS_ASKED; /* its port has gone, so that another one is needed; or the policy may have changed */
-		if (!tell(u, XS_UDP_ASK, d)) {
+		if (!xs_told_put(&u->told, XS_UDP_ASK, d)) {
 			xs_flow_drop(u->flows, f);
 			return;
 		}
@@ -159,7 +136,7 @@ static void from_guest(struct xs_udp *u, const struct xs_datagram *d, uint16_t g
 			return;
 		memcpy(f->src, d->src, 16);
 		f->known = true;
-		if (!tell(u, XS_UDP_ASK, d)) {
+		if (!xs_told_put(&u->told, XS_UDP_ASK, d)) {
 			xs_flow_drop(u->flows, f);
 			return;
 		}
@@ -169,50 +146,33 @@ static void from_guest(struct xs_udp *u, const struct xs_datagram *d, uint16_t g
 
 static bool read_card(struct xs_udp *u)
 {
-	struct mmsghdr m[BATCH];
-	struct iovec v[BATCH];
-	int n;
+	struct xs_in *in = &u->in;
+	int n = xs_in_receive(u->card.fd, in, u->room, false);
 
-	memset(m, 0, sizeof m);
-	for (int i = 0; i < BATCH; i++) {
-		v[i].iov_base = u->room + (size_t)i * ROOM;
-		v[i].iov_len = ROOM;
-		m[i].msg_hdr.msg_iov = v + i;
-		m[i].msg_hdr.msg_iovlen = 1;
-	}
-	n = recvmmsg(u->card.fd, m, BATCH, MSG_DONTWAIT, NULL);
 	for (int i = 0; i < n; i++) {
-		const uint8_t *at = v[i].iov_base;
+		const uint8_t *at = in->iov[i].iov_base;
 		struct virtio_net_hdr vh;
 		struct xs_datagram d;
 		uint16_t gso;
 
-		if (m[i].msg_len < XS_CARD_PREFIX)
+		if (in->msg[i].msg_len < XS_CARD_PREFIX)
 			continue;
 		memcpy(&vh, at, 10);
 		gso = (vh.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_UDP_L4 ? vh.gso_size : 0;
-		if (!xs_packet_read(&u->fragments, at + XS_CARD_PREFIX, m[i].msg_len - XS_CARD_PREFIX, &d))
+		if (!xs_packet_read(&u->fragments, at + XS_CARD_PREFIX, in->msg[i].msg_len - XS_CARD_PREFIX, &d))
 			continue;
 		from_guest(u, &d, gso);
-		if (d.data < at || d.data >= at + ROOM)
+		if (d.data < at || d.data >= at + XS_IN_ROOM)
 			xs_out_flush(&u->out); /* put together from fragments, in room that the next one needs */
 	}
 	xs_out_flush(&u->out);
 	xs_card_flush(&u->card);
-	return n == BATCH;
+	return n == XS_IN_BATCH;
 }
 
 /* --- to the guest --- */
 
 static bool group(const uint8_t a[16]) { return xs_is4(a) ? a[12] >= 224 : a[0] == 0xff; }
-
-static bool plain(const struct xs_udp *u, const uint8_t a[16])
-{
-	for (size_t i = 0; i < u->out.nplain; i++)
-		if (!memcmp(u->plain[i], a, 16))
-			return true;
-	return false;
-}
 
 static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d, uint8_t *at, uint16_t gso)
 {
@@ -227,7 +187,7 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 			return;
 	}
 	f = xs_flow_find(u->flows, p->proto, p->gport, d->src, d->sport);
-	if (f && f->state != XS_OPEN && !p->open)
+	if (f && (f->state != XS_OPEN || f->via != p->via) && !p->open)
 		return;
 	if (!f) {
 		struct xs_datagram asked;
@@ -235,23 +195,26 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 		if (!p->open || !(f = xs_flow_add(u->flows, p->proto, p->gport, d->src, d->sport, u->now)))
 			return;
 		f->state = XS_OPEN;
+		f->via = p->via;
 		if (u->record) {
 			asked = *d;
 			memcpy(asked.src, d->dst, 16);
 			memcpy(asked.dst, d->src, 16);
 			asked.sport = p->gport;
 			asked.dport = d->sport;
-			tell(u, XS_UDP_INBOUND, &asked); /* a full queue loses the record, as any trace that nobody reads */
+			xs_told_put(&u->told, XS_UDP_INBOUND, &asked); /* a full queue loses the record, as any trace that nobody reads */
 		}
 	}
 	f->replied = true;
+	if (f->state != XS_OPEN)
+		f->via = p->via;
 	f->state = XS_OPEN;
 	xs_flow_touch(u->flows, f, u->now);
 	p->last = u->now;
 	/* The address by which the guest's socket knows itself; for one that has not spoken yet, the one that was called. */
 	if (!p->wild)
 		memcpy(d->dst, p->addr, 16);
-	else if (f->known && !group(d->dst) && (f->pinned || p->proto == XS_ICMP || !plain(u, f->src)))
+	else if (f->known && !group(d->dst) && (f->pinned || p->via || p->proto == XS_ICMP || !xs_out_plain(&u->out, f->src)))
 		memcpy(d->dst, f->src, 16);
 	if (xs_is4(d->src) != xs_is4(d->dst))
 		return;
@@ -262,38 +225,44 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 
 static bool read_port(struct xs_udp *u, struct xs_port *p)
 {
-	struct mmsghdr m[BATCH];
-	struct iovec v[BATCH];
-	struct sockaddr_in6 name[BATCH];
-	_Alignas(8) uint8_t room[BATCH][CONTROL];
-	int n;
+	struct xs_in *in = &u->in;
+	int n = xs_in_receive(p->fd, in, u->room, true);
 
-	memset(m, 0, sizeof m);
-	for (int i = 0; i < BATCH; i++) {
-		v[i].iov_base = u->room + (size_t)i * ROOM;
-		v[i].iov_len = ROOM;
-		m[i].msg_hdr.msg_name = name + i;
-		m[i].msg_hdr.msg_namelen = sizeof name[i];
-		m[i].msg_hdr.msg_iov = v + i;
-		m[i].msg_hdr.msg_iovlen = 1;
-		m[i].msg_hdr.msg_control = room[i];
-		m[i].msg_hdr.msg_controllen = CONTROL;
-	}
-	n = recvmmsg(p->fd, m, BATCH, MSG_DONTWAIT, NULL);
 	for (int i = 0; i < n; i++) {
 		struct xs_datagram d;
 		uint16_t gso = 0;
 
 		memset(&d, 0, sizeof d);
 		d.ttl = 64;
-		d.len = m[i].msg_len;
-		if (!xs_out_name(name + i, d.src, &d.sport))
+		d.len = in->msg[i].msg_len;
+		if (!xs_name_read(in->name + i, d.src, &d.sport))
 			continue;
-		xs_in_control(&m[i].msg_hdr, &d, &gso);
-		from_host(u, p, &d, v[i].iov_base, gso);
+		xs_in_control(&in->msg[i].msg_hdr, &d, &gso);
+		from_host(u, p, &d, in->iov[i].iov_base, gso);
 	}
 	xs_card_flush(&u->card);
-	return n == BATCH;
+	return n == XS_IN_BATCH;
+}
+
+/* A datagram of the guest's did not arrive: its socket is told by ICMP. `data`: as much as is known of it. */
+static void undelivered(struct xs_udp *u, struct xs_port *p, const uint8_t remote[16], uint16_t rport, const uint8_t from[16], const struct xs_icmp *e,
+			const uint8_t *data, size_t len)
+{
+	struct xs_flow *f = xs_flow_find(u->flows, p->proto, p->gport, remote, p->proto == XS_ICMP ? 0 : rport);
+	struct xs_datagram about;
+
+	if (!f || !f->known)
+		return;
+	memset(&about, 0, sizeof about);
+	about.proto = p->proto;
+	memcpy(about.src, f->src, 16);
+	memcpy(about.dst, remote, 16);
+	about.sport = p->gport;
+	about.dport = f->rport;
+	about.ttl = 1;
+	about.data = data;
+	about.len = len;
+	send_error(u, from, &about, e);
 }
 
 /* ICMP errors that the host's socket received, for the guest's socket whose datagram they are about. */
@@ -303,27 +272,54 @@ static void read_errors(struct xs_udp *u, struct xs_port *p)
 	int error;
 	socklen_t l = sizeof error;
 
-	while (xs_out_error(p, &e)) {
-		struct xs_flow *f = xs_flow_find(u->flows, p->proto, p->gport, e.remote, p->proto == XS_ICMP ? 0 : e.rport);
-		struct xs_datagram about;
-
-		if (e.local || !f || !f->known)
-			continue;
-		memset(&about, 0, sizeof about);
-		about.proto = p->proto;
-		memcpy(about.src, f->src, 16);
-		memcpy(about.dst, e.remote, 16);
-		about.sport = p->gport;
-		about.dport = f->rport;
-		about.ttl = 1;
-		about.data = e.room;
-		about.len = e.len;
-		send_error(u, e.from, &about, &e.icmp);
-	}
+	while (xs_out_error(p, &e))
+		if (!e.local)
+			undelivered(u, p, e.remote, e.rport, e.from, &e.icmp, e.room, e.len);
 	/* Taken off, or epoll would report it for ever. */
 	if (getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &l))
 		xs_port_drop(u->flows, p);
 	xs_card_flush(&u->card);
+}
+
+/* From another backend. False: nothing more is there, or the port has gone. */
+static bool read_frames(struct xs_udp *u, struct xs_port *p)
+{
+	struct xs_in *in = &u->in;
+	int n = xs_in_receive(p->fd, in, u->room, false);
+	bool gone = n < 0 && errno != EAGAIN && errno != EINTR;
+
+	for (int i = 0; i < n; i++) {
+		struct xs_datagram d;
+		struct xs_framed f;
+
+		if (!in->msg[i].msg_len) {
+			gone = true; /* no frame is empty */
+			break;
+		}
+		if (!xs_frame_read(in->iov[i].iov_base, in->msg[i].msg_len, &f))
+			continue;
+		if (f.error) {
+			if (f.told || !xs_icmp_of(f.error, !xs_is4(f.remote), &f.icmp))
+				undelivered(u, p, f.remote, f.rport, f.told ? f.from : f.remote, &f.icmp, f.data, f.len);
+			continue;
+		}
+		memset(&d, 0, sizeof d);
+		d.ttl = 64;
+		memcpy(d.src, f.remote, 16);
+		d.sport = f.rport;
+		d.len = f.len;
+		/* Nobody says which address was called: the guest's own. */
+		for (size_t k = u->out.nplain; k--;)
+			if (xs_is4(u->plain[k]) == xs_is4(d.src))
+				memcpy(d.dst, u->plain[k], 16);
+		from_host(u, p, &d, f.data, 0);
+	}
+	xs_card_flush(&u->card);
+	if (gone) {
+		epoll_ctl(u->ep, EPOLL_CTL_DEL, p->fd, NULL); /* others may hold the file */
+		xs_port_drop(u->flows, p);
+	}
+	return n == XS_IN_BATCH && !gone;
 }
 
 /* --- the thread --- */
@@ -348,6 +344,11 @@ static void serve(struct xs_udp *u, const struct epoll_event *e)
 		return;
 	}
 	p = xs_port_at(u->flows, (uint32_t)e->data.u64, (uint32_t)(e->data.u64 >> 32));
+	if (p && p->via) {
+		for (int i = 0; i < ROUNDS && read_frames(u, p); i++)
+			;
+		return;
+	}
 	if (p && (e->events & EPOLLERR))
 		read_errors(u, p);
 	p = xs_port_at(u->flows, (uint32_t)e->data.u64, (uint32_t)(e->data.u64 >> 32));
@@ -411,13 +412,11 @@ struct xs_udp *xs_udp_new(int card, const uint8_t mac[6], const uint8_t (*plain)
 	u->now = now_ns() / 1000000u;
 	u->ep = epoll_create1(EPOLL_CLOEXEC);
 	u->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	u->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	u->flows = xs_flows_new();
-	u->event = calloc(QUEUED, sizeof *u->event);
 	/* Touched as far as datagrams are long. */
-	u->room = mmap(NULL, (size_t)BATCH * ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	u->room = mmap(NULL, (size_t)XS_IN_BATCH * XS_IN_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	pthread_mutex_init(&u->lock, NULL);
-	if (u->ep < 0 || u->wake < 0 || u->told < 0 || !u->flows || !u->event || u->room == MAP_FAILED)
+	if (!xs_told_init(&u->told) || u->ep < 0 || u->wake < 0 || !u->flows || u->room == MAP_FAILED)
 		error = errno;
 	else
 		error = watch(u, u->wake, WAKE);
@@ -437,20 +436,17 @@ struct xs_udp *xs_udp_new(int card, const uint8_t mac[6], const uint8_t (*plain)
 	return u;
 }
 
-int xs_udp_fd(const struct xs_udp *u) { return u->told; }
+int xs_udp_fd(const struct xs_udp *u) { return u->told.fd; }
 
 size_t xs_udp_events(struct xs_udp *u, struct xs_udp_event *out, size_t max)
 {
-	size_t n = 0;
+	size_t n;
 	uint64_t count;
 
-	if (read(u->told, &count, sizeof count) < 0 && errno != EAGAIN)
+	if (read(u->told.fd, &count, sizeof count) < 0 && errno != EAGAIN)
 		return 0;
 	pthread_mutex_lock(&u->lock);
-	for (; n < max && u->events; u->events--) {
-		out[n++] = u->event[u->first];
-		u->first = (u->first + 1) % QUEUED;
-	}
+	n = xs_told_take(&u->told, out, max);
 	pthread_mutex_unlock(&u->lock);
 	return n;
 }
@@ -458,12 +454,13 @@ size_t xs_udp_events(struct xs_udp *u, struct xs_udp_event *out, size_t max)
 int xs_udp_port(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, int fd, unsigned flags, uint16_t hid)
 {
 	struct xs_port *p;
+	uint8_t via = (uint8_t)(flags >> 8);
 	int error = ENFILE;
 
 	pthread_mutex_lock(&u->lock);
-	if (xs_port_exact(u->flows, proto, addr, gport)) {
+	if (xs_port_exact(u->flows, proto, addr, gport, via)) {
 		error = EEXIST;
-	} else if ((p = xs_port_add(u->flows, proto, addr, gport, flags & XS_PORT_DUAL))) {
+	} else if ((p = xs_port_add(u->flows, proto, addr, gport, flags & XS_PORT_DUAL, via))) {
 		p->fd = fd;
 		p->six = flags & XS_PORT_SIX;
 		p->open = flags & XS_PORT_OPEN;
@@ -471,7 +468,8 @@ int xs_udp_port(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_
 		p->raw = flags & XS_PORT_RAW;
 		p->hid = hid;
 		p->last = now_ns() / 1000000u;
-		xs_in_prepare(p);
+		if (!via)
+			xs_in_prepare(p);
 		error = watch(u, fd, (uint64_t)p->generation << 32 | xs_port_slot(u->flows, p));
 		fd = -1;
 		if (error)
@@ -483,14 +481,14 @@ int xs_udp_port(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_
 	return error;
 }
 
-int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool automatic)
+int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool automatic, uint8_t via)
 {
 	struct xs_port *p;
 	int error = ENOENT;
 
 	pthread_mutex_lock(&u->lock);
-	p = automatic ? xs_port_for(u->flows, proto, addr, gport) : xs_port_exact(u->flows, proto, addr, gport);
-	if (p && p->automatic == automatic) {
+	while ((p = automatic ? xs_port_automatic(u->flows, proto, addr, gport) : xs_port_exact(u->flows, proto, addr, gport, via)) &&
+	       p->automatic == automatic) {
 		xs_port_drop(u->flows, p);
 		error = 0;
 	}
@@ -498,17 +496,17 @@ int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint1
 	return error;
 }
 
-bool xs_udp_has(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport)
+bool xs_udp_has(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, uint8_t via)
 {
 	bool found;
 
 	pthread_mutex_lock(&u->lock);
-	found = xs_port_for(u->flows, proto, addr, gport) != NULL;
+	found = xs_port_for(u->flows, proto, addr, gport, via) != NULL;
 	pthread_mutex_unlock(&u->lock);
 	return found;
 }
 
-void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error, bool pinned)
+void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error, bool pinned, uint8_t via)
 {
 	struct xs_flow *f;
 	struct xs_port *p;
@@ -523,9 +521,10 @@ void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_
 		f->state = error ? XS_REFUSED : XS_OPEN;
 		f->error = error;
 		f->pinned = pinned;
+		f->via = via;
 		xs_flow_touch(u->flows, f, u->now);
 		while ((w = xs_flow_unwait(u->flows, f))) {
-			p = error ? NULL : xs_port_for(u->flows, proto, w->d.src, gport);
+			p = error ? NULL : xs_port_for(u->flows, proto, w->d.src, gport, via);
 			if (p) {
 				forward(u, f, p, &w->d, w->gso);
 				xs_out_flush(&u->out);
@@ -582,15 +581,13 @@ void xs_udp_free(struct xs_udp *u)
 	if (u->flows)
 		xs_flows_free(u->flows);
 	xs_fragments_free(&u->fragments);
-	free(u->event);
+	xs_told_free(&u->told);
 	if (u->room && u->room != MAP_FAILED)
-		munmap(u->room, (size_t)BATCH * ROOM);
+		munmap(u->room, (size_t)XS_IN_BATCH * XS_IN_ROOM);
 	if (u->ep >= 0)
 		close(u->ep);
 	if (u->wake >= 0)
 		close(u->wake);
-	if (u->told >= 0)
-		close(u->told);
 	close(u->card.fd);
 	pthread_mutex_destroy(&u->lock);
 	free(u);

@@ -27,6 +27,8 @@ enum xs_udp_flags {
 	XS_PORT_AUTOMATIC = 8,	/* made for a flow, not for a bind */
 	XS_PORT_RAW = 16,	/* a raw ICMP socket instead of a ping socket */
 };
+/* And who carries it (udpflows.h). */
+#define XS_PORT_VIA(n) ((unsigned)(n) << 8)
 
 struct xs_udp;
 
@@ -36,19 +38,20 @@ struct xs_udp *xs_udp_new(int card, const uint8_t mac[6], const uint8_t (*plain)
 int xs_udp_fd(const struct xs_udp *u);
 size_t xs_udp_events(struct xs_udp *u, struct xs_udp_event *out, size_t max);
 
-/* Takes the bound socket fd, also when it fails. 0, EEXIST, ENFILE, or what epoll says. `hid`: of a raw ICMP socket. */
+/* Takes the socket fd, also when it fails: a bound one, or a SOCK_SEQPACKET one of frames. 0, EEXIST, ENFILE, or what
+ * epoll says. `hid`: of a raw ICMP socket. */
 int xs_udp_port(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, int fd, unsigned flags, uint16_t hid);
-/* 0 or ENOENT. With `automatic`, only one that is: of any address. */
-int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool automatic);
-/* Whether what the guest sends from there has a port. */
-bool xs_udp_has(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport);
-/* Answers an ASK: 0, or the errno by which the guest is refused. */
-void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error, bool pinned);
+/* 0 or ENOENT. With `automatic`, only those that are: of any address and carrier. Else one that this carrier has. */
+int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool automatic, uint8_t via);
+/* Whether what the guest sends from there by this carrier has a port. */
+bool xs_udp_has(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_t gport, uint8_t via);
+/* Answers an ASK: 0, or the errno by which the guest is refused; and who carries the flow. */
+void xs_udp_decide(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, int error, bool pinned, uint8_t via);
 /* The flow, if there is one, is that of a connected socket: what arrives must be addressed to src. */
 void xs_udp_pin(struct xs_udp *u, uint8_t proto, uint16_t gport, const uint8_t remote[16], uint16_t rport, const uint8_t src[16]);
-/* How many flows and ports there are. */
 /* The policy has changed: every flow is asked about again (XS_UDP_ASK) at the guest's next datagram. */
 void xs_udp_doubt(struct xs_udp *u);
+/* How many flows and ports there are. */
 void xs_udp_count(struct xs_udp *u, size_t *flows, size_t *ports);
 void xs_udp_free(struct xs_udp *u);
 

@@ -59,7 +59,7 @@ static bool any(const uint8_t a[16])
 	return xs_is4(a) ? !memcmp(a + 12, zero, 4) : !memcmp(a, zero, 16);
 }
 
-struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool dual)
+struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool dual, uint8_t via)
 {
 	struct xs_port *p = NULL, *idle = NULL, **at = port_bucket(t, proto, gport);
 	uint32_t generation;
@@ -85,6 +85,7 @@ struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t add
 	p->proto = proto;
 	p->gport = gport;
 	p->dual = dual;
+	p->via = via;
 	p->wild = any(addr);
 	memcpy(p->addr, addr, 16);
 	p->fd = p->discover = -1;
@@ -94,12 +95,12 @@ struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t add
 	return p;
 }
 
-struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src[16], uint16_t gport)
+struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src[16], uint16_t gport, uint8_t via)
 {
 	struct xs_port *family = NULL, *dual = NULL;
 
 	for (struct xs_port *p = *port_bucket(t, proto, gport); p; p = p->next) {
-		if (p->gport != gport || p->proto != proto)
+		if (p->gport != gport || p->proto != proto || p->via != via)
 			continue;
 		if (!memcmp(p->addr, src, 16))
 			return p;
@@ -111,10 +112,18 @@ struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src
 	return family ? family : dual;
 }
 
-struct xs_port *xs_port_exact(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport)
+struct xs_port *xs_port_exact(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, uint8_t via)
 {
 	for (struct xs_port *p = *port_bucket(t, proto, gport); p; p = p->next)
-		if (p->gport == gport && p->proto == proto && !memcmp(p->addr, addr, 16))
+		if (p->gport == gport && p->proto == proto && p->via == via && !memcmp(p->addr, addr, 16))
+			return p;
+	return NULL;
+}
+
+struct xs_port *xs_port_automatic(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport)
+{
+	for (struct xs_port *p = *port_bucket(t, proto, gport); p; p = p->next)
+		if (p->gport == gport && p->proto == proto && p->automatic && xs_is4(p->addr) == xs_is4(addr))
 			return p;
 	return NULL;
 }

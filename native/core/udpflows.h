@@ -20,8 +20,9 @@ struct xs_port {
 	uint8_t proto;
 	uint8_t addr[16]; /* the guest's; of a wildcard: the family's "any" */
 	uint16_t gport, hid;
+	uint8_t via; /* who carries it: 0 this host, by a socket of its own; else another backend, in frames */
 	uint32_t generation;
-	int fd, discover; /* the host's socket; its IP_MTU_DISCOVER, -1: not set by us */
+	int fd, discover; /* the socket; its IP_MTU_DISCOVER, -1: not set by us */
 	uint64_t last;
 	struct xs_port *next;
 };
@@ -38,7 +39,7 @@ struct xs_flow {
 	int error;
 	/* known: src is what the guest used last; pinned: its socket has no other address; stale: to be asked about again */
 	bool replied, known, pinned, stale;
-	uint8_t proto, remote[16], src[16];
+	uint8_t proto, via, remote[16], src[16];
 	uint16_t gport, rport;
 	uint64_t last; /* milliseconds */
 	unsigned waiting;
@@ -52,10 +53,12 @@ struct xs_flows *xs_flows_new(void);
 void xs_flows_free(struct xs_flows *t);
 
 /* NULL: too many, and none is automatic. The oldest automatic one makes room; its descriptor is closed. */
-struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool dual);
-/* The one that takes what the guest sends from there: exact address first, then the family's wildcard, then a dual one. */
-struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src[16], uint16_t gport);
-struct xs_port *xs_port_exact(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport);
+struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool dual, uint8_t via);
+/* The one of this carrier that takes what the guest sends from there: exact address first, then the family's wildcard, then a dual one. */
+struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src[16], uint16_t gport, uint8_t via);
+struct xs_port *xs_port_exact(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, uint8_t via);
+/* One that no program has bound, whoever carries it; NULL. */
+struct xs_port *xs_port_automatic(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport);
 struct xs_port *xs_port_at(struct xs_flows *t, uint32_t slot, uint32_t generation);
 uint32_t xs_port_slot(const struct xs_flows *t, const struct xs_port *p);
 /* Closes its descriptor. */

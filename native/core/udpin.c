@@ -11,6 +11,25 @@
 #define ECHO_REPLY4 0
 #define ECHO_REPLY6 129
 
+int xs_in_receive(int fd, struct xs_in *in, uint8_t *room, bool told)
+{
+	memset(in->msg, 0, sizeof in->msg);
+	for (int i = 0; i < XS_IN_BATCH; i++) {
+		struct msghdr *m = &in->msg[i].msg_hdr;
+
+		in->iov[i] = (struct iovec){room + (size_t)i * XS_IN_ROOM, XS_IN_ROOM};
+		m->msg_iov = in->iov + i;
+		m->msg_iovlen = 1;
+		if (!told)
+			continue;
+		m->msg_name = in->name + i;
+		m->msg_namelen = sizeof in->name[i];
+		m->msg_control = in->control[i];
+		m->msg_controllen = XS_IN_CONTROL;
+	}
+	return recvmmsg(fd, in->msg, XS_IN_BATCH, MSG_DONTWAIT, NULL);
+}
+
 void xs_in_control(struct msghdr *m, struct xs_datagram *d, uint16_t *gso)
 {
 	int v;

@@ -4,7 +4,24 @@
 
 #include "udpflows.h"
 
+#include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
+
+#define XS_IN_BATCH 32
+#define XS_IN_ROOM (1u << 17) /* one packet of the card or one datagram: 64 KiB and headers, a power of two */
+#define XS_IN_CONTROL 256
+
+struct xs_in {
+	struct mmsghdr msg[XS_IN_BATCH];
+	struct iovec iov[XS_IN_BATCH];
+	struct sockaddr_in6 name[XS_IN_BATCH];
+	_Alignas(8) uint8_t control[XS_IN_BATCH][XS_IN_CONTROL];
+};
+
+/* Receives what is there, each in its own XS_IN_ROOM of `room`. `told`: with addresses and control messages. How many, or
+ * -1 and errno. */
+int xs_in_receive(int fd, struct xs_in *in, uint8_t *room, bool told);
 
 /* Asks the kernel for it: the address that was called, TTL, TOS, errors; and for datagrams taken together (UDP_GRO). */
 void xs_in_prepare(const struct xs_port *p);

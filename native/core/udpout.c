@@ -23,15 +23,12 @@ static void add(struct msghdr *m, int level, int type, const void *value, size_t
 	m->msg_controllen += CMSG_SPACE(len);
 }
 
-/* Whether a program chose the source address that the datagram has. */
-static bool chosen(const struct xs_out *o, const struct xs_port *p, const struct xs_datagram *d)
+bool xs_out_plain(const struct xs_out *o, const uint8_t addr[16])
 {
-	if (!p->wild)
-		return false;
 	for (size_t i = 0; i < o->nplain; i++)
-		if (!memcmp(o->plain[i], d->src, 16))
-			return false;
-	return true;
+		if (!memcmp(o->plain[i], addr, 16))
+			return true;
+	return false;
 }
 
 static void control(const struct xs_out *o, unsigned i, bool segments)
@@ -51,7 +48,7 @@ static void control(const struct xs_out *o, unsigned i, bool segments)
 		v = d->tos;
 		add(m, four ? IPPROTO_IP : IPPROTO_IPV6, four ? IP_TOS : IPV6_TCLASS, &v, sizeof v);
 	}
-	if (chosen(o, o->port, d)) {
+	if (o->port->wild && !xs_out_plain(o, d->src)) {
 		if (o->port->six) {
 			struct in6_pktinfo info;
 
@@ -70,45 +67,6 @@ static void control(const struct xs_out *o, unsigned i, bool segments)
 		add(m, IPPROTO_UDP, UDP_SEGMENT, &o->gso[i], sizeof o->gso[i]);
 	if (!m->msg_controllen)
 		m->msg_control = NULL;
-}
-
-static void address(const struct xs_port *p, const struct xs_datagram *d, struct sockaddr_in6 *name, socklen_t *len)
-{
-	struct sockaddr_in four;
-
-	memset(name, 0, sizeof *name);
-	if (p->six) {
-		name->sin6_family = AF_INET6;
-		name->sin6_port = htons(d->dport);
-		memcpy(&name->sin6_addr, d->dst, 16);
-		*len = sizeof *name;
-		return;
-	}
-	memset(&four, 0, sizeof four);
-	four.sin_family = AF_INET;
-	four.sin_port = htons(d->dport);
-	memcpy(&four.sin_addr, d->dst + 12, 4);
-	memcpy(name, &four, sizeof four);
-	*len = sizeof four;
-}
-
-bool xs_out_name(const struct sockaddr_in6 *name, uint8_t addr[16], uint16_t *port)
-{
-	struct sockaddr_in four;
-
-	if (name->sin6_family == AF_INET6) {
-		memcpy(addr, &name->sin6_addr, 16);
-		*port = ntohs(name->sin6_port);
-		return true;
-	}
-	if (name->sin6_family != AF_INET)
-		return false;
-	memcpy(&four, name, sizeof four);
-	memset(addr, 0, 10);
-	addr[10] = addr[11] = 0xff;
-	memcpy(addr + 12, &four.sin_addr, 4);
-	*port = ntohs(four.sin_port);
-	return true;
 }
 
 /* What the guest's kernel would not have fragmented, the host's must not: path MTU discovery is the guest's. */
@@ -130,30 +88,38 @@ void xs_out_add(struct xs_out *o, struct xs_port *p, const struct xs_datagram *d
 {
 	struct mmsghdr *m;
 
-	if (gso && d->len > (size_t)gso * MOST_SEGMENTS) {
+	size_t most = (size_t)gso * (p->via ? 1 : MOST_SEGMENTS); /* a frame is one datagram */
+
+	if (gso && d->len > most) {
 		struct xs_datagram part = *d;
 
 		for (size_t from = 0; from < d->len; from += part.len) {
 			part.data = d->data + from;
-			part.len = d->len - from < (size_t)gso * MOST_SEGMENTS ? d->len - from : (size_t)gso * MOST_SEGMENTS;
+			part.len = d->len - from < most ? d->len - from : most;
 			xs_out_add(o, p, &part, gso);
 		}
 		return;
 	}
 	if (o->n && (o->port != p || o->n == XS_OUT_BATCH))
 		xs_out_flush(o);
-	discover(o, p, d->whole);
+	if (!p->via)
+		discover(o, p, d->whole);
 	o->port = p;
 	o->d[o->n] = *d;
 	o->gso[o->n] = gso && gso < d->len ? gso : 0;
 	m = o->msg + o->n;
 	memset(m, 0, sizeof *m);
-	o->iov[o->n].iov_base = (void *)(uintptr_t)d->data;
-	o->iov[o->n].iov_len = d->len;
-	m->msg_hdr.msg_iov = o->iov + o->n;
-	m->msg_hdr.msg_iovlen = 1;
+	m->msg_hdr.msg_iov = o->iov[o->n];
+	o->iov[o->n][p->via != 0] = (struct iovec){(void *)(uintptr_t)d->data, d->len};
+	m->msg_hdr.msg_iovlen = p->via ? 2 : 1;
+	if (p->via) {
+		xs_frame_of(&o->head[o->n], d, p->six);
+		o->iov[o->n][0] = (struct iovec){&o->head[o->n], sizeof o->head[o->n]};
+		o->n++;
+		return;
+	}
 	m->msg_hdr.msg_name = o->name + o->n;
-	address(p, d, o->name + o->n, &m->msg_hdr.msg_namelen);
+	m->msg_hdr.msg_namelen = xs_name_of(o->name + o->n, d->dst, d->dport, p->six);
 	m->msg_hdr.msg_control = o->control[o->n];
 	control(o, o->n, o->gso[o->n] && !p->nogso);
 	o->n++;
@@ -182,7 +148,7 @@ static int again(struct xs_out *o, unsigned i)
 
 static int in_pieces(struct xs_out *o, unsigned i)
 {
-	struct iovec *v = o->iov + i;
+	struct iovec *v = o->iov[i];
 	uint8_t *data = v->iov_base;
 	size_t len = v->iov_len;
 	int error = 0;
@@ -202,9 +168,9 @@ static bool lost(int error) { return error == EAGAIN || error == ENOBUFS || erro
 
 static void send_failed(struct xs_out *o, unsigned i, int error)
 {
-	if (lost(error))
-		return; /* a full queue loses datagrams, as a wire does */
-	if (!lost(error) && !(error = again(o, i)))
+	if (lost(error) || o->port->via)
+		return; /* a full queue loses datagrams, as a wire does; so does a backend that is gone */
+	if (!(error = again(o, i)))
 		return;
 	if (o->gso[i] && (error == EINVAL || error == EIO || error == EMSGSIZE || error == EOPNOTSUPP)) {
 		if (error == EIO || error == EOPNOTSUPP)
@@ -265,7 +231,7 @@ bool xs_out_error(const struct xs_port *p, struct xs_err *e)
 		if (n < 0)
 			return false;
 		e->len = (size_t)n;
-		if (!xs_out_name(&name, e->remote, &e->rport))
+		if (!xs_name_read(&name, e->remote, &e->rport))
 			continue;
 		for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
 			struct sock_extended_err x;
@@ -286,7 +252,7 @@ bool xs_out_error(const struct xs_port *p, struct xs_err *e)
 			memset(&from, 0, sizeof from);
 			rest = c->cmsg_len - CMSG_LEN(sizeof x);
 			memcpy(&from, CMSG_DATA(c) + sizeof x, rest < sizeof from ? rest : sizeof from);
-			if (!xs_out_name(&from, e->from, &port))
+			if (!xs_name_read(&from, e->from, &port))
 				memcpy(e->from, e->remote, 16);
 			return true;
 		}

@@ -3,6 +3,7 @@
 #define XS_UDPOUT_H
 
 #include "udpflows.h"
+#include "udpframes.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -20,19 +21,20 @@ struct xs_out {
 	void *arg;
 	unsigned n;
 	struct mmsghdr msg[XS_OUT_BATCH];
-	struct iovec iov[XS_OUT_BATCH];
+	struct iovec iov[XS_OUT_BATCH][2];
+	struct xs_frame_head head[XS_OUT_BATCH];
 	struct sockaddr_in6 name[XS_OUT_BATCH];
 	struct xs_datagram d[XS_OUT_BATCH];
 	uint16_t gso[XS_OUT_BATCH];
 	_Alignas(8) uint8_t control[XS_OUT_BATCH][XS_OUT_CONTROL];
 };
 
+/* Whether no program chose this source address. */
+bool xs_out_plain(const struct xs_out *o, const uint8_t addr[16]);
+
 /* The payload must stay until xs_out_flush(), and the port too. */
 void xs_out_add(struct xs_out *o, struct xs_port *p, const struct xs_datagram *d, uint16_t gso);
 void xs_out_flush(struct xs_out *o);
-
-/* The address of a socket's message, mapped; false for another family. */
-bool xs_out_name(const struct sockaddr_in6 *name, uint8_t addr[16], uint16_t *port);
 
 /* The next entry of the socket's error queue: true, *about a piece of the datagram to `remote` (data and len point into
  * `room`), *e what ICMP said, *from who. Entries of this host's own say only how much fits (*mtu). */

@@ -161,14 +161,14 @@ static PyObject *port(PyObject *self, PyObject *args)
 }
 
 /* Common to what names a port. */
-static struct xs_udp *parse_port(PyObject *args, int *proto, uint8_t addr[16], int *number, int *flag)
+static struct xs_udp *parse_port(PyObject *args, int *proto, uint8_t addr[16], int *number, int *via, int *flag)
 {
 	PyObject *capsule;
 	Py_buffer b;
 	struct xs_udp *u;
 	int error;
 
-	if (!PyArg_ParseTuple(args, "Oiy*i|p", &capsule, proto, &b, number, flag))
+	if (!PyArg_ParseTuple(args, "Oiy*ii|p", &capsule, proto, &b, number, via, flag))
 		return NULL;
 	u = get(capsule);
 	error = u ? address(&b, addr) : -1;
@@ -178,30 +178,30 @@ static struct xs_udp *parse_port(PyObject *args, int *proto, uint8_t addr[16], i
 
 static PyObject *unport(PyObject *self, PyObject *args)
 {
-	int proto, number, automatic = 0, error;
+	int proto, number, via, automatic = 0, error;
 	uint8_t addr[16];
-	struct xs_udp *u = parse_port(args, &proto, addr, &number, &automatic);
+	struct xs_udp *u = parse_port(args, &proto, addr, &number, &via, &automatic);
 
 	(void)self;
 	if (!u)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	error = xs_udp_unport(u, (uint8_t)proto, addr, (uint16_t)number, automatic != 0);
+	error = xs_udp_unport(u, (uint8_t)proto, addr, (uint16_t)number, automatic != 0, (uint8_t)via);
 	Py_END_ALLOW_THREADS
 	return PyBool_FromLong(!error);
 }
 
 static PyObject *has(PyObject *self, PyObject *args)
 {
-	int proto, number, unused = 0, found;
+	int proto, number, via, unused = 0, found;
 	uint8_t addr[16];
-	struct xs_udp *u = parse_port(args, &proto, addr, &number, &unused);
+	struct xs_udp *u = parse_port(args, &proto, addr, &number, &via, &unused);
 
 	(void)self;
 	if (!u)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	found = xs_udp_has(u, (uint8_t)proto, addr, (uint16_t)number);
+	found = xs_udp_has(u, (uint8_t)proto, addr, (uint16_t)number, (uint8_t)via);
 	Py_END_ALLOW_THREADS
 	return PyBool_FromLong(found);
 }
@@ -209,13 +209,13 @@ static PyObject *has(PyObject *self, PyObject *args)
 static PyObject *decide(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
-	int proto, gport, rport, number, error, pinned;
+	int proto, gport, rport, number, error, pinned, via;
 	Py_buffer b;
 	uint8_t remote[16];
 	struct xs_udp *u;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "Oiiy*iip:udp_decide", &capsule, &proto, &gport, &b, &rport, &number, &pinned))
+	if (!PyArg_ParseTuple(args, "Oiiy*iipi:udp_decide", &capsule, &proto, &gport, &b, &rport, &number, &pinned, &via))
 		return NULL;
 	u = get(capsule);
 	error = u ? address(&b, remote) : -1;
@@ -223,7 +223,7 @@ static PyObject *decide(PyObject *self, PyObject *args)
 	if (error)
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	xs_udp_decide(u, (uint8_t)proto, (uint16_t)gport, remote, (uint16_t)rport, number, pinned != 0);
+	xs_udp_decide(u, (uint8_t)proto, (uint16_t)gport, remote, (uint16_t)rport, number, pinned != 0, (uint8_t)via);
 	Py_END_ALLOW_THREADS
 	Py_RETURN_NONE;
 }
@@ -348,9 +348,9 @@ static PyMethodDef methods[] = {
 	{"udp_fd", fd, METH_O, "udp_fd(handle) -> descriptor that is readable while events wait"},
 	{"udp_events", events, METH_O, "udp_events(handle) -> [(kind, proto, src, sport, dst, dport, start_ns)]"},
 	{"udp_port", port, METH_VARARGS, "udp_port(handle, proto, addr, number, fd, flags, id); takes the descriptor over"},
-	{"udp_unport", unport, METH_VARARGS, "udp_unport(handle, proto, addr, number, automatic) -> whether there was one"},
-	{"udp_has", has, METH_VARARGS, "udp_has(handle, proto, addr, number) -> whether there is one"},
-	{"udp_decide", decide, METH_VARARGS, "udp_decide(handle, proto, number, remote, port, errno, pinned)"},
+	{"udp_unport", unport, METH_VARARGS, "udp_unport(handle, proto, addr, number, via, automatic) -> whether there was one"},
+	{"udp_has", has, METH_VARARGS, "udp_has(handle, proto, addr, number, via) -> whether there is one"},
+	{"udp_decide", decide, METH_VARARGS, "udp_decide(handle, proto, number, remote, port, errno, pinned, via)"},
 	{"udp_pin", pin, METH_VARARGS, "udp_pin(handle, proto, number, remote, port, source)"},
 	{"udp_doubt", doubt, METH_O, "udp_doubt(handle): ask about every flow again"},
 	{"udp_count", count, METH_O, "udp_count(handle) -> (flows, ports)"},

@@ -259,11 +259,19 @@ def udp_port(
     handle: Udp, proto: int, addr: Buffer, number: int, fd: int, flags: int, id: int, /
 ) -> None: ...
 def udp_unport(
-    handle: Udp, proto: int, addr: Buffer, number: int, automatic: bool = ..., /
+    handle: Udp, proto: int, addr: Buffer, number: int, via: int, automatic: bool = ..., /
 ) -> bool: ...
-def udp_has(handle: Udp, proto: int, addr: Buffer, number: int, /) -> bool: ...
+def udp_has(handle: Udp, proto: int, addr: Buffer, number: int, via: int, /) -> bool: ...
 def udp_decide(
-    handle: Udp, proto: int, number: int, remote: Buffer, port: int, error: int, pinned: bool, /
+    handle: Udp,
+    proto: int,
+    number: int,
+    remote: Buffer,
+    port: int,
+    error: int,
+    pinned: bool,
+    via: int,
+    /,
 ) -> None: ...
 def udp_pin(
     handle: Udp, proto: int, number: int, remote: Buffer, port: int, source: Buffer, /

@@ -2,6 +2,7 @@
 #include "check.h"
 #include "udp.h"
 #include "udpcard.h"
+#include "udpframes.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -93,7 +94,7 @@ static void bounds(void)
 
 	four(addr, 0);
 	for (unsigned i = 0; i < XS_UDP_PORTS + 10; i++) {
-		struct xs_port *p = xs_port_add(t, XS_UDP, addr, (uint16_t)(i + 1), false);
+		struct xs_port *p = xs_port_add(t, XS_UDP, addr, (uint16_t)(i + 1), false, 0);
 
 		CHECK(p && p->wild);
 		p->automatic = true;
@@ -101,8 +102,8 @@ static void bounds(void)
 		p->fd = open("/dev/null", O_RDONLY);
 	}
 	CHECK(xs_ports_count(t) == XS_UDP_PORTS);
-	CHECK(!xs_port_exact(t, XS_UDP, addr, 1));
-	CHECK(xs_port_exact(t, XS_UDP, addr, XS_UDP_PORTS + 10));
+	CHECK(!xs_port_exact(t, XS_UDP, addr, 1, 0));
+	CHECK(xs_port_exact(t, XS_UDP, addr, XS_UDP_PORTS + 10, 0));
 	xs_flows_free(t);
 }
 
@@ -115,15 +116,15 @@ static void which_port(void)
 	CHECK(t);
 	four(any4, 0);
 	four(one4, 0x7f000001);
-	dual = xs_port_add(t, XS_UDP, any6, 5, true);
-	CHECK(xs_port_for(t, XS_UDP, one4, 5) == dual && xs_port_for(t, XS_UDP, one6, 5) == dual);
-	wild = xs_port_add(t, XS_UDP, any4, 5, false);
-	CHECK(xs_port_for(t, XS_UDP, one4, 5) == wild);
-	exact = xs_port_add(t, XS_UDP, one4, 5, false);
-	CHECK(xs_port_for(t, XS_UDP, one4, 5) == exact);
-	CHECK(xs_port_for(t, XS_UDP, one4, 6) == NULL && xs_port_for(t, XS_ICMP, one4, 5) == NULL);
+	dual = xs_port_add(t, XS_UDP, any6, 5, true, 0);
+	CHECK(xs_port_for(t, XS_UDP, one4, 5, 0) == dual && xs_port_for(t, XS_UDP, one6, 5, 0) == dual);
+	wild = xs_port_add(t, XS_UDP, any4, 5, false, 0);
+	CHECK(xs_port_for(t, XS_UDP, one4, 5, 0) == wild);
+	exact = xs_port_add(t, XS_UDP, one4, 5, false, 0);
+	CHECK(xs_port_for(t, XS_UDP, one4, 5, 0) == exact);
+	CHECK(xs_port_for(t, XS_UDP, one4, 6, 0) == NULL && xs_port_for(t, XS_ICMP, one4, 5, 0) == NULL);
 	xs_port_drop(t, exact);
-	CHECK(xs_port_for(t, XS_UDP, one4, 5) == wild);
+	CHECK(xs_port_for(t, XS_UDP, one4, 5, 0) == wild);
 	xs_flows_free(t);
 }
 
@@ -168,10 +169,10 @@ static void relayed(void)
 	CHECK(write(card[1], packet, XS_CARD_PREFIX + head + 5) > 0);
 	wait_for(xs_udp_fd(u));
 	CHECK(xs_udp_events(u, &e, 1) == 1 && e.kind == XS_UDP_ASK && e.sport == 4000 && e.dport == d.dport && !memcmp(e.dst, remote, 16));
-	CHECK(!xs_udp_has(u, XS_UDP, guest, 4000));
-	CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, out, XS_PORT_AUTOMATIC, 0) && xs_udp_has(u, XS_UDP, guest, 4000));
+	CHECK(!xs_udp_has(u, XS_UDP, guest, 4000, 0));
+	CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, out, XS_PORT_AUTOMATIC, 0) && xs_udp_has(u, XS_UDP, guest, 4000, 0));
 	CHECK(xs_udp_port(u, XS_UDP, any4, 4000, dup(far), XS_PORT_AUTOMATIC, 0) == EEXIST);
-	xs_udp_decide(u, XS_UDP, 4000, remote, d.dport, 0, false);
+	xs_udp_decide(u, XS_UDP, 4000, remote, d.dport, 0, false, 0);
 	wait_for(far);
 	l = sizeof from;
 	CHECK(recvfrom(far, packet, sizeof packet, 0, (struct sockaddr *)&from, &l) == 5 && !memcmp(packet, "hello", 5));
@@ -189,14 +190,123 @@ static void relayed(void)
 	CHECK(write(card[1], packet, XS_CARD_PREFIX + head + 5) > 0);
 	wait_for(xs_udp_fd(u));
 	CHECK(xs_udp_events(u, &e, 1) == 1);
-	xs_udp_decide(u, XS_UDP, 4000, remote, 1, EACCES, false);
+	xs_udp_decide(u, XS_UDP, 4000, remote, 1, EACCES, false, 0);
 	wait_for(card[1]);
 	n = read(card[1], packet, sizeof packet);
 	CHECK(n > XS_CARD_PREFIX + 28 && packet[XS_CARD_PREFIX + 9] == 1 && packet[XS_CARD_PREFIX + 20] == 3 && packet[XS_CARD_PREFIX + 21] == 13);
-	CHECK(!xs_udp_unport(u, XS_UDP, guest, 4000, true) && xs_udp_unport(u, XS_UDP, guest, 4000, true) == ENOENT);
+	CHECK(!xs_udp_unport(u, XS_UDP, guest, 4000, true, 0) && xs_udp_unport(u, XS_UDP, guest, 4000, true, 0) == ENOENT);
 	xs_udp_free(u);
 	close(card[1]);
 	close(far);
+}
+
+/* The same by another backend: frames go out, frames and reports come in; its end is the port's. */
+static void framed(void)
+{
+	uint8_t guest[16], any4[16], remote[16], packet[2048] = {0}, report[200] = {0};
+	const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
+	const int32_t refused = -ECONNREFUSED;
+	int card[2], pair[2];
+	struct xs_datagram d;
+	struct xs_udp_event e;
+	struct xs_frame_head h;
+	struct xs_udp *u;
+	size_t head, l4, ports = 1, flows;
+	ssize_t n;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, card));
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+	four(guest, 0xc0000008);
+	four(any4, 0);
+	four(remote, 0xc6336407);
+	u = xs_udp_new(card[0], mac, (const uint8_t (*)[16])guest, 1, true);
+	CHECK(u);
+	memset(&d, 0, sizeof d);
+	d.proto = XS_UDP;
+	memcpy(d.src, guest, 16);
+	memcpy(d.dst, remote, 16);
+	d.sport = 4000;
+	d.dport = 123;
+	d.ttl = 64;
+	d.len = 5;
+	head = xs_udp_head(packet + XS_CARD_PREFIX, &d, &l4);
+	memcpy(packet + XS_CARD_PREFIX + head, "hello", 5);
+	CHECK(write(card[1], packet, XS_CARD_PREFIX + head + 5) > 0);
+	wait_for(xs_udp_fd(u));
+	CHECK(xs_udp_events(u, &e, 1) == 1);
+	CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, dup(pair[0]), XS_PORT_AUTOMATIC | XS_PORT_VIA(3), 0));
+	CHECK(xs_udp_has(u, XS_UDP, guest, 4000, 3) && !xs_udp_has(u, XS_UDP, guest, 4000, 0));
+	xs_udp_decide(u, XS_UDP, 4000, remote, 123, 0, true, 3);
+	n = read(pair[1], packet, sizeof packet);
+	memcpy(&h, packet, sizeof h);
+	CHECK(n == (ssize_t)sizeof h + 5 && h.len == 5 && h.addr_len == 16 && !memcmp(packet + sizeof h, "hello", 5));
+	CHECK(h.addr[2] == 0 && h.addr[3] == 123 && !memcmp(h.addr + 4, remote + 12, 4));
+	CHECK(write(pair[1], packet, 17) == 17); /* no frame: nothing comes of it */
+	CHECK(write(pair[1], packet, (size_t)n) == n);
+	wait_for(card[1]);
+	n = read(card[1], packet, sizeof packet);
+	CHECK(n == XS_CARD_PREFIX + 28 + 5 && !memcmp(packet + XS_CARD_PREFIX + 28, "hello", 5));
+
+	/* What ICMP told there is told here, by whom it was: 192.0.2.9 says that a port is closed. */
+	h.len = 28 + 5;
+	h.flags = XS_FRAME_ERROR | XS_FRAME_ICMP;
+	memcpy(report, &h, sizeof h);
+	memcpy(report + 40, &refused, 4);
+	report[44] = report[45] = 3;
+	four(report + 52, 0xc0000209);
+	memcpy(report + 68, "hello", 5);
+	CHECK(write(pair[1], report, 73) == 73);
+	wait_for(card[1]);
+	n = read(card[1], packet, sizeof packet);
+	CHECK(n > XS_CARD_PREFIX + 28 && packet[XS_CARD_PREFIX + 9] == 1 && packet[XS_CARD_PREFIX + 20] == 3 && packet[XS_CARD_PREFIX + 21] == 3);
+	CHECK(!memcmp(packet + XS_CARD_PREFIX + 12, report + 64, 4) && !memcmp(packet + n - 5, "hello", 5));
+	/* An errno alone: the destination is who tells it. */
+	h.len = 4;
+	h.flags = XS_FRAME_ERROR;
+	memcpy(report, &h, sizeof h);
+	CHECK(write(pair[1], report, 44) == 44);
+	wait_for(card[1]);
+	n = read(card[1], packet, sizeof packet);
+	CHECK(n > XS_CARD_PREFIX + 28 && packet[XS_CARD_PREFIX + 21] == 3 && !memcmp(packet + XS_CARD_PREFIX + 12, remote + 12, 4));
+
+	close(pair[1]);
+	for (int i = 0; i < 1000 && ports; i++) {
+		xs_udp_count(u, &flows, &ports);
+		poll(NULL, 0, 10);
+	}
+	CHECK(!ports);
+	xs_udp_free(u);
+	close(card[1]);
+	close(pair[0]);
+}
+
+/* No packet of another process is read beyond its end, and none is believed. */
+static void any_frames(void)
+{
+	struct xs_framed f;
+
+	for (int round = 0; round < 100000; round++) {
+		size_t len = rnd() % 120;
+		uint8_t *p = malloc(len ? len : 1);
+
+		CHECK(p);
+		for (size_t i = 0; i < len; i++)
+			p[i] = (uint8_t)rnd();
+		if (len >= 40 && rnd() % 2) {
+			memset(p, 0, 16);
+			p[0] = (uint8_t)(rnd() % (len - 39));
+			p[4] = (uint8_t)(rnd() % 8);
+			p[8] = (uint8_t)(rnd() % 30);
+			p[12] = rnd() % 2 ? AF_INET : AF_INET6;
+			p[13] = 0;
+		}
+		if (xs_frame_read(p, len, &f)) {
+			CHECK(f.len <= len && f.error >= 0 && f.error <= 4095);
+			for (size_t i = 0; i < f.len; i++)
+				sink ^= f.data[i];
+		}
+		free(p);
+	}
 }
 
 int main(void)
@@ -205,5 +315,7 @@ int main(void)
 	bounds();
 	which_port();
 	relayed();
+	any_frames();
+	framed();
 	return 0;
 }

@@ -274,22 +274,64 @@ def test_a_backend_that_dies(guest, far, died):
 UDP = """
 import errno, socket, sys
 with socket.socket(type=socket.SOCK_DGRAM) as sock:
-    sock.settimeout(5)
-    sock.connect((sys.argv[1], int(sys.argv[2])))
+    sock.settimeout(10)
+    for host in sys.argv[2:]:
+        sock.sendto(host.encode(), (host, int(sys.argv[1])))
+        data, sender = sock.recvfrom(100)
+        print(data.decode(), sender[0])
+"""
+ONE_PEER = """
+import errno, socket, sys
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.settimeout(1)
+sock.connect((sys.argv[2], int(sys.argv[1])))
+for line in sys.stdin:
     try:
-        sock.send(b"word")
-        print(sock.recv(100))
+        sock.send(line.strip().encode())
+        print(sock.recv(100).decode(), flush=True)
     except OSError as error:
-        print(errno.errorcode.get(error.errno, error))
+        print(errno.errorcode.get(error.errno, error), flush=True)
 """
 
 
-def test_datagrams_are_carried_by_host_alone(guest, far):
-    """Without a route to it they are unreachable at once: a backend carries none for `xensock run`."""
-    argv = [guest.world.python, "-c", UDP, guest.world.web4, ECHO]
-    assert guest.run(argv, options=both(far), check=True).stdout == "ENETUNREACH\n"
-    routed = both(far, "any/udp=host")
-    assert guest.run(argv, options=routed, check=True).stdout == "b'word'\n"
+def test_datagrams_follow_the_routes(guest, far):
+    """One socket, two destinations, each by the backend that carries it."""
+    web = guest.world.web4
+    argv = [guest.world.python, "-c", UDP, ECHO, ALONE, web, ALONE]
+    done = guest.run(argv, options=both(far, f"{ALONE}:{ECHO}/udp=island"), check=True)
+    assert done.stdout == f"{ALONE} {ALONE}\n{web} {web}\n{ALONE} {ALONE}\n"
+    guest.mediated(1, "send", f"{ALONE}:{ECHO}/udp")
+    guest.mediated(1, "send", f"{web}:{ECHO}/udp")
+
+
+def test_datagrams_that_host_carries(guest, far):
+    web = guest.world.web4
+    argv = [guest.world.python, "-c", UDP, ECHO, web, ALONE]
+    options = alone(guest, far, argv, "--route", f"{web}/udp=host")
+    done = guest.world.host.run(options, user="xstest", cwd=guest.directory)
+    assert done.stdout == f"{web} {web}\n{ALONE} {ALONE}\n", done.stderr
+    carried = {call["target"]: call["datapath"] for call in calls(guest) if call["verb"] == "send"}
+    assert carried == {f"{web}:{ECHO}/udp": "relay", f"{ALONE}:{ECHO}/udp": "ring"}
+
+
+def test_datagrams_of_a_backend_that_dies(guest, far):
+    """Those of the other one go on; its own are told that there is no network any more."""
+    argv = [guest.world.python, "-c", ONE_PEER, ECHO]
+    options = both(far, "10.0.0.0/8=island")
+    with (
+        guest.popen([*argv, ALONE], options=options, stdin=subprocess.PIPE) as one,
+        guest.popen([*argv, guest.world.web4], options=options, stdin=subprocess.PIPE) as other,
+    ):
+        gone, kept = Lines(one), Lines(other)
+
+        def soon(said, line, answer):
+            eventually(lambda: said(line) == answer, 20, f"{answer} to {line!r}")
+
+        soon(gone, "first", "first")
+        soon(kept, "first", "first")
+        far.die()  # what is sent before that was noticed is lost
+        soon(gone, "second", "ENETUNREACH")
+        soon(kept, "second", "second")
 
 
 class Lines:

@@ -59,7 +59,9 @@ def relayed(guest, minimum, verb, target):
         return [
             call
             for call in guest.calls
-            if call["datapath"] == "relay" and call["verb"] == verb and target in call["target"]
+            if call["datapath"] in ("relay", "ring")
+            and call["verb"] == verb
+            and target in call["target"]
         ]
 
     try:

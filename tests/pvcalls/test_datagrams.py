@@ -14,6 +14,7 @@ import pytest
 from backkit import Front, NoNames, Serving, Stream, free_port, front, sockaddr, until
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision
+from xensock.pvcalls.serving import datagrams as served
 from xensock.pvcalls.serving.datagrams import decide
 from xensock.pvcalls.serving.held import Held
 from xensock.wire.extensions import ALL, Extension
@@ -25,6 +26,7 @@ from xensock.wire.requests import (
     GetName,
     Listen,
     Release,
+    SetOption,
     Shutdown,
     Socket,
 )
@@ -288,6 +290,47 @@ def test_a_guests_own_name_server_comes_first(guest: Front) -> None:
     assert far.recv() == b"mine"
 
 
+def test_what_icmp_says_is_told_to_who_asks(guest: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With IP_RECVERR a report says about which datagram; nobody is at its queue afterwards."""
+    looks: list[int] = []
+    receive = served.Datagrams._receive
+    monkeypatch.setattr(served.Datagrams, "_receive", lambda self: looks.append(1) or receive(self))
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        closed = sock.getsockname()
+    mine = Datagrams(guest)
+    recverr = SetOption(mine.id, socket.IPPROTO_IP, 11, struct.pack("=i", 1))
+    assert guest.ret(recverr) == 0
+    for payload in (b"first", b"second"):
+        mine.send(payload, closed)
+        frame = mine.recv()
+        assert (frame.error, frame.address) == (-errno.ECONNREFUSED, sockaddr(*closed))
+        assert frame.icmp is not None
+        said = frame.icmp
+        assert (said.type, said.code, said.info, said.quote) == (3, 3, 0, payload)
+        assert said.sender == bytes(10) + b"\xff\xff\x7f\0\0\1"
+    before = len(looks)
+    for _ in range(20):  # each is a turn of the backend's loop
+        assert guest.ret(recverr) == 0
+    assert len(looks) <= before + 1
+
+
+def test_strangers_need_a_port_that_the_guest_may_have(peer: socket.socket) -> None:
+    """Where the rules allow no port, only answers come, as in a guest of `xensock run`."""
+    with (
+        Serving(allow=("loopback", "listen:any:9/udp")) as serving,
+        front(serving, EVERY) as guest,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        mine = Datagrams(guest)
+        address = mine.bind()
+        stranger.sendto(b"let me in", address)
+        mine.send(b"question", peer.getsockname())
+        assert peer.recvfrom(100) == (b"question", address)
+        peer.sendto(b"answer", address)
+        assert mine.recv().payload == b"answer"
+
+
 # --- ICMP
 
 
@@ -312,7 +355,14 @@ def test_an_echo_comes_back(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "allowed"), [("loopback", True), ("loopback:80", False), ("loopback/tcp", False)]
+    ("rule", "allowed"),
+    [
+        ("loopback", True),
+        ("loopback/icmp", True),
+        ("loopback:80", False),
+        ("loopback/udp", False),
+        ("loopback/tcp", False),
+    ],
 )
 def test_an_echo_is_decided_by_its_address(rule: str, allowed: bool) -> None:
     with Serving(allow=(rule,)) as serving, front(serving, EVERY):

@@ -110,7 +110,7 @@ class Embedded:
             hide=hidden.paths(os.environ, self._backends()),
             group=order.group,
             landlock=landlock,
-            ping=echoing.permitted(),
+            ping=bool(order.backends) or echoing.permitted(),
             forced_failure=forced,
         )
         with ExitStack() as stack:

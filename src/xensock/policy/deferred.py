@@ -6,14 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xensock.calls.call import NOBODY, Decision, Protocol
+from xensock.calls.call import NOBODY, Decision
 from xensock.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xensock.calls.address import IPAddress
-    from xensock.calls.call import Subject
+    from xensock.calls.call import Protocol, Subject
     from xensock.policy.routes import Routes
 
 HOST = "host"
@@ -54,9 +54,7 @@ class Deferred(Policy):
         v6only: bool = False,
         subject: Subject = NOBODY,
     ) -> Decision:
-        """See Policy. Guests take connections at the default backend, and datagrams on this host."""
-        if protocol != Protocol.TCP:
-            return super().listen(protocol, host, port, v6only, subject)
+        """See Policy. Guests take connections and datagrams at the default backend."""
         return left_to(self._routes.default)
 
     def resolve(self, name: str, subject: Subject = NOBODY) -> Decision:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from xensock.calls.address import IPAddress
+    from xensock.calls.address import Endpoint, IPAddress
     from xensock.calls.call import Decision
     from xensock.calls.call import Protocol as Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What connecting a datagram socket showed, of which nothing is sent.
+
+    error     0, or the errno of connect(2)
+    own       the address that datagrams to there come from; None with an error
+    decision  what the backend that carries them decided, where it is asked
+    """
+
+    error: int
+    own: Endpoint | None = None
+    decision: Decision | None = None
 
 
 class Stack(Protocol):
@@ -26,6 +41,10 @@ class Stack(Protocol):
 
     def create_server(self, host: str, port: int, family: int, dual: bool, /) -> socket.socket:
         """A listener; `dual`: for both families. Raises OSError."""
+        ...
+
+    def look(self, protocol: Transport, end: Endpoint, broadcast: bool = False, /) -> Look:
+        """Whether and from where datagrams would be sent to `end`; `broadcast`: by a socket that may do that."""
         ...
 
     def live(self) -> int:

@@ -10,14 +10,16 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import Endpoint
-from xensock.calls.call import Decision
+from xensock.calls.call import Decision, Protocol
 from xensock.client.attachment import open_link
+from xensock.client.datagrams import Datagrams
 from xensock.client.explaining import decision_of, explanation_of
 from xensock.client.sockets import socket as OwnSocket
-from xensock.stack.stacks import DecidedError, ExplainedAnswer
+from xensock.stack.stacks import DecidedError, ExplainedAnswer, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from xensock.client.link import Link
 
 RING_ORDER = 7  # 256 KiB each way
+_ICMP = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 
 
 class UnreachableError(OSError):
@@ -53,6 +56,15 @@ class Carried(OwnSocket):
         loopback = Endpoint.from_python(address).unmapped().host.is_loopback
         own = self._ask(number, always=loopback)
         return errno.EACCES if own and loopback else number
+
+    def look(self, end: Endpoint) -> Look:
+        """Connect, where the socket was connected before, too."""
+        held = self._held
+        assert isinstance(held, Datagrams)
+        held.connect(b"")  # else it would keep the address that it had there
+        error = self.connect_ex(end.as_python())
+        own = Endpoint.from_sockaddr(held.own) if not error and held.own else None
+        return Look(error, own, self.decided)
 
     def bind(self, address: Any) -> None:
         """bind(2). Raises DecidedError where it is known what was decided, OSError."""
@@ -100,6 +112,8 @@ class Upstream:
         self.name = name
         self.url = url
         self.recording = recording
+        self._lookers: dict[tuple[int, int, bool], Carried] = {}
+        self._lock = threading.Lock()  # of _lookers
         try:
             self._link = open_link(url, guest, order=RING_ORDER, splices=True)
         except OSError as error:
@@ -124,6 +138,25 @@ class Upstream:
             raise
         return made
 
+    def look(self, protocol: Protocol, end: Endpoint, broadcast: bool = False) -> Look:
+        """What the backend's policy and routes say of datagrams to there."""
+        number = _ICMP[end.family] if protocol == Protocol.ICMP else 0
+        try:
+            self._check()
+            with self._lock:
+                key = (end.family, number, broadcast)
+                looker = self._lookers.get(key)
+                if looker is None:
+                    looker = Carried(end.family, socket.SOCK_DGRAM, number, self._link, self)
+                    if broadcast:
+                        looker.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                    self._lookers[key] = looker
+                found = looker.look(end)
+            self._check()  # else a reset, which it may have been, would be the destination's
+            return found
+        except OSError as error:
+            return Look(error.errno or errno.EIO)
+
     async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
         """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
         answer, why = await asyncio.wrap_future(self._link.name_service().ask(message))
@@ -139,6 +172,10 @@ class Upstream:
 
     def close(self, patience: float = 0) -> None:
         """Leave the backend. What guests sent is delivered; those who still may send get `patience` seconds to end."""
+        with self._lock:
+            lookers, self._lookers = self._lookers, {}
+        for looker in lookers.values():
+            looker.close()
         self._link.finish(patience)
         self._link.close()
 

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.policy.deferred import final
+from xensock.stack.stacks import DecidedError, decided
 from xensock.supervisor import binding
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
-from xensock.supervisor.datagrams import Who, target
+from xensock.supervisor.datagrams import Who, path_of, prepare, target
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
     from xensock.calls.record import Path
+    from xensock.stack.stacks import Look, Stack
     from xensock.supervisor.datagrams import Datagrams
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.question import Question
@@ -44,11 +47,15 @@ def connect(sup: Supervisor, q: Question) -> None:
     protocol = Protocol.ICMP if ping else Protocol.UDP
     inside = is_own(end.host) or (end.port == DNS_PORT and not ping)
     decision = OWN if inside else _judge(datagrams, protocol, end, q.tid)
+    carrier = datagrams.carrier(protocol, end)
     error = decision.error
     try:
-        if decision.allowed:
-            if not inside:
-                _take_source(q, dest)
+        if decision.allowed and not inside:
+            found = _look(carrier, q, protocol, end)
+            decision, error = final(decision, found.decision), found.error
+            if not error:
+                _take_source(q, found)
+        if not error:
             error = _core.connect_start(q.sock.fileno(), q.addr, WAIT_US)
         if not error and not inside:
             local = Endpoint.from_python(q.sock.getsockname())
@@ -59,7 +66,8 @@ def connect(sup: Supervisor, q: Question) -> None:
     sup.answer(q, error)
     if error and not inside:
         # One that succeeds is recorded with its first datagram: resolvers connect only to see a route.
-        datagrams.write(Verb.CONNECT, target(end, protocol), decision, "relay", error, who, start)
+        path = path_of(datagrams.via(carrier))
+        datagrams.write(Verb.CONNECT, target(end, protocol), decision, path, error, who, start)
 
 
 def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) -> Decision:
@@ -78,21 +86,24 @@ def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) ->
     return decision
 
 
-def _take_source(q: Question, dest: Endpoint) -> None:
-    """Bind to the address that the host would send from. Raises OSError where it has no route.
+def _look(carrier: Stack, q: Question, protocol: Protocol, end: Endpoint) -> Look:
+    """What who carries it says. As above: another backend may allow no more than an echo there."""
+    broadcast = bool(q.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
+    found = carrier.look(protocol, end, broadcast)
+    refused = found.decision is not None and not found.decision.allowed
+    if refused and found.error == errno.EACCES and protocol == Protocol.UDP:
+        echo = carrier.look(Protocol.ICMP, Endpoint(end.host, 0, end.scope))
+        if not echo.error:
+            return echo
+    return found
 
-    A socket that has a port keeps what it has.
-    """
-    end = dest.unmapped()
-    with socket.socket(end.family, socket.SOCK_DGRAM, 0) as probe:
-        for name in (socket.SO_BROADCAST,):
-            probe.setsockopt(socket.SOL_SOCKET, name, q.sock.getsockopt(socket.SOL_SOCKET, name))
-        probe.connect(end.as_python())
-        own = Endpoint.from_python(probe.getsockname())
-    if q.sock.getsockname()[1]:
+
+def _take_source(q: Question, found: Look) -> None:
+    """Bind to the address that is sent from. Raises OSError. A socket that has a port keeps what it has."""
+    if found.own is None or q.sock.getsockname()[1]:
         return
-    host = str(own.host)
-    if q.sock.family == socket.AF_INET6 and own.host.version == 4:
+    host = str(found.own.host)
+    if q.sock.family == socket.AF_INET6 and found.own.host.version == 4:
         host = f"::ffff:{host}"
     bind_anywhere(q.sock, (host, 0))
 
@@ -115,19 +126,21 @@ def bind(sup: Supervisor, q: Question) -> None:
         else:
             decision = _listen(datagrams, q, local)
             outside = decision.allowed or local.port == 0
-            if local.port == DNS_PORT and not outside:
-                decision, outside = OWN, False  # a name server for the guest itself
-                _inside(q, local)
-            elif not outside:
+            if not outside:
                 error = decision.error
             else:
-                local = _bind(sup, datagrams, q, local, decision)
+                local, decision = _bind(datagrams, q, local, decision)
                 datagrams.remember(local, None, who)
+    except DecidedError as failure:
+        decision, error = final(decision, failure.decision), failure.errno or errno.EIO
+        outside = False
     except OSError as failure:
         error = failure.errno or errno.EIO
+    if datagrams is not None and local.port == DNS_PORT and error == errno.EACCES and not outside:
+        decision, error = OWN, _inside_after_all(q, local)
     sup.answer(q, error)
     if datagrams is not None and not ping:
-        path: Path = "guest" if decision is OWN else "relay"
+        path: Path = "guest" if decision is OWN else path_of(datagrams.via(datagrams.home))
         if outside and not decision.allowed:
             decision = Decision(True, f"answers only ({decision.rule})")
         where = target(local.unmapped(), Protocol.UDP)
@@ -141,6 +154,15 @@ def _is_outside(datagrams: Datagrams, q: Question, end: Endpoint) -> bool:
         or end.host in (GUEST4, GUEST6)
         or end.host.is_multicast
     )
+
+
+def _inside_after_all(q: Question, local: Endpoint) -> int:
+    """A name server that may not be one for the outside is the guest's own. The errno of bind(2)."""
+    try:
+        _inside(q, local)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def _inside(q: Question, local: Endpoint) -> None:
@@ -160,19 +182,21 @@ def _listen(datagrams: Datagrams, q: Question, local: Endpoint) -> Decision:
 
 
 def _bind(
-    sup: Supervisor, datagrams: Datagrams, q: Question, local: Endpoint, decision: Decision
-) -> Endpoint:
-    """The host's socket first, then the guest's own, on the same number. Returns that address. Raises OSError."""
+    datagrams: Datagrams, q: Question, local: Endpoint, decision: Decision
+) -> tuple[Endpoint, Decision]:
+    """The host's socket first, or another backend's; then the guest's own, on the same number. That address, and what
+    was decided. Raises DecidedError, OSError."""
     at = local.unmapped()
     key = cookie(q.sock)
     if local.port and datagrams.holds(at):
         # Another socket of the guest's has it, or had it just now: its kernel knows whether they may share.
         _guest_bind(q, local)
         datagrams.share(at, key)
-        return at
+        return at, decision
     published = datagrams.published(local.port)
     for tries in range(TRIES):
-        outer = _outer(q, local, published)
+        outer = _outer(datagrams.home, q, local, published)
+        decision = final(decision, decided(outer))
         number = local.port or outer.getsockname()[1]
         at, here = Endpoint(at.host, number, at.scope), Endpoint(local.host, number, local.scope)
         datagrams.hold(at, outer, decision)
@@ -185,7 +209,7 @@ def _bind(
                 raise
             continue
         datagrams.share(at, key)
-        return at
+        return at, decision
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
@@ -196,8 +220,10 @@ def _guest_bind(q: Question, local: Endpoint) -> None:
         bind_anywhere(q.sock, local.as_python())
 
 
-def _outer(q: Question, local: Endpoint, published: Publication | None) -> socket.socket:
-    """The host's socket, bound. It shares its port with nobody: sockets of the guest's that do have one together."""
+def _outer(
+    home: Stack, q: Question, local: Endpoint, published: Publication | None
+) -> socket.socket:
+    """The socket outside, bound. It shares its port with nobody: sockets of the guest's that do have one together."""
     end = local if q.sock.family == socket.AF_INET6 else local.unmapped()
     family, host, port = q.sock.family, end.host, local.port
     dual = False
@@ -208,8 +234,10 @@ def _outer(q: Question, local: Endpoint, published: Publication | None) -> socke
             family = socket.AF_INET if host.version == 4 else socket.AF_INET6
         elif local.host.is_unspecified and socket.has_dualstack_ipv6():
             dual = family == socket.AF_INET6
-    outer = socket.socket(family, socket.SOCK_DGRAM, 0)
+    outer = home.make(family, socket.SOCK_DGRAM, 0)
     try:
+        if not home.local:
+            prepare(outer)
         if family == socket.AF_INET6:
             only = q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) if not dual else 0
             if q.sock.family == socket.AF_INET:

@@ -28,6 +28,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.loop import IN, Loop
+from xensock.policy.deferred import final
 from xensock.supervisor import echoing, rtnetlink
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
@@ -38,15 +39,17 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Path
     from xensock.policy.point import Point
-    from xensock.stack.stacks import Stacks
+    from xensock.stack.stacks import Stack, Stacks
     from xensock.supervisor.guest import Guest
     from xensock.supervisor.publication import Publication
 
 UDP, ECHO = 17, 1
 ASK, INBOUND = 0, 1
-SIX, DUAL, OPEN, AUTOMATIC, RAW = 1, 2, 4, 8, 16  # native/core/udp.h
+SIX, DUAL, OPEN, AUTOMATIC, RAW, VIA = 1, 2, 4, 8, 16, 8  # native/core/udp.h
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23
 SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_MTU, IPV6_MTU = 33, 32, 14, 24
+IP_RECVERR, IPV6_RECVERR = 11, 25
+ECHOES = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 CARD_BUFFER = 8 << 20  # bytes that a guest may send faster than they can be passed on
 ETH_P_ALL = 3
 UDP_DESTROY_GROUPS = 1 << 1 | 1 << 3  # SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY
@@ -55,7 +58,6 @@ BROADCAST = IPv4Address("255.255.255.255")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
 DESCRIPTORS = 8192
-FOREIGN = "no datagrams through another backend"
 
 
 def packed(host: IPAddress) -> bytes:
@@ -74,6 +76,7 @@ class Bound:
 
     outer: socket.socket
     decision: Decision
+    via: int
     cookies: set[int] = field(default_factory=set)
 
 
@@ -104,6 +107,8 @@ class Datagrams:
         self.bound: dict[tuple[bytes, int], Bound] = {}
         self._cookies: dict[int, tuple[bytes, int, bool]] = {}  # address, port, automatic
         self._callers: dict[tuple[int, bytes, int], Who] = {}
+        self._vias: dict[str, int] = {}  # backends by their number for the core
+        self._nameless: set[str] = set()  # of those, who refuse the guest's port numbers
         _make_room()
         ways = [way(socket.AF_INET, GUEST4)]
         if rtnetlink.host_has_ipv6():
@@ -187,8 +192,9 @@ class Datagrams:
     def hold(self, local: Endpoint, outer: socket.socket, decision: Decision) -> None:
         """The host's socket for a port that the guest is about to bind. Raises OSError; takes `outer` over."""
         key = (packed(local.host), local.port)
+        via = self.via(self.home)
         six = outer.family == socket.AF_INET6
-        flags = SIX if six else 0
+        flags = (SIX if six else 0) | via << VIA
         if six and not outer.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             flags |= DUAL
         if decision.allowed:
@@ -196,12 +202,12 @@ class Datagrams:
         with self._lock:
             try:
                 # An automatic one of an earlier socket of the guest's with this number.
-                _core.udp_unport(self._core, UDP, *key, True)
+                _core.udp_unport(self._core, UDP, *key, via, True)
                 _core.udp_port(self._core, UDP, *key, os.dup(outer.fileno()), flags, 0)
             except OSError:
                 outer.close()
                 raise
-            self.bound[key] = Bound(outer, decision)
+            self.bound[key] = Bound(outer, decision, via)
 
     def share(self, local: Endpoint, cookie: int) -> None:
         """A socket of the guest's is bound there."""
@@ -217,7 +223,7 @@ class Datagrams:
     def _release(self, key: tuple[bytes, int]) -> None:
         held = self.bound.pop(key, None)
         if held is not None:
-            _core.udp_unport(self._core, UDP, *key)
+            _core.udp_unport(self._core, UDP, *key, held.via)
             held.outer.close()
 
     # --- who calls
@@ -244,15 +250,29 @@ class Datagrams:
 
     # --- flows
 
-    def judge(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
-        """May the guest send there?"""
+    @property
+    def home(self) -> Stack:
+        """Who has the ports that the guest binds."""
+        return self._stacks.default
+
+    def carrier(self, protocol: Protocol, end: Endpoint) -> Stack:
+        """Who carries datagrams to there."""
+        return self._stacks.of(protocol, end.host, end.port, self.point.names_of(end.host))
+
+    def via(self, stack: Stack) -> int:
+        """The number by which the core knows who carries something; 0 is this host."""
+        with self._lock:
+            return 0 if stack.local else self._vias.setdefault(stack.name, len(self._vias) + 1)
+
+    def judge(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> tuple[Decision, int, Stack]:
+        """May the guest send there, the errno if not or if nobody can, and who carries it. Another backend is asked."""
+        carrier = self.carrier(protocol, end)
         decision = self.point.connect(protocol, end, pid)
-        if decision.allowed:
-            names = self.point.names_of(end.host)
-            carrier = self._stacks.of(protocol, end.host, end.port, names)
-            if not carrier.local:
-                return Decision(False, f"{carrier.name}: {FOREIGN}", errno.ENETUNREACH)
-        return decision
+        error = decision.error
+        if decision.allowed and not carrier.local:
+            found = carrier.look(protocol, end, end.host == BROADCAST)
+            decision, error = final(decision, found.decision), found.error
+        return decision, error, carrier
 
     def _read_events(self) -> None:
         while events := _core.udp_events(self._core):
@@ -268,18 +288,18 @@ class Datagrams:
         end = Endpoint(unpacked(remote), rport)
         protocol = Protocol.UDP if number == UDP else Protocol.ICMP
         verb, who = self._caller(sport, remote, rport)
-        decision, error = Decision(False, "fault", errno.EPERM), errno.EPERM
+        decision, error, via = Decision(False, "fault", errno.EPERM), errno.EPERM, 0
         try:
-            decision = self.judge(protocol, end, who.pid)
-            error = decision.error
-            if decision.allowed and not _core.udp_has(self._core, number, source, sport):
-                self._make(number, source, sport, end)
+            decision, error, carrier = self.judge(protocol, end, who.pid)
+            via = self.via(carrier)
+            if not error and not _core.udp_has(self._core, number, source, sport, via):
+                self._make(carrier, number, source, sport, end)
         except OSError as failure:
             error = failure.errno or errno.EIO
         finally:
             pinned = verb == Verb.CONNECT
-            _core.udp_decide(self._core, number, sport, remote, rport, error, pinned)
-        self.write(verb, target(end, protocol), decision, "relay", error, who, start)
+            _core.udp_decide(self._core, number, sport, remote, rport, error, pinned, via)
+        self.write(verb, target(end, protocol), decision, path_of(via), error, who, start)
 
     def _came(self, source: bytes, sport: int, remote: bytes, rport: int, start: int) -> None:
         """A stranger's first datagram to a port of the guest's."""
@@ -290,13 +310,19 @@ class Datagrams:
             who = self._callers.get((sport, b"", 0), Who())
         decision = held.decision if held is not None else Decision(True, "default: ports from 1024")
         where = target(Endpoint(unpacked(remote), rport), Protocol.UDP)
-        self.write(Verb.ACCEPT, where, decision, "relay", 0, who, start)
+        path = path_of(held.via if held is not None else self.via(self.home))
+        self.write(Verb.ACCEPT, where, decision, path, 0, who, start)
 
-    def _make(self, number: int, source: bytes, sport: int, end: Endpoint) -> None:
-        """The host's socket for a port number from which the guest sends without having bound it."""
+    def _make(self, carrier: Stack, number: int, source: bytes, sport: int, end: Endpoint) -> None:
+        """The carrier's socket for a port number from which the guest sends without having bound it."""
         six = unpacked(source).version == 6
         family, wildcard = (socket.AF_INET6, ANY6) if six else (socket.AF_INET, ANY4)
-        flags = AUTOMATIC | (SIX if six else 0)
+        flags = AUTOMATIC | (SIX if six else 0) | self.via(carrier) << VIA
+        if number == ECHO and not carrier.local:
+            ping = carrier.make(family, socket.SOCK_DGRAM, ECHOES[family])
+            prepare(ping)
+            _core.udp_port(self._core, ECHO, packed(wildcard), sport, ping.detach(), flags, 0)
+            return
         if number == ECHO:
             made, identifier = echoing.open_echo(family)
             flags |= RAW if identifier else 0
@@ -304,25 +330,35 @@ class Datagrams:
                 self._core, ECHO, packed(wildcard), sport, made.detach(), flags, identifier
             )
             return
-        made = socket.socket(family, socket.SOCK_DGRAM, 0)
+        made = carrier.make(family, socket.SOCK_DGRAM, 0)
         try:
+            if not carrier.local:
+                prepare(made)
             if six:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if end.host == BROADCAST:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            try:
-                made.bind((str(wildcard), sport))
-            except OSError:
-                made.bind(
-                    (str(wildcard), 0)
-                )  # taken, or privileged: the number alone is not the guest's
+            self._take_number(carrier, made, (str(wildcard), sport))
         except BaseException:
             made.close()
             raise
-        if self.point.listen(Protocol.UDP, Endpoint(wildcard, 0), v6only=six).allowed:
-            flags |= OPEN
+        if carrier is self.home:
+            anywhere = Endpoint(wildcard, 0)
+            flags |= OPEN if self.point.listen(Protocol.UDP, anywhere, v6only=six).allowed else 0
         _core.udp_port(self._core, UDP, packed(wildcard), sport, made.detach(), flags, 0)
         self._watch(source, sport, end, packed(wildcard))
+
+    def _take_number(self, carrier: Stack, made: socket.socket, at: tuple[str, int]) -> None:
+        """Bind to the guest's own port number where it can be had: taken, or privileged, it is not the guest's."""
+        if carrier.name in self._nameless:
+            return
+        try:
+            made.bind(at)
+        except OSError as error:
+            if carrier.local:
+                made.bind((at[0], 0))
+            elif error.errno == errno.EACCES:
+                self._nameless.add(carrier.name)  # not asked again for each of the guest's sockets
 
     # --- the end of the guest's sockets
 
@@ -358,7 +394,7 @@ class Datagrams:
             if not address:
                 return
             if automatic:
-                _core.udp_unport(self._core, UDP, address, number, True)
+                _core.udp_unport(self._core, UDP, address, number, 0, True)
                 return
             held = self.bound.get((address, number))
             if held is not None:
@@ -407,7 +443,7 @@ class Datagrams:
         """Record a flow, or a call on a datagram socket."""
         if not self.point.recording:
             return
-        if decision.name is None and path == "relay":
+        if decision.name is None and path in ("relay", "ring"):
             host = where.rpartition("/")[0]
             decision = replace(decision, name=_name(self.point, host))
         outcome = "guest" if path == "guest" else "allow" if decision.allowed else "deny"
@@ -423,6 +459,20 @@ class Datagrams:
             start=start,
             took=time.monotonic_ns() - start,
         )
+
+
+def path_of(via: int) -> Path:
+    """What records call the way that datagrams take."""
+    return "ring" if via else "relay"
+
+
+def prepare(sock: socket.socket) -> None:
+    """Have a backend tell what ICMP says about datagrams (ip(7), IP_RECVERR), and keep as many of those that come as it
+    may: they wait there for two more processes. Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CARD_BUFFER)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
 
 
 def target(end: Endpoint, protocol: Protocol) -> str:

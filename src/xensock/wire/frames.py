@@ -15,6 +15,7 @@ from .requests import ADDRESS
 
 _HEAD = struct.Struct("<III28s")
 _ERROR = struct.Struct("<i")
+_ICMP = struct.Struct("<BBHI16s")
 HEADER = _HEAD.size
 ALIGN = 8
 
@@ -26,19 +27,51 @@ class FrameFlag(IntFlag):
     """The payload is the beginning of a longer datagram."""
     ERROR = 2
     """The payload is an i32: a negated Linux error number, as ICMP reports one."""
+    ICMP = 4
+    """With ERROR: behind the number follows what the ICMP message said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Icmp:
+    """What an ICMP message said of a datagram that did not arrive (RFC 792, RFC 4443).
+
+    info    the MTU of "fragmentation needed" and "packet too big", else 0
+    sender  who sent the message: 16 bytes, IPv4 mapped
+    quote   the beginning of the datagram's payload
+    """
+
+    type: int
+    code: int
+    info: int
+    sender: bytes
+    quote: bytes = b""
+
+    def encode(self) -> bytes:
+        """As it stands behind the error number."""
+        return _ICMP.pack(self.type, self.code, 0, self.info, self.sender) + self.quote
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Icmp:
+        """The message behind the error number. Raises WireError when it is not whole."""
+        if len(raw) < _ICMP.size:
+            raise WireError(f"an ICMP message of {len(raw)} bytes in a frame")
+        kind, code, _, info, sender = _ICMP.unpack_from(raw)
+        return cls(kind, code, info, sender, raw[_ICMP.size :])
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A datagram and its address: where it goes (`out`) or comes from (`in`); empty: the peer.
 
-    With `error`, a negated Linux number, it reports a failure instead and has no payload.
+    With `error`, a negated Linux number, it reports a failure instead and has no payload; with `icmp` too, one that
+    the network told.
     """
 
     payload: bytes
     address: bytes = b""
     truncated: bool = False
     error: int = 0
+    icmp: Icmp | None = None
 
     def encode(self) -> bytes:
         """The frame's bytes. Raises WireError for an address longer than 28 bytes."""
@@ -54,6 +87,9 @@ class Frame:
                 payload = _ERROR.pack(self.error)
             except struct.error as why:
                 raise WireError(f"error {self.error} in a frame") from why
+            if self.icmp is not None:
+                flags |= FrameFlag.ICMP
+                payload += self.icmp.encode()
         head = _HEAD.pack(len(payload), flags, len(self.address), self.address)
         return (head + payload).ljust(frame_size(len(payload)), b"\0")
 
@@ -86,9 +122,11 @@ def decode_frame(raw: bytes) -> tuple[Frame, int]:
     address, truncated = addr[:addr_len], bool(flags & FrameFlag.TRUNCATED)
     if not flags & FrameFlag.ERROR:
         return Frame(bytes(raw[HEADER : HEADER + length]), address, truncated), size
-    if length != _ERROR.size:
+    told = bool(flags & FrameFlag.ICMP)
+    if length < _ERROR.size or (length > _ERROR.size and not told):
         raise WireError(f"an error of {length} bytes in a frame")
     error: int = _ERROR.unpack_from(raw, HEADER)[0]
     if error >= 0:
         raise WireError(f"error {error} in a frame is not negative")
-    return Frame(b"", address, truncated, error), size
+    icmp = Icmp.decode(bytes(raw[HEADER + _ERROR.size : HEADER + length])) if told else None
+    return Frame(b"", address, truncated, error, icmp), size

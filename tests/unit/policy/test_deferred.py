@@ -43,11 +43,10 @@ def test_routes_by_name_need_names() -> None:
     assert deferred("*.home.example=host").names_needed
 
 
-def test_udp_ports_are_this_hosts() -> None:
-    policy, host = deferred(), ip_address("0.0.0.0")
-    assert policy.listen(Protocol.TCP, host, 80).allowed
-    assert not policy.listen(Protocol.UDP, host, 80).allowed
-    assert policy.listen(Protocol.UDP, host, 8000).rule == "default: ports from 1024"
+def test_ports_are_the_default_backends() -> None:
+    policy, host = deferred("any=mail"), ip_address("0.0.0.0")
+    for protocol in (Protocol.TCP, Protocol.UDP):
+        assert policy.listen(protocol, host, 80).rule == "left to vpn"
 
 
 def test_whose_word_is_final() -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backkit import until
 from daemonkit import daemon
-from xensock.calls.call import Decision
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision, Protocol
 from xensock.stack.resolver_wire import NXDOMAIN, rcode
 from xensock.stack.stacks import DecidedError, ExplainedAnswer, decided
 from xensock.stack.upstream import UnreachableError, Upstream
@@ -104,6 +106,27 @@ def test_names_are_explained(upstream: Upstream) -> None:
     assert isinstance(answer, ExplainedAnswer)
     assert (answer[:2], rcode(answer)) == (b"\7\7", NXDOMAIN)
     assert answer.decision == Decision(False, "bad.test", 0, None, False, "remove --deny bad.test")
+
+
+def test_a_look_sends_nothing_and_says_what_was_decided(upstream: Upstream) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        end = Endpoint.from_python(server.getsockname())
+        for _ in range(2):
+            found = upstream.look(Protocol.UDP, end)
+            assert (found.error, str(found.own and found.own.host)) == (0, "127.0.0.1")
+            refused = upstream.look(Protocol.UDP, Endpoint.from_python(("198.51.100.7", 9)))
+            assert (refused.error, refused.own, refused.decision) == (errno.EACCES, None, REFUSED)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.recv(1)
+
+
+def test_a_look_at_a_backend_that_is_gone(served: Daemon, upstream: Upstream) -> None:
+    end = Endpoint.from_python(("127.0.0.1", 9))
+    assert upstream.look(Protocol.UDP, end).error == 0
+    served.process.kill()
+    assert until(lambda: upstream.look(Protocol.UDP, end).error == errno.ENETDOWN)
 
 
 def test_nobody_there(tmp_path: Path) -> None:

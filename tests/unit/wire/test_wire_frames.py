@@ -26,8 +26,13 @@ TO = bytes.fromhex("0200 0035 c6336407")
             frames.Frame(b"", TO, False, -111),
             f"04000000 02000000 08000000 02000035c6336407 {'00' * 20} 91ffffff 00000000",
         ),
+        (
+            frames.Frame(b"", TO, False, -111, frames.Icmp(3, 4, 1400, bytes(range(16)), b"hi")),
+            f"1e000000 06000000 08000000 02000035c6336407 {'00' * 20} 91ffffff"
+            "03040000 78050000 000102030405060708090a0b0c0d0e0f 6869 0000",
+        ),
     ],
-    ids=["addressed", "empty", "truncated", "error"],
+    ids=["addressed", "empty", "truncated", "error", "icmp"],
 )  # fmt: skip
 def test_bytes(frame: frames.Frame, text: str) -> None:
     raw = bytes.fromhex(text)
@@ -42,7 +47,12 @@ def test_round_trip_of_a_queue(queue: list[frames.Frame]) -> None:
     while raw:
         size = frames.next_frame(raw[: frames.HEADER])
         frame, same = frames.decode_frame(raw)
-        assert size == same == frames.frame_size(len(frame.payload) or (4 if frame.error else 0))
+        told = 0 if frame.icmp is None else 24 + len(frame.icmp.quote)
+        assert (
+            size
+            == same
+            == frames.frame_size(len(frame.payload) or (4 if frame.error else 0) + told)
+        )
         assert size % 8 == 0
         read.append(frame)
         raw = raw[size:]
@@ -75,8 +85,9 @@ def test_any_bytes_are_a_frame_or_refused(raw: bytes) -> None:
         f"05000000 02000000 00000000 {'00' * 28} 91ffffff 00000000",
         f"04000000 02000000 00000000 {'00' * 28} 6f000000 00000000",
         f"04000000 02000000 00000000 {'00' * 28} 00000000 00000000",
+        f"08000000 06000000 00000000 {'00' * 28} 91ffffff 03030000",
     ],
-    ids=["address", "length", "length-wraps", "error-size", "error-positive", "error-zero"],
+    ids=["address", "length", "wraps", "error-size", "error-positive", "error-zero", "icmp-size"],
 )
 def test_lies(text: str) -> None:
     with pytest.raises(WireError):

@@ -47,7 +47,15 @@ responses = st.builds(c.Response, u32, u32, i32, u64, st.binary(max_size=40))
 
 errors = st.integers(-0x80000000, -1)
 datagrams = st.builds(frames.Frame, st.binary(max_size=300), addresses, st.booleans())
-reports = st.builds(frames.Frame, st.just(b""), addresses, st.booleans(), errors)
+icmp = st.builds(
+    frames.Icmp,
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 2**32 - 1),
+    st.binary(min_size=16, max_size=16),
+    st.binary(max_size=300),
+)
+reports = st.builds(frames.Frame, st.just(b""), addresses, st.booleans(), errors, st.none() | icmp)
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 nodes = st.dictionaries(text.filter(bool), text, max_size=8)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.calls.address import Endpoint, family_of
+from xensock.calls.address import AddressError, Endpoint, family_of
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import resolving
+from xensock.pvcalls.serving import listening, resolving
 from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
 from xensock.pvcalls.serving.framing import TURN, Frames
 from xensock.pvcalls.serving.limits import refuse
 from xensock.pvcalls.serving.rings import map_ring
 from xensock.wire.errors import to_wire
 from xensock.wire.extensions import Extension
-from xensock.wire.frames import Frame
+from xensock.wire.frames import Frame, Icmp
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome
@@ -36,6 +37,10 @@ REMEMBERED = 1024  # destinations of one socket
 HOLDS = 5.0  # seconds that a decision about a destination holds
 LONGEST = 65535
 UNSPECIFIED = bytes(16)  # struct sockaddr, AF_UNSPEC
+QUOTED = 512  # bytes of a datagram that the report of its failure repeats (RFC 1812, 4.3.2.3)
+# struct sock_extended_err of linux/errqueue.h: errno, origin, type, code, info; and its origins that are ICMP's.
+_REPORT = struct.Struct("=IBBBxII")
+_BY_ICMP = (2, 3)
 
 
 def echo_protocol(family: int) -> int:
@@ -72,7 +77,7 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
     decision, own = held.decided = decide(guest, held, end)
     error = decision.error if not decision.allowed else held.datagrams.connect(end)
     outcome: Outcome | None = "guest" if own else None
-    guest.record(call, Verb.CONNECT, f"{end}/udp", decision, error, outcome=outcome)
+    guest.record(call, Verb.CONNECT, target(held, end), decision, error, outcome=outcome)
     response = call.response(to_wire(error))
     if not error and Extension.NAMES in guest.extensions:
         response = response.with_address(name_of(held.host.getsockname()))
@@ -85,10 +90,18 @@ def decide(guest: Guest, held: Held, end: Endpoint) -> tuple[Decision, bool]:
     if held.protocol in (ICMP, ICMPV6):
         # An echo has no port; a rule that names ports is not about it.
         echo = Endpoint(inner.host, 0, inner.scope)
-        return guest.point.connect(Protocol.UDP, echo, guest.transport.pid), False
+        return guest.point.connect(Protocol.ICMP, echo, guest.transport.pid), False
     if guest.backend.ports.is_own(guest, inner, socket.SOCK_DGRAM):
         return OWN, True
     return guest.point.connect(Protocol.UDP, inner, guest.transport.pid), False
+
+
+def target(held: Held, end: Endpoint) -> str:
+    """What records call a destination; an echo has no port."""
+    if held.protocol not in (ICMP, ICMPV6):
+        return f"{end}/{Protocol.UDP}"
+    host = f"{end.host}" if end.host.version == 4 else f"[{end.host}]"
+    return f"{host}/{Protocol.ICMP}"
 
 
 class Datagrams:
@@ -105,6 +118,7 @@ class Datagrams:
         self._decided: dict[bytes, tuple[float, Endpoint, int]] = {}
         self._peer: Endpoint | None = None
         self._asks = False  # the peer is a name server, whom we stand in for
+        self._open = 0.0, False  # until when it holds whether strangers may send
         self._waiting: Frame | None = None
         self._reading = False
         self._writing = False
@@ -180,7 +194,7 @@ class Datagrams:
                 number = error.errno or errno.EIO
                 if number != errno.ECONNREFUSED:
                     return number
-                self._frames.fail(number)
+                self._failed_earlier(number)
                 continue
             self._guest.counters.sent += len(payload)
             self._guest.backend.ports.note(self._held)
@@ -200,7 +214,7 @@ class Datagrams:
         self._decided.pop(key, None)
         self._decided[key] = (now + HOLDS, end, decision.error)
         if known is None or known[2] != decision.error:
-            self._guest.record_datagram(Verb.SEND, f"{end}/udp", decision, own)
+            self._guest.record_datagram(Verb.SEND, target(self._held, end), decision, own)
         return decision.error
 
     def _is_name_service(self, end: Endpoint) -> bool:
@@ -234,13 +248,52 @@ class Datagrams:
 
     def _arrived(self) -> Frame | None:
         room = min(LONGEST, self._frames.longest)
-        try:
-            payload, _, flags, source = self._sock.recvmsg(room)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return Frame(b"", error=to_wire(error.errno or errno.EIO))
-        return Frame(payload, name_of(source), truncated=bool(flags & socket.MSG_TRUNC))
+        while True:
+            try:
+                payload, _, flags, source = self._sock.recvmsg(room)
+            except BlockingIOError:
+                return self._reported()
+            except OSError as error:
+                return self._reported() or Frame(b"", error=to_wire(error.errno or errno.EIO))
+            if self._may_come(source):
+                return Frame(payload, name_of(source), truncated=bool(flags & socket.MSG_TRUNC))
+
+    def _may_come(self, source: tuple[str, int]) -> bool:
+        """Answers may always; strangers where the guest may have a port of its own."""
+        if self._peer is not None or self._held.protocol in (ICMP, ICMPV6):
+            return True
+        now = time.monotonic()
+        if self._open[0] <= now:
+            local = Endpoint.from_python(self._sock.getsockname())
+            decision = listening.listen_decision(self._guest, self._held, local)
+            self._open = now + HOLDS, decision.allowed
+        if self._open[1]:
+            return True
+        known = self._decided.get(Endpoint.from_python(source).sockaddr())
+        return known is not None and not known[2]
+
+    def _failed_earlier(self, number: int) -> None:
+        """A call told the failure of an earlier datagram."""
+        report = self._reported()
+        if report is None:
+            self._frames.fail(number)
+        while report is not None:
+            self._frames.put(report)
+            report = self._reported()
+
+    def _reported(self) -> Frame | None:
+        """The next failure that ICMP told: of sockets with IP_RECVERR, IPV6_RECVERR (ip(7))."""
+        while True:
+            try:
+                quote, control, _, about = self._sock.recvmsg(QUOTED, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                return None
+            for _, _, raw in control:
+                number, origin, kind, code, info, _ = _REPORT.unpack_from(raw)
+                if origin in _BY_ICMP:
+                    mtu = info if number == errno.EMSGSIZE else 0
+                    icmp = Icmp(kind, code, mtu, _sender(raw[_REPORT.size :]), quote)
+                    return Frame(b"", name_of(about), error=to_wire(number), icmp=icmp)
 
     def _watch(self, wanted: bool) -> None:
         if wanted == self._reading:
@@ -250,3 +303,12 @@ class Datagrams:
             self._loop.add_reader(self._fd, self._receive)
         else:
             self._loop.remove_reader(self._fd)
+
+
+def _sender(sockaddr: bytes) -> bytes:
+    """16 bytes, IPv4 mapped; zeros where it is not known."""
+    try:
+        host = Endpoint.from_sockaddr(sockaddr).host
+    except AddressError:
+        return bytes(16)
+    return host.packed if host.version == 6 else bytes(10) + b"\xff\xff" + host.packed

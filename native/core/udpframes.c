@@ -1,0 +1,97 @@
+#include "udpframes.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+_Static_assert(sizeof(struct xs_frame_head) == 40, "a frame's header has 40 bytes");
+
+/* The payload of a report: the errno, negated, then what ICMP said. */
+struct report {
+	int32_t error;
+	uint8_t type, code, zero[2];
+	uint32_t info;
+	uint8_t from[16];
+};
+_Static_assert(sizeof(struct report) == 28, "a report has 28 bytes");
+
+socklen_t xs_name_of(struct sockaddr_in6 *name, const uint8_t addr[16], uint16_t port, bool six)
+{
+	struct sockaddr_in four;
+
+	memset(name, 0, sizeof *name);
+	if (six) {
+		name->sin6_family = AF_INET6;
+		name->sin6_port = htons(port);
+		memcpy(&name->sin6_addr, addr, 16);
+		return sizeof *name;
+	}
+	memset(&four, 0, sizeof four);
+	four.sin_family = AF_INET;
+	four.sin_port = htons(port);
+	memcpy(&four.sin_addr, addr + 12, 4);
+	memcpy(name, &four, sizeof four);
+	return sizeof four;
+}
+
+bool xs_name_read(const struct sockaddr_in6 *name, uint8_t addr[16], uint16_t *port)
+{
+	struct sockaddr_in four;
+
+	if (name->sin6_family == AF_INET6) {
+		memcpy(addr, &name->sin6_addr, 16);
+		*port = ntohs(name->sin6_port);
+		return true;
+	}
+	if (name->sin6_family != AF_INET)
+		return false;
+	memcpy(&four, name, sizeof four);
+	memset(addr, 0, 10);
+	addr[10] = addr[11] = 0xff;
+	memcpy(addr + 12, &four.sin_addr, 4);
+	*port = ntohs(four.sin_port);
+	return true;
+}
+
+void xs_frame_of(struct xs_frame_head *h, const struct xs_datagram *d, bool six)
+{
+	struct sockaddr_in6 name;
+
+	memset(h, 0, sizeof *h);
+	h->len = (uint32_t)d->len;
+	h->addr_len = (uint32_t)xs_name_of(&name, d->dst, d->dport, six);
+	memcpy(h->addr, &name, h->addr_len);
+}
+
+bool xs_frame_read(uint8_t *at, size_t n, struct xs_framed *f)
+{
+	struct xs_frame_head h;
+	struct sockaddr_in6 name;
+	struct report r;
+
+	memset(f, 0, sizeof *f);
+	if (n < sizeof h)
+		return false;
+	memcpy(&h, at, sizeof h);
+	if (h.len > n - sizeof h || h.addr_len > sizeof h.addr)
+		return false;
+	memset(&name, 0, sizeof name);
+	memcpy(&name, h.addr, h.addr_len);
+	f->data = at + sizeof h;
+	f->len = h.len;
+	if (!(h.flags & XS_FRAME_ERROR))
+		return xs_name_read(&name, f->remote, &f->rport);
+	xs_name_read(&name, f->remote, &f->rport);
+	memset(&r, 0, sizeof r);
+	if (h.len < sizeof r.error)
+		return false;
+	memcpy(&r, f->data, h.len < sizeof r ? h.len : sizeof r);
+	if (r.error >= 0 || r.error < -4095)
+		return false;
+	f->error = -r.error;
+	f->told = h.flags & XS_FRAME_ICMP && h.len >= sizeof r;
+	f->icmp = (struct xs_icmp){r.type, r.code, r.info};
+	memcpy(f->from, r.from, 16);
+	f->data = f->told ? f->data + sizeof r : NULL;
+	f->len = f->told ? f->len - sizeof r : 0;
+	return true;
+}
