@@ -129,8 +129,8 @@ class Embedded:
                 order.own_family,
                 order.labels,
                 order.gate,
-                order.limits,
-                order.warn,
+                limits=order.limits,
+                warn=order.warn,
             )
             served = serve(guest, terms, carriers, stack)
             self._follow(served, stack)
