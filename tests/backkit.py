@@ -59,6 +59,9 @@ class NoNames:
     def lapsed(self, address: object) -> tuple[str, ...]:
         return ()
 
+    def keep(self, right: object) -> None:
+        """There is nothing to forget."""
+
     async def explained(
         self, message: bytes, server: object, *, datagram: bool
     ) -> tuple[bytes, Decision] | None:

@@ -151,3 +151,15 @@ def test_a_backend_loads_its_policy_at_sighup(guest: Guest) -> None:
         os.kill(backend.pid, signal.SIGHUP)
         eventually(lambda: "loaded anew" in backend.stderr, 30, "a reload")
         assert do("try 198.51.100.11 80") == "ok"
+
+
+@guests
+def test_what_a_name_led_to_is_judged_by_the_policy_of_now(guest: Guest) -> None:
+    """Where rules by address decide, a name may lead anywhere; a rule by name that comes later opens no private one."""
+    world = guest.world
+    with hands(guest, written(guest, '[[rule]]\nallow = ["public", "private"]\n')) as do:
+        assert do("try private.test 80") == "ok"
+        assert do("try web.test 80") == "ok"
+        change(guest, do.running, '[[rule]]\nallow = ["private.test", "web.test"]\n')
+        assert do(f"try {world.private4} 80") == "EACCES"
+        assert do(f"try {world.web4} 80") == "ok"

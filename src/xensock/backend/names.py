@@ -48,6 +48,10 @@ class GuestNames:
         """The names by which it knew the address until their answers lapsed."""
         return self.names.lapsed(address)
 
+    def keep(self, right: Callable[[str, IPAddress], bool]) -> None:
+        """Forget every pair of name and address for which right() is False."""
+        self.names.keep(right)
+
     async def answer(
         self, message: bytes, server: IPAddress | None, *, datagram: bool
     ) -> bytes | None:

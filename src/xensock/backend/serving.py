@@ -126,8 +126,9 @@ def serve(
         record,
         terms.labels,
         names.lapsed,
-        terms.gate,
-        terms.near,
+        gate=terms.gate,
+        near=terms.near,
+        keep=names.keep,
     )
     dns = DnsServer(terms.name, carriers.answering, point, names, record or (lambda r: None))
     dns.start(_name_sockets(guest))

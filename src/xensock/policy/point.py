@@ -63,6 +63,7 @@ class Point:
     record     takes each record; None: nobody keeps any
     labels     of the guest, which rules may ask for
     lapsed     the names by which the guest knew an address once: they explain a refusal
+    keep       forgets every pair of name and address for which what it is given is False (Names.keep)
     gate       what refuses everything for the moment, if anything does; then no verdict is cached
     near       other guests that this one may reach by names of their own
     """
@@ -75,6 +76,7 @@ class Point:
         record: Callable[[Record], None] | None,
         labels: Mapping[str, str] | None = None,
         lapsed: NamesOf = lambda address: (),
+        keep: Callable[[Callable[[str, IPAddress], bool]], None] = lambda right: None,
         gate: Gate | None = None,
         near: Near | None = None,
     ) -> None:
@@ -85,6 +87,8 @@ class Point:
         self.record = record
         self.grants = Grants()
         self._lapsed = lapsed
+        self._keep = keep
+        self._generation = self.current.policy.generation
         self._gate = gate
         self._subject = Subject(labels=dict(labels or {}))
         self._epoch = time.time() - time.monotonic()
@@ -120,6 +124,8 @@ class Point:
         if self._near is not None and (found := self._near.connect(protocol, end)) is not None:
             return found
         policy, subject = self.policy, self.subject(pid)
+        if policy.generation != self._generation:
+            self._recall(policy)
         names = self.names_of(end.host) if policy.names_needed else ()
         decision = policy.connect(protocol, end.host, end.port, names, subject)
         if decision.allowed:
@@ -132,6 +138,16 @@ class Point:
         if policy.names_needed:
             return self._too_late(decision, protocol, end, subject)
         return decision
+
+    def _recall(self, policy: Policy) -> None:
+        """Another policy holds: what the guest learnt under the last one it must not have by rules of this one."""
+
+        def right(name: str, address: IPAddress) -> bool:
+            by_rule = policy.resolve(name, self._subject).name is not None
+            return not by_rule or policy.answer(name, address, self._subject).allowed
+
+        self._keep(right)
+        self._generation = policy.generation
 
     def _too_late(
         self, decision: Decision, protocol: Protocol, end: Endpoint, subject: Subject
@@ -146,6 +162,8 @@ class Point:
 
     def still(self, end: Endpoint, pid: int = 0) -> Decision:
         """May a connection that was made stay? By the names by which the guest knew its peer, too."""
+        if self.policy.generation != self._generation:
+            self._recall(self.policy)
         names = (*self.names_of(end.host), *self._lapsed(end.host))
         return self.policy.connect(Protocol.TCP, end.host, end.port, names, self.subject(pid))
 

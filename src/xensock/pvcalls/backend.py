@@ -57,6 +57,10 @@ class NameService(Protocol):
         """The names by which it knew the address until their answers lapsed."""
         ...
 
+    def keep(self, right: Callable[[str, IPAddress], bool]) -> None:
+        """Forget every pair of name and address for which right() is False."""
+        ...
+
     async def explained(
         self, message: bytes, server: IPAddress | None, *, datagram: bool
     ) -> tuple[bytes, Decision] | None:
@@ -133,6 +137,7 @@ class Backend:
             names.names_of,
             self.record,
             lapsed=names.lapsed,
+            keep=names.keep,
             gate=self._gate,
         )
         program = program_of(session.transport.pid)

@@ -6,7 +6,7 @@ import json
 import tomllib
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xensock.policy.places import Place, find
@@ -75,6 +75,7 @@ def flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[tuple[str | int, 
     return found
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(DOCUMENTS, st.integers(0, 2))
 def test_each_value_has_the_place_where_it_stands(document: dict[str, Any], style: int) -> None:
     text = write(document, style)

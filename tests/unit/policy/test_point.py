@@ -14,7 +14,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.names import Names
-from xensock.policy.point import Point, known_name, program_path
+from xensock.policy.point import Current, Point, known_name, program_path
 from xensock.policy.policy import Policy
 
 
@@ -105,6 +105,23 @@ def test_a_refusal_says_that_the_answer_for_a_name_has_lapsed() -> None:
     assert point.connect(Protocol.TCP, at("192.0.2.1", 80)).hint == "--allow 192.0.2.1:80"
     names.learn("web.test", [ip_address("192.0.2.1")], 30)
     assert point.connect(Protocol.TCP, at("192.0.2.1", 443)).allowed
+
+
+def test_what_was_learnt_under_another_policy_is_judged_anew() -> None:
+    """Without rules a name may have a private address; a rule by name that comes into force later opens none."""
+    names = Names()
+    current = Current(Policy.parse())
+    point = Point("guest", current, names.of, None, keep=names.keep)
+    names.learn("inner.test", [ip_address("10.0.0.1"), ip_address("192.0.2.1")], 60)
+    names.learn("other.test", [ip_address("10.0.0.2")], 60)
+    assert point.connect(Protocol.TCP, at("10.0.0.1", 443)).allowed
+    current.policy = Policy.parse(["inner.test"])
+    assert not point.connect(Protocol.TCP, at("10.0.0.1", 443)).allowed
+    assert point.connect(Protocol.TCP, at("192.0.2.1", 443)).allowed
+    assert names.of(ip_address("10.0.0.1")) == ()
+    current.policy = Policy.parse(["other.test", "private:443"])
+    assert names.of(ip_address("10.0.0.2")) == ("other.test",)
+    assert point.connect(Protocol.TCP, at("10.0.0.2", 443)).allowed
 
 
 class Programs(Policy):
