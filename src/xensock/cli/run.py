@@ -61,6 +61,11 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="Rules of a policy file (docs/reference/policy.md); --allow and --deny join them.",
 )
 @click.option(
+    "--learn",
+    metavar="FILE",
+    help="Write the tightest policy that allows what the program did to FILE, when it has ended.",
+)
+@click.option(
     "--label",
     "labels",
     multiple=True,
@@ -132,6 +137,7 @@ def run(
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     policy_file: str | None,
+    learn: str | None,
     labels: tuple[str, ...],
     publish: tuple[str, ...],
     datapath: str,
@@ -158,6 +164,7 @@ def run(
         raise click.MissingParameter(ctx=ctx, param=ctx.command.params[-1])
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
+    from xensock.cli.learning import Lesson
     from xensock.cli.policy import policy_of, read_labels, source_of
     from xensock.supervisor.limits import Limits
     from xensock.supervisor.publication import Publication
@@ -176,6 +183,7 @@ def run(
     publications = tuple(Publication.parse(text) for text in publish)
     record = recorder(trace, trace_file, ctx)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
+    lesson = Lesson(learn) if learn is not None else None
     debug = debug or bool(ctx.find_root().params.get("debug"))
 
     def backend(group: int, job: socket.socket) -> int:
@@ -184,6 +192,11 @@ def run(
             from xensock.backend.embedded import Embedded, Order
 
             log = wanted.open(lambda text: print(f"xensock: {text}", file=sys.stderr))
+            tap = auditing.tap_of(record, log)
+            detach = front.detacher(job, quiet=trace is None or trace_file is not None)
+            if lesson is not None:
+                tap.add(lesson.learner.record)
+                detach = _stay  # nobody goes on before the policy is there
             order = Order(
                 argv,
                 policy,
@@ -193,8 +206,8 @@ def run(
                 carriers,
                 table,
                 group,
-                auditing.tap_of(record, log),
-                front.detacher(job, quiet=trace is None or trace_file is not None),
+                tap,
+                detach,
                 family == "own",
                 named,
                 wanted.gate(log),
@@ -202,7 +215,10 @@ def run(
                 limits,
                 _warn,
             )
-            return Embedded(order, _complain).run(job)
+            code = Embedded(order, _complain).run(job)
+            if lesson is not None:
+                lesson.write(_warn)
+            return code
         except Exception as error:
             shown = show(_explained(error), debug=debug)
             if failure_file is not None:
@@ -226,6 +242,10 @@ def _no_paths(rules: tuple[str, ...]) -> None:
             "a guest with --backend reaches no unix sockets but its own",
             "leave it out; at `xensock backend` it is for programs with xensock.socket",
         )
+
+
+def _stay(code: int) -> None:
+    """The caller waits for the guest's last process."""
 
 
 def _warn(text: str) -> None:

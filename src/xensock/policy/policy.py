@@ -429,7 +429,7 @@ class Policy:
             return Decision(True, "default: the guest's own name")
         if not self._names_closed:
             return Decision(True, "default: names resolve")
-        text = _name_literal(wanted)
+        text = name_literal(wanted)
         return Decision(
             False,
             f"default: name not in {self.title or '--allow'}",
@@ -503,7 +503,7 @@ def literal(host: IPAddress) -> str:
     return f"[{host}]" if host.version == 6 else str(host)
 
 
-def _name_literal(name: str, rest: str = "") -> str | None:
+def name_literal(name: str, rest: str = "") -> str | None:
     """The rule text for a name; it came from the guest and may be unfit for one."""
     for text in (f"{name}{rest}", f"{name}.{rest}"):
         try:
@@ -520,7 +520,7 @@ def connect_hint(protocol: Protocol, host: IPAddress, port: int, names: Sequence
     if host in GROUPS["loopback"]:
         return f"--allow loopback{rest}"
     for name in names:
-        text = _name_literal(name, rest)
+        text = name_literal(name, rest)
         if text:
             return f"--allow {text}"
     return f"--allow {literal(host)}{rest}"
