@@ -86,7 +86,6 @@ TESTED_BY: dict[str, str] = {
     "calls/family.py": "tests/unit/client/test_family.py",
     # What is seen of guests, and done to them, from outside.
     "backend/asking.py": "tests/programs/test_looking.py",
-    "backend/watching.py": "tests/programs/test_looking.py",
     "cli/looking.py": "tests/programs/test_looking.py",
     "supervisor/looking.py": "tests/programs/test_looking.py",
     "supervisor/family.py": "tests/programs/test_family.py",

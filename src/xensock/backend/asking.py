@@ -62,7 +62,8 @@ def _ask(sock: socket.socket, lines: Any, command: str, fields: dict[str, Any]) 
     raw = lines.readline(LONGEST)
     if not raw:
         raise AnswerError(
-            "not-admitted", "the backend turned us away: it serves its own user, on the host"
+            "not-admitted",
+            "the backend did not answer: it has just ended, or serves its own user on the host only",
         )
     answer: dict[str, Any] = json.loads(raw)
     if not answer.get("ok"):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 LONGEST = 64 * 1024  # bytes of a request
 CLIENTS = 16
+PATIENCE = 2.0  # seconds for a client to take an answer while the backend ends
 LOOK = 0.2  # seconds between looks whether a watcher has left
 EVENTS = 4096  # records that wait for one watcher
 NOBODY = struct.pack("=H14x", socket.AF_UNSPEC)  # connect(2) to that ends a connection with a reset
@@ -60,6 +61,8 @@ class Control:
         self._server: asyncio.Server | None = None
         self._path = ""
         self._clients: set[asyncio.Task[None]] = set()
+        self._idle: set[asyncio.Task[None]] = set()  # those that wait for a request, or for events
+        self._closing = False
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "version": self._version,
             "guests": self._guests,
@@ -81,10 +84,18 @@ class Control:
         self._server = await asyncio.start_unix_server(self._client, sock=sock, limit=LONGEST)
 
     async def close(self) -> None:
-        """Stop listening, end every client and remove the socket's file."""
+        """Stop listening, end every client once it has its answer, and remove the socket's file.
+
+        Clients that do not read get PATIENCE seconds.
+        """
         if self._server is None:
             return
         self._server.close()
+        self._closing = True
+        for task in self._idle:
+            task.cancel()
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=PATIENCE)
         for task in self._clients:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
@@ -95,6 +106,7 @@ class Control:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
+        writer.transport.set_write_buffer_limits(high=0)  # drained: it is the kernel's
         try:
             peer = writer.get_extra_info("socket")
             raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
@@ -104,10 +116,14 @@ class Control:
             log.debug("a control client ended: %s", error)
         finally:
             self._clients.discard(task)
+            self._idle.discard(task)
             writer.close()
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._closing:
+            self._idle.add(task)
             try:
                 raw = await reader.readuntil(b"\n")
             except asyncio.IncompleteReadError:
@@ -119,6 +135,7 @@ class Control:
                 return
             if await self._followed(raw, reader, writer):
                 return
+            self._idle.discard(task)
             writer.write(self.answer(raw))
             await writer.drain()
 

@@ -118,6 +118,7 @@ class Embedded:
             carriers = self._carriers(stack.enter_context(ExitStack()))
             guest = launch.start(spec)
             stack.callback(guest.close)
+            watching = stack.enter_context(ExitStack())  # ends after what is to be seen
             _let_go_of_stdio()
             terms = Terms(
                 order.name,
@@ -134,7 +135,7 @@ class Embedded:
             )
             served = serve(guest, terms, carriers, stack)
             self._follow(served, stack)
-            self._let_watch(served, stack)
+            self._let_watch(served, watching)
             code = self._wait(guest, front)
             if served.live():
                 # What the guest sent before it ended is still on its way; its caller need not wait for that.

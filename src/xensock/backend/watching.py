@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 EVENTS = 4096  # records that wait for one watcher
 PATIENCE = 2.0  # seconds for a client to take an answer
+LAST_S = 0.5  # for a watcher to take the last records
 GUEST = 1  # the number of the only one
 
 
@@ -47,11 +48,10 @@ class Watch:
         self._since = time.time()
         self._closed = threading.Event()
         self._clients = threading.BoundedSemaphore(CLIENTS)
-        self._ends: set[socket.socket] = set()
+        self._ends: dict[threading.Thread, socket.socket] = {}
+        self._watchers: set[threading.Thread] = set()
         self._lock = threading.Lock()
-        self._answering = (
-            threading.Lock()
-        )  # who asks for the guest's end is told of it before we go
+        self._answering = threading.Lock()  # one at a time
         self._path = places.run_socket()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -71,16 +71,25 @@ class Watch:
         threading.Thread(target=self._accept, name="xs-control", daemon=True).start()
 
     def close(self) -> None:
-        """Remove the socket, and end every client once it has its answer."""
-        self._closed.set()
+        """Remove the socket, and end every client once it has its answer, every watcher once it has what happened.
+
+        Clients that do not read get PATIENCE seconds, watchers LAST_S.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        with self._answering, self._lock:
-            for end in self._ends:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._closed.set()
+            clients = dict(self._ends)
+        for end in (self._listener, *clients.values()):
+            with contextlib.suppress(OSError):
+                # What was asked before is still read.
+                end.shutdown(socket.SHUT_RD)
+        start = time.monotonic()
+        for thread in sorted(clients, key=self._watchers.__contains__, reverse=True):
+            until = start + (LAST_S if thread in self._watchers else looking.KILL_S + PATIENCE)
+            thread.join(max(0.0, until - time.monotonic()))
+            with self._lock, contextlib.suppress(KeyError, OSError):
+                self._ends[thread].shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with self._listener:
@@ -92,23 +101,29 @@ class Watch:
                 if not may_ask(client) or not self._clients.acquire(blocking=False):
                     client.close()
                     continue
-                with self._lock:
-                    self._ends.add(client)
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._client, args=(client,), name="xs-control-client", daemon=True
-                ).start()
+                )
+                with self._lock:
+                    if self._closed.is_set():
+                        client.close()
+                        return
+                    self._ends[thread] = client
+                    thread.start()
 
     def _client(self, client: socket.socket) -> None:
         try:
-            with client, client.makefile("rb") as lines:
+            with client.makefile("rb") as lines:
                 while request := lines.readline(LONGEST):
-                    if not self._answer(client, request):
+                    if not self._answer(client, request) or self._closed.is_set():
                         return
         except OSError:
             pass  # it left
         finally:
             with self._lock:
-                self._ends.discard(client)
+                del self._ends[threading.current_thread()]
+                self._watchers.discard(threading.current_thread())
+                client.close()
             self._clients.release()
 
     def _answer(self, client: socket.socket, raw: bytes) -> bool:
@@ -192,6 +207,8 @@ class Watch:
         client.sendall(line_of({"id": number, "schema": SCHEMA, "ok": True}))
         if self._tap is None:
             return
+        with self._lock:
+            self._watchers.add(threading.current_thread())
         self._tap.add(take, ends=True)
         left = select.poll()
         left.register(client, select.POLLRDHUP | select.POLLHUP)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import socket
+import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,6 +74,27 @@ def test_a_guest_is_disconnected(served: Daemon, guest: Front) -> None:
 def test_stop_ends_the_backend(served: Daemon) -> None:
     assert served.ask("stop")["ok"]
     assert served.process.wait(10) == 0
+
+
+def test_an_answer_in_progress_comes_whole(served: Daemon) -> None:
+    """Answers of which the socket holds two or three, and a backend that is stopped while it sends the next."""
+    request = b'{"id": "%s", "command": "version"}\n' % (60_000 * b"x")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(served.control)
+        client.sendall(5 * request)
+        until(lambda: _waiting(client) > 2 * len(request))
+        assert served.ask("stop")["ok"]
+        with client.makefile() as lines:
+            told = [line for line in lines if json.loads(line)["ok"]]
+    assert len(told) >= 3
+    assert served.process.wait(10) == 0
+
+
+def _waiting(sock: socket.socket) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(sock, termios.FIONREAD, count)
+    return count[0]
 
 
 @pytest.mark.parametrize(
