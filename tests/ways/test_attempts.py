@@ -80,3 +80,8 @@ def test_every_attempt_has_a_name_of_its_own() -> None:
         "kit.py",
         "takes.py",
     }
+
+
+def test_the_document_has_every_attempt() -> None:
+    told = (HERE.parents[1] / "docs" / "security.md").read_text()
+    assert [name for file in FILES for name in sorted(names(file)) if f"`{name}`" not in told] == []
