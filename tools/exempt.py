@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write the table of docs/reference/conformance.md from tests/conformance/known.py.
+"""Write the tables of docs/reference/conformance.md from tests/conformance/known.py.
 
-With --check nothing is written, and the exit status says whether the table is up to date.
+With --check nothing is written, and the exit status says whether the tables are up to date.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ DOCUMENT = ROOT / "docs" / "reference" / "conformance.md"
 
 
 def written(text: str) -> str:
-    """A document with the table behind `<!-- known -->` as known.py has it."""
+    """A document with the tables behind `<!-- known -->` and `<!-- guests -->` as known.py has them."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from conformance.known import KNOWN
+    from conformance.known import KNOWN, KNOWN_IN_GUESTS
 
-    rows = "".join(f"| `{pattern}` | {why} |\n" for pattern, why in KNOWN.items())
-    table = f"| Tests | Why not |\n|---|---|\n{rows}"
-    return re.sub(r"(<!-- known -->\n)(\|.*\n)*", lambda found: found[1] + table, text)
+    for mark, known in ("known", KNOWN), ("guests", KNOWN_IN_GUESTS):
+        rows = "".join(f"| `{pattern}` | {why} |\n" for pattern, why in known.items())
+        table = f"| Tests | Why not |\n|---|---|\n{rows}"
+        text = re.sub(rf"(<!-- {mark} -->\n)(\|.*\n)*", lambda found, t=table: found[1] + t, text)
+    return text
 
 
 def main() -> int:

@@ -58,6 +58,49 @@ def test_a_guests_listener_is_the_hosts(guest: Guest, site: Site) -> None:
         assert attempt(guest, site, *words) == "guest"
 
 
+@pytest.mark.parametrize("far", ["web4", "web6"])
+def test_a_listener_at_every_address_is_not_at_those_of_others(guest: Guest, far: str) -> None:
+    """Who listens on port 80 calls another host's port 80 all the same."""
+    script = """
+import socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+with socket.create_server(("", port), family=family), socket.socket(family) as client:
+    print(client.connect_ex((host, port)))
+    with socket.create_connection((sys.argv[3], port), 30) as own:
+        print(own.getpeername()[0] == sys.argv[3])
+"""
+    world = guest.world
+    here = world.host.addr4 if far == "web4" else world.host.addr6
+    argv = [world.python, "-c", script, getattr(world, far), str(guest.port()), here]
+    done = guest.run(argv, options=("--allow", "public", "--allow", "listen:any"), check=True)
+    assert done.stdout == "111\nTrue\n"
+
+
+def test_nobody_answers_on_a_port_that_is_only_bound_or_closed(guest: Guest) -> None:
+    """Nor does who tried in vain keep it from being listened on."""
+    script = """
+import errno, select, socket, sys
+host = sys.argv[1]
+for turn in range(20):
+    with socket.socket() as server, socket.socket() as early:
+        server.bind((host, 0))
+        early.setblocking(False)
+        early.connect_ex(server.getsockname())
+        select.select([], [early], [], 30)
+        assert early.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        server.listen()
+        name = server.getsockname()
+        socket.create_connection(name, 30).close()
+    with socket.socket() as late:
+        assert late.connect_ex(name) == errno.ECONNREFUSED
+print("well")
+"""
+    argv = [guest.world.python, "-c", script, guest.world.host.addr4]
+    done = guest.run(argv, check=True)
+    assert done.stdout == "well\n"
+
+
 def test_a_closed_listeners_port_is_the_guests_again_at_once(guest: Guest) -> None:
     """Whichever of its addresses it was bound to, whether it listened or not, and although others hear of the close a
     moment late."""

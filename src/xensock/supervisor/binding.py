@@ -276,7 +276,7 @@ def _bind_pair(
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            _release_gone(sup)
+            release_gone(sup)
             sup.ports.bind(outer, local)  # whoever it was may have gone while we looked
         if stranger:
             raise DecidedError(errno.EACCES, decided(outer) or Decision(True, ""))
@@ -309,7 +309,7 @@ def _like(sock: socket.socket, other: socket.socket) -> None:
         other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
 
 
-def _release_gone(sup: Supervisor) -> None:
+def release_gone(sup: Supervisor) -> None:
     """Free what the host holds for sockets that the guest has closed: the kernel's word of that comes late, and another
     backend takes a moment to close its own. Afterwards a port that is taken is somebody else's.
 
@@ -467,7 +467,7 @@ def _publish(sup: Supervisor, p: Publication) -> socket.socket:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        _release_gone(sup)
+        release_gone(sup)
         return stack.create_server(str(host), p.port, family, dual)
 
 

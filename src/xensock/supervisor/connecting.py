@@ -156,7 +156,7 @@ def _guest_listens(sup: Supervisor, at: Endpoint) -> bool:
 
 
 def _itself(sup: Supervisor, q: Question, end: Endpoint) -> None:
-    """The guest calls its own published listener by an address of the host: the two meet in its network."""
+    """The guest calls a port of its own by an address of the host: the two meet in its network."""
     from xensock.supervisor.supervisor import Verdict
 
     if not q.sock.getsockname()[1]:
@@ -169,8 +169,41 @@ def _itself(sup: Supervisor, q: Question, end: Endpoint) -> None:
     sup.run_connect(q, Verdict(OWN, "guest", "guest"))
 
 
+def _is_itself(sup: Supervisor, end: Endpoint) -> bool:
+    """Relay: whether a connection to this address of the host's network would come back to the guest."""
+    if not sup.ports.owner(end):
+        # A port of the guest's on which nobody listens yet: while somebody stood in for it, nobody could.
+        return _is_bound(sup, end) and _is_local(sup, end)
+    if _guest_listens(sup, end):
+        return _is_local(sup, end)
+    from xensock.supervisor import binding
+
+    binding.release_gone(sup)  # closed; the kernel's word of that comes late
+    return False
+
+
+def _is_bound(sup: Supervisor, end: Endpoint) -> bool:
+    for outers in sup.reserved.values():
+        if outers.guest_port == end.port and not outers.listening:
+            own = Endpoint.from_python(outers.sockets[0].getsockname()).unmapped().host
+            if own == end.host or own.is_unspecified:
+                return True
+    return False
+
+
+def _is_local(sup: Supervisor, end: Endpoint) -> bool:
+    """Whether the host has this address, as bind(2) knows, which then finds the port taken; a listener at every address
+    is found for those of others, too. At another backend it is the port that its policy let the guest have."""
+    with sup.parts.stacks.default.make(end.family, socket.SOCK_STREAM, 0) as trial:
+        try:
+            trial.bind(end.as_python())
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
-    if not sup.parts.direct and sup.ports.owner(end) and _guest_listens(sup, end):
+    if not sup.parts.direct and _is_itself(sup, end):
         _itself(sup, q, end)
         return
     decision = sup.point.connect(Protocol.TCP, end, q.tid)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,24 +37,28 @@ def replace(
 ) -> None:
     """Swap `old` for `new` in the process of `tid`, which waits in notification `call`. Raises OSError.
 
-    `bound`: the old one has a port of its own (options.is_bound). `begin` is called on `new` before anybody can see it:
-    a thread that waits in epoll_wait(2) must not find it hung up, as a socket is that does not connect yet.
+    `bound`: the old one has a port of its own (options.is_bound). `begin` connects `new`: once it is at the old one's
+    numbers, as another thread may accept that connection and then use the socket, and before its epolls have it, as a
+    thread that waits in epoll_wait(2) must not find it hung up.
     """
     options.copy(old, new)
     if bound:
         _bind_like(old, new)
-    begin(new)
     numbers = dict(_numbers(tid, old))
-    for epfd, number, events, data in _registrations(handle, tid, old, numbers):
-        try:
+    with ExitStack() as stack:
+        registrations = list(_registrations(handle, tid, old, numbers))
+        for epfd, *_ in registrations:
+            stack.callback(os.close, epfd)
+        for number, cloexec in numbers.items():
+            error = -_core.super_addfd(
+                handle, call, new.fileno(), number, O_CLOEXEC if cloexec else 0
+            )
+            if error > 0:
+                raise OSError(error, os.strerror(error))
+        begin(new)
+        for epfd, number, events, data in registrations:
             _carried(epfd, EPOLL_CTL_ADD, new, number, events, data)
             _carried(epfd, EPOLL_CTL_DEL, old, number, events, data)
-        finally:
-            os.close(epfd)
-    for number, cloexec in numbers.items():
-        error = -_core.super_addfd(handle, call, new.fileno(), number, O_CLOEXEC if cloexec else 0)
-        if error > 0:
-            raise OSError(error, os.strerror(error))
 
 
 def _carried(epfd: int, op: int, sock: socket.socket, number: int, events: int, data: int) -> None:
