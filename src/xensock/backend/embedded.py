@@ -14,8 +14,10 @@ from xensock import _core
 from xensock.backend import hidden, places
 from xensock.backend.serving import LAST_BYTES_S, Carriers, Serving, Terms, serve
 from xensock.observe.tap import Tap
+from xensock.policy.point import Current
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
+from xensock.stack.networks import NetworkResolver
 from xensock.stack.resolver import Resolver
 from xensock.stack.stacks import SplitResolver, Stacks
 from xensock.supervisor import echoing, launch
@@ -30,11 +32,10 @@ if TYPE_CHECKING:
     from xensock.backend.reloading import Source
     from xensock.calls.record import Record
     from xensock.policy.gate import Gate
-    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.policy.routes import Route
+    from xensock.stack.networks import Networks
     from xensock.stack.stacks import Stack
-    from xensock.stack.upstream import Upstream
     from xensock.supervisor.dns import MessageResolver
     from xensock.supervisor.publication import Publication
 
@@ -178,9 +179,14 @@ class Embedded:
         """Who carries calls, and who answers questions for names. Raises UnreachableError, UrlError."""
         order, resolver = self._order, Resolver()
         made: list[Stack] = [Kernel()]
+        networks = self._networks(made[0], resolver, undo)
         if not order.backends:
-            return Carriers(Stacks(Routes((), "host"), made), resolver, resolver, undo)
+            answering: MessageResolver = resolver
+            if networks is not None:
+                answering = NetworkResolver(resolver, resolver, networks)
+            return Carriers(Stacks(Routes((), "host"), made, networks), answering, resolver, undo)
         # Loaded for those guests only.
+        from xensock.backend.networks import follow
         from xensock.stack.resolver_wire import read_question
         from xensock.stack.upstream import Upstream, guest_name
 
@@ -189,12 +195,28 @@ class Embedded:
             upstream = Upstream(name, url, guest_name(order.name), order.record is not None)
             undo.callback(upstream.close)
             if isinstance(order.record, Tap):
-                _follow(order.record, upstream)
+                follow(order.record, upstream)
             made.append(upstream)
             resolvers[name] = upstream
-        stacks = Stacks(Routes(order.routes, order.backends[0][0]), made)
-        split = SplitResolver(stacks, resolvers, lambda message: read_question(message).name)
+        stacks = Stacks(Routes(order.routes, order.backends[0][0]), made, networks)
+        split: MessageResolver = SplitResolver(
+            stacks, resolvers, lambda message: read_question(message).name
+        )
+        if networks is not None:
+            split = NetworkResolver(split, resolver, networks)
         return Carriers(stacks, split, resolver, undo)
+
+    def _networks(self, host: Stack, resolver: Resolver, undo: ExitStack) -> Networks | None:
+        """Those to which the policy sends calls. Raises RightsError."""
+        order = self._order
+        policy = order.policy.policy if isinstance(order.policy, Current) else order.policy
+        if not policy.networks_needed:
+            return None
+        from xensock.backend.networks import reach
+
+        made = reach(policy.networks, host, resolver, order.name, order.record, order.warn)
+        undo.callback(made.close)
+        return made
 
     def _wait(self, guest: Launched, front: socket.socket) -> int:
         code = 0
@@ -232,15 +254,6 @@ class Embedded:
                 patience = LAST_BREATH_MS
             if kind == "D":
                 return code
-
-
-def _follow(tap: Tap, upstream: Upstream) -> None:
-    """What the backend decided is asked for exactly while somebody wants records."""
-
-    def changed() -> None:
-        upstream.recording = tap.active
-
-    tap.watch(changed)
 
 
 def _say(line: str) -> None:

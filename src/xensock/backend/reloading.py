@@ -52,7 +52,7 @@ class Reloader:
         """Load it anew; why that failed, "" where it did not. What was in force stays so then."""
         with self._lock:
             try:
-                policy = self._load()
+                policy = _fitting(self._load(), self._current.policy)
             except (ValueError, OSError) as error:
                 why = f"{error} (hint: {error.hint})" if hasattr(error, "hint") else str(error)
                 self._say(f"the policy was not loaded, the one before stays in force: {why}")
@@ -61,6 +61,21 @@ class Reloader:
             self._applied()
             self._say(f"the policy was loaded anew: {len(policy.entries)} rules")
             return ""
+
+
+class NetworksError(ValueError):
+    """Another policy has other networks than those that were reached for the guests."""
+
+    def __init__(self) -> None:
+        super().__init__("its [networks] are not those of the one before")
+        self.hint = "start the guests, or the backend, again"
+
+
+def _fitting(policy: Policy, before: Policy) -> Policy:
+    known = before.networks if before.networks_needed else ()
+    if policy.networks_needed and (policy.networks != known or not before.networks_needed):
+        raise NetworksError
+    return policy
 
 
 class FileWatch:

@@ -92,7 +92,8 @@ class Decision:
 
     How an allowed call is carried out; what is None or False has no say:
     redirect         where to connect instead: an endpoint, or the path of a unix socket of the host
-    via              the network that carries it, by its name
+    via              the networks that may carry it, by their names: the first that can be reached does; ()
+                     where routes decide
     limit            what the rule grants at most; `source` and `rule` tell one rule from another
     verify           "sni" or "host": the first bytes must name `name`, else the connection is reset
     needs_relay      whether only the relay (or a ring) can carry it as the rule says
@@ -108,7 +109,7 @@ class Decision:
     cacheable: bool = True
     hint: str = ""
     redirect: Endpoint | str | None = None
-    via: str | None = None
+    via: tuple[str, ...] = ()
     limit: Limit | None = None
     verify: Literal["sni", "host"] | None = None
     needs_relay: bool = False

@@ -122,7 +122,15 @@ def backend(
             USAGE,
         )
     places = (*listen, *([containers] if containers is not None else []))
-    current = Current(policy_of(policy_file, allow, deny))
+    policy = policy_of(policy_file, allow, deny)
+    if policy.networks_needed:
+        raise UserError(
+            f"{policy_file}: rules with `via` are for xensock run",
+            "a backend's guests and containers have its own network only",
+            "leave via out; or start a backend in the other network, and name it in the policies of runs",
+            USAGE,
+        )
+    current = Current(policy)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
     log = wanted.open(logging.getLogger("xensock.backend").error)
     settings = daemon.Settings(

@@ -239,8 +239,8 @@ def terms_of(decision: Decision) -> list[str]:
     said = []
     if decision.redirect is not None:
         said.append(f"redirect to {decision.redirect}")
-    if decision.via is not None:
-        said.append(f"via {decision.via}")
+    if decision.via:
+        said.append(f"via {', else '.join(decision.via)}")
     if decision.verify is not None:
         said.append(f"verify {decision.verify}")
     limit = decision.limit

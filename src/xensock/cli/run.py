@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls.record import Record
+    from xensock.stack.netns import RightsError
     from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
 
@@ -280,9 +281,12 @@ def recorder(
 
 def _explained(error: Exception) -> Exception:
     """What a failure to start means to the reader, with the remedy."""
+    from xensock.stack.netns import RightsError
     from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
 
+    if isinstance(error, RightsError):
+        return _not_entered(error)
     if isinstance(error, UnreachableError):
         return _not_reached(error)
     if isinstance(error, ExecError):
@@ -306,6 +310,15 @@ def _not_reached(error: UnreachableError) -> UserError:
     refused = "refused by the backend" in why
     hint = "see what it says, and its --user" if refused else hints.get(error.errno or 0, start)
     return UserError(f"cannot reach the backend at {error.url}", why, hint)
+
+
+def _not_entered(error: RightsError) -> UserError:
+    return UserError(
+        f"cannot enter the network namespace {error.filename}",
+        f"{error.strerror}: it takes CAP_SYS_ADMIN (setns(2))",
+        "run it as root; or start a backend in there, `xensock backend --listen local:PATH`, "
+        'and have the policy name it: backend = "local:PATH"',
+    )
 
 
 def _not_executed(error: ExecError) -> UserError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from xensock.calls.call import Decision
 from xensock.policy.groups import GROUPS
+from xensock.policy.networks import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,7 @@ class Terms:
     programs: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     redirect: Endpoint | str | None = None
-    via: str | None = None
+    via: tuple[str, ...] = ()
     limit: Limit | None = None
     verify: Literal["sni", "host"] | None = None
     close_on_reload: bool = False
@@ -54,6 +55,11 @@ class Terms:
     def plain(self) -> bool:
         """Whether an allowed call is carried out as it is."""
         return not (self.redirect or self.via or self.limit or self.verify)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the backend's own network is not, or not the only one, that may carry its calls."""
+        return self.via not in ((), (HOST,))
 
 
 class Entry:
@@ -164,7 +170,7 @@ class Entry:
             via=terms.via,
             limit=terms.limit,
             verify=terms.verify,
-            needs_relay=bool(terms.limit or terms.verify or terms.redirect),
+            needs_relay=bool(terms.limit or terms.verify or terms.redirect or terms.elsewhere),
             source=terms.source,
         )
 

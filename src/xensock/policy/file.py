@@ -54,10 +54,33 @@ class RuleTable(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         Meta(description="ADDRESS:PORT or unix:PATH, where the connection really goes."),
     ] = None
     limit: Annotated[LimitTable | None, Meta(description="At most this.")] = None
-    via: Annotated[Text | None, Meta(description="The network that carries it.")] = None
+    via: Annotated[
+        Patterns | None,
+        Meta(description="The network that carries it; of a list, the first that can be reached."),
+    ] = None
     verify: Annotated[
         Literal["sni", "host"] | None,
         Meta(description="The first bytes must name the rule's host: in TLS, or in HTTP."),
+    ] = None
+
+
+class NetworkTable(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A network: either `netns` or `backend`."""
+
+    netns: Annotated[
+        Text | None,
+        Meta(description='The path of a network namespace, such as "/run/netns/corp".'),
+    ] = None
+    backend: Annotated[
+        Text | None,
+        Meta(description='The URL of another backend, such as "local:/run/xensock/corp".'),
+    ] = None
+    resolv_conf: Annotated[
+        Text | None,
+        Meta(
+            description="The resolv.conf(5) of a namespace; /etc/netns/NAME/resolv.conf or the "
+            "host's if absent."
+        ),
     ] = None
 
 
@@ -91,7 +114,7 @@ class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
         Meta(description="Names for lists of hosts, networks and groups."),
     ] = msgspec.field(default_factory=dict)
     networks: Annotated[
-        dict[str, Text], Meta(description="Networks that `via` may name, by their URLs.")
+        dict[str, NetworkTable], Meta(description="Networks that `via` may name, beside host.")
     ] = msgspec.field(default_factory=dict)
     rule: Annotated[list[RuleTable], Meta(description="The rules.")] = msgspec.field(
         default_factory=list

@@ -15,7 +15,8 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Limit, Protocol
 from xensock.policy import places, shape
 from xensock.policy.entries import Terms
-from xensock.policy.file import ExpectTable, PolicyFile, RuleTable
+from xensock.policy.file import ExpectTable, NetworkTable, PolicyFile, RuleTable
+from xensock.policy.networks import GUEST, HOST, RESERVED, Network
 from xensock.policy.policy import Policy, options
 from xensock.policy.rules import Rule, RuleError, check_group, near, parse_rules
 from xensock.policy.unix import PREFIX, UnixRules, is_unix, parse_unix
@@ -31,7 +32,6 @@ _HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _TABLES: dict[str, type[msgspec.Struct]] = {"rule": RuleTable, "expect": ExpectTable}
 T = TypeVar("T", bound=msgspec.Struct)
-OWN_NETWORKS = ("host", "guest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class Document:
     places: places.Places
     rules: list[tuple[Rule, Terms]] = field(default_factory=list)
     unix: UnixRules = field(default_factory=UnixRules)
+    networks: list[Network] = field(default_factory=list)
     cases: list[tuple[int, str, bool]] = field(default_factory=list)  # table, call, allowed
 
     def where(self, case: int) -> str:
@@ -79,6 +80,7 @@ class Document:
             self.unix.joined(unix),
             title=os.path.basename(self.path),
             close_on_reload=self.tables.close_on_reload,
+            networks=self.networks,
         )
 
 
@@ -179,6 +181,8 @@ class _Reader:
             except RuleError as error:
                 path: Path = ("groups", name) if error.at is None else ("groups", name, error.at)
                 self.report(path, error.at is None, error.message, error.hint)
+        for name, network in tables.networks.items():
+            self.network(document, name, network)
         allow: dict[str, None] = {}
         deny: dict[str, None] = {}
         for at, rule in enumerate(tables.rule):
@@ -249,7 +253,7 @@ class _Reader:
                 programs=_listed(rule.program),
                 labels=rule.labels,
                 redirect=redirect,
-                via=rule.via,
+                via=_listed(rule.via),
                 limit=_limit(rule),
                 verify=rule.verify,
                 close_on_reload=document.tables.close_on_reload,
@@ -327,16 +331,70 @@ class _Reader:
                     f"write {os.path.realpath(found)}" if found else f"write */{program}",
                 )
 
-    def via(self, path: Path, via: str | None, networks: dict[str, str]) -> None:
-        known = (*OWN_NETWORKS, *networks)
-        if via is not None and via not in known:
-            close = near(via, known)
+    def network(self, document: Document, name: str, table: NetworkTable) -> None:
+        path: Path = ("networks", name)
+        if name in RESERVED:
+            self.report(path, True, f"a network cannot be called {name!r}", "use another name")
+            return
+        if not re.fullmatch(r"[\w.-]+", name):
             self.report(
-                path,
-                False,
-                f"no network is called {via!r}",
-                f"did you mean {close}?" if close else f"name it under [networks]: {via} = …",
+                path, True, f"{name!r} is no name for a network", "letters, digits, . and - only"
             )
+        if (table.netns is None) == (table.backend is None):
+            if self.good or table.netns is not None:
+                both = "both netns and backend" if table.netns else "neither netns nor backend"
+                hint = 'write netns = "/run/netns/NAME" or backend = "local:PATH"'
+                self.report(path, True, f"network {name} has {both}", hint)
+            return
+        if table.netns is not None and not table.netns.startswith("/"):
+            bare = table.netns.removeprefix("netns:")
+            hint = f'write "{bare if bare.startswith("/") else f"/run/netns/{bare}"}"'
+            self.report((*path, "netns"), False, f"{table.netns!r} is no absolute path", hint)
+        if table.backend is not None and not re.fullmatch(r"local:.+", table.backend):
+            self.report(
+                (*path, "backend"),
+                False,
+                f"{table.backend!r} is no URL of a backend",
+                "write local:PATH",
+            )
+        if table.resolv_conf is not None and table.backend is not None:
+            self.report(
+                (*path, "resolv_conf"),
+                True,
+                "resolv_conf of a backend, which resolves names itself",
+                "leave it out",
+            )
+        document.networks.append(
+            Network(name, table.netns or "", table.backend or "", table.resolv_conf or "")
+        )
+
+    def via(
+        self, path: Path, via: str | list[str] | None, networks: dict[str, NetworkTable]
+    ) -> None:
+        names = _listed(via)
+        known = (HOST, *networks)
+        if via is not None and not names:
+            self.report(path, False, "via is an empty list", "leave it out")
+        for at, name in enumerate(names):
+            place: Path = path if isinstance(via, str) else (*path, at)
+            if name == GUEST:
+                self.report(
+                    place,
+                    False,
+                    "guests have no network interface of their own that a rule could send calls to",
+                    f"name one of: {', '.join(known)}",
+                )
+            elif name in names[:at]:
+                self.report(place, False, f"via names {name} twice", "leave one out")
+            elif name not in known:
+                close = near(name, known)
+                hint = f'name it: [networks], {name} = {{ netns = "/run/netns/{name}" }}'
+                self.report(
+                    place,
+                    False,
+                    f"no network is called {name!r}",
+                    f"did you mean {close}?" if close else hint,
+                )
 
     def case(self, document: Document, at: int) -> None:
         from xensock.policy.explain import Call
@@ -405,16 +463,16 @@ def salvaged(table: object, wanted: type[T]) -> T:
             else:
                 kept[each.name] = msgspec.convert(value, each.type)
         except msgspec.ValidationError:
-            if isinstance(value, dict) and each.name in ("groups", "networks"):
-                kept[each.name] = {k: v for k, v in value.items() if _fits(v, each.name)}
+            if isinstance(value, dict) and each.name == "groups":
+                kept[each.name] = {k: v for k, v in value.items() if _texts(v)}
+            if isinstance(value, dict) and each.name == "networks":
+                # Names alone count: what is wrong in a table has been reported.
+                kept[each.name] = {k: salvaged(v, NetworkTable) for k, v in value.items()}
     return wanted(**kept)
 
 
-def _fits(value: object, where: str) -> bool:
-    texts = value if isinstance(value, list) and where == "groups" else [value]
-    return all(isinstance(text, str) and text for text in texts) and (
-        isinstance(value, list) == (where == "groups")
-    )
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) and text for text in value)
 
 
 def _limit(rule: RuleTable) -> Limit | None:

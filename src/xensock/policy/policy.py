@@ -31,6 +31,7 @@ from xensock.policy.entries import ONE_HOST, Entry, Terms, network_rank
 from xensock.policy.groups import GROUPS, AddressSet, destination_forms, protected_group, unmapped
 from xensock.policy.index import ALLOWS, DENIES, SPECIAL, Doubts, Found, Index, better
 from xensock.policy.names import normal_name
+from xensock.policy.networks import HOST
 from xensock.policy.rules import Rule, RuleError, parse_rule, parse_rules
 from xensock.policy.unix import UnixRules, is_unix, parse_unix
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Subject
+    from xensock.policy.networks import Network
 
 _generations = count(1)
 LAST = 1 << 20  # above the host of any other rule
@@ -59,10 +61,12 @@ class Policy:
     an answer that was cached under another generation is void.
 
     names_needed     whether any rule is by name; otherwise nobody need find names out
+    networks_needed  whether any rule says which network carries its calls
     programs_needed  whether any rule asks which program calls
     accepts_judged   whether any rule is about clients
     title            what the rules are called where none matches; "" for a policy of options alone
     close_on_reload  whether connections that this policy forbids end when it takes another's place
+    networks         those that rules name by `via`, beside the backend's own
     """
 
     def __init__(
@@ -72,7 +76,9 @@ class Policy:
         *,
         title: str = "",
         close_on_reload: bool = False,
+        networks: Iterable[Network] = (),
     ) -> None:
+        self.networks = tuple(networks)
         self.generation = next(_generations)
         self.title = title
         self.close_on_reload = close_on_reload
@@ -94,6 +100,7 @@ class Policy:
         self._accept_closed = any(entry.allow for entry in accept)
         self._known: dict[tuple[Protocol, IPAddress, int], Decision] = {}
         self.names_needed = any(entry.name for entry in connect)
+        self.networks_needed = any(entry.terms.via for entry in self.entries)
         self.programs_needed = any(entry.program for entry in self.entries)
         allow = [entry for entry in connect if entry.allow]
         self._opening = [entry.rule for entry in allow]
@@ -115,7 +122,13 @@ class Policy:
         found = self._by_labels.get(key)
         if found is None:
             kept = [(entry.rule, entry.terms) for entry in self.entries if entry.holds(labels)]
-            found = Policy(kept, self._unix, title=self.title, close_on_reload=self.close_on_reload)
+            found = Policy(
+                kept,
+                self._unix,
+                title=self.title,
+                close_on_reload=self.close_on_reload,
+                networks=self.networks,
+            )
             found._labelled = False
             self._by_labels[key] = found
         return found
@@ -422,7 +435,14 @@ class Policy:
             if entry.allow:
                 verify = next((e.terms.verify for e in about if e.terms.verify), None)
                 source = entry.terms.source
-                return Decision(True, entry.rule.text, name=wanted, verify=verify, source=source)
+                return Decision(
+                    True,
+                    entry.rule.text,
+                    name=wanted,
+                    verify=verify,
+                    via=entry.terms.via,
+                    source=source,
+                )
             if entry.rule.every_port and not entry.terms.programs:
                 return _unresolved(entry, wanted)
         if wanted == "localhost" or wanted.endswith(".localhost"):
@@ -443,7 +463,10 @@ class Policy:
         """
         if self._labelled:
             return self.for_labels(subject.labels).answer(name, address)
-        return rebinding.judge(self._opening, normal_name(name), address)
+        wanted = normal_name(name)
+        about = next((e for e in self._index.about_name(wanted) if e.allow), None)
+        away = about is not None and bool(about.terms.via) and HOST not in about.terms.via
+        return rebinding.judge(self._opening, wanted, address, away)
 
 
 def options(

@@ -27,14 +27,18 @@ _KINDS = {
 }
 
 
-def judge(allow: Iterable[Rule], name: str, address: IPAddress) -> Decision:
+def judge(allow: Iterable[Rule], name: str, address: IPAddress, away: bool = False) -> Decision:
     """May a name that a rule by name opens have this address? `allow`: the rules by address that allow connecting.
+    `away`: the name is of another network, and what is private there is nobody else's.
 
     The guest sees a refused address nowhere, so `error` is 0.
     """
     forms = destination_forms(address)
     if all(form in GROUPS["public"] for form in forms):
         return Decision(True, "default: public addresses", name=name)
+    inner = [form in GROUPS["private"] or form in GROUPS["public"] for form in forms]
+    if away and all(inner) and not any(map(protected_group, forms)):
+        return Decision(True, "the addresses of its network", name=name)
     for rule in allow:
         if opens(rule, forms):
             return Decision(True, rule.text, name=name)

@@ -17,7 +17,7 @@ class Kernel:
     """Sockets of this process's network namespace."""
 
     local = True
-    name = "host"
+    name: str = "host"
 
     def make(self, family: int, type: int, protocol: int) -> socket.socket:
         """A socket of this process's network namespace. Raises OSError."""
@@ -29,7 +29,7 @@ class Kernel:
 
     def look(self, protocol: Protocol, end: Endpoint, broadcast: bool = False) -> Look:
         """What this host's routes say of datagrams to there."""
-        with socket.socket(end.family, socket.SOCK_DGRAM, 0) as probe:
+        with self.make(end.family, socket.SOCK_DGRAM, 0) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, broadcast)
             try:
                 probe.connect(end.as_python())

@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from xensock.stack import resolver_wire as wire
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
     from xensock.stack.resolver_nss import Nss
-    from xensock.stack.resolver_upstream import Upstream
+    from xensock.stack.resolver_upstream import MakeSocket, Upstream
 
 LOCAL_TTL = 30  # seconds for which an answer from the hosts file or NSS may be kept
 
@@ -36,6 +37,7 @@ class Resolver:
     resolv_conf, hosts, nsswitch   paths of the host's files; changes are followed
     port                           of the DNS servers
     ask                            in place of getaddrinfo(3): name → addresses, or OSError
+    make_socket                    makes the sockets by which servers are asked
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Resolver:
         *,
         port: int = 53,
         ask: Callable[[str], tuple[IPAddress, ...]] | None = None,
+        make_socket: MakeSocket = socket.socket,
     ) -> None:
         self.files = HostFiles(resolv_conf, hosts, nsswitch)
         self._port = port
         self._ask = ask
+        self._make_socket = make_socket
         self._nss: Nss | None = None
         self._upstream: Upstream | None = None
         self._under_way: dict[tuple[bytes, IPAddress | None], asyncio.Task[bytes | None]] = {}
@@ -124,7 +128,7 @@ class Resolver:
         from xensock.stack.resolver_upstream import Upstream, same
 
         if self._upstream is None:
-            self._upstream = Upstream(self._port)
+            self._upstream = Upstream(self._port, self._make_socket)
         conf = self.files.resolv_conf()
         first = next((one for one in conf.servers if same(one, server)), None)
         # A retransmission waits for the same answer; libc repeats its identifier, others do not.

@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING
 from xensock.stack import resolver_wire as wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xensock.calls.address import IPAddress
     from xensock.stack.hostfiles import ResolvConf
+
+    MakeSocket = Callable[[int, int, int], socket.socket]
 
 SILENT_FOR = 30.0  # seconds for which a silent server is asked last
 _LONGEST = 65535
@@ -29,10 +33,11 @@ _NEXT = frozenset({wire.SERVFAIL, wire.NOTIMP, wire.REFUSED})
 
 
 class Upstream:
-    """The host's DNS servers, on `port`."""
+    """The host's DNS servers, on `port`; `make_socket(family, type, protocol)` makes what they are asked by."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, make_socket: MakeSocket = socket.socket) -> None:
         self._port = port
+        self._make = make_socket
         self._silent: dict[IPAddress, float] = {}  # until when (monotonic)
         self._turn = 0
 
@@ -77,7 +82,7 @@ class Upstream:
     def _socket(self, server: IPAddress, kind: int) -> tuple[socket.socket, tuple[str | int, ...]]:
         """A socket for `server` and the address to connect it to. Raises OSError."""
         if server.version == 4:
-            return socket.socket(socket.AF_INET, kind), (str(server), self._port)
+            return self._make(socket.AF_INET, kind, 0), (str(server), self._port)
         scope = 0
         if server.scope_id is not None:
             scope = (
@@ -86,7 +91,7 @@ class Upstream:
                 else socket.if_nametoindex(server.scope_id)
             )
         host = str(server).partition("%")[0]
-        return socket.socket(socket.AF_INET6, kind), (host, self._port, 0, scope)
+        return self._make(socket.AF_INET6, kind, 0), (host, self._port, 0, scope)
 
     async def _udp(self, server: IPAddress, query: bytes, question: wire.Question) -> bytes:
         loop = asyncio.get_running_loop()

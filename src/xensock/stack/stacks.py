@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from xensock.stack.networks import unreachable
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.calls.call import Decision
     from xensock.calls.call import Protocol as Transport
+    from xensock.stack.networks import Networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,13 @@ class Table(Protocol):
 
 
 class Stacks:
-    """Stacks by name. Guests listen on the default one."""
+    """Stacks by name, and the networks to which rules send calls. Guests listen on the default stack."""
 
-    def __init__(self, table: Table, made: Sequence[Stack]) -> None:
+    def __init__(
+        self, table: Table, made: Sequence[Stack], networks: Networks | None = None
+    ) -> None:
         self._table = table
+        self._networks = networks
         self._by_name = {stack.name: stack for stack in made}
 
     @property
@@ -93,18 +99,38 @@ class Stacks:
         """The stack that carries a destination."""
         return self._by_name[self._table.of(protocol, host, port, names)]
 
+    def carriers(
+        self,
+        via: Sequence[str],
+        protocol: Transport,
+        host: IPAddress,
+        port: int,
+        names: Sequence[str] = (),
+    ) -> list[Stack]:
+        """Who may carry a call, in their order: what its rule says (`via`), else the routes. Raises OSError:
+        ENETUNREACH where none of its rule's networks is there."""
+        if not via:
+            return [self.of(protocol, host, port, names)]
+        found = self._networks.find(via) if self._networks is not None else []
+        if not found:
+            raise unreachable(via)
+        return [opened.stack for opened in found]
+
     def of_name(self, name: str) -> Stack:
         """The stack that resolves a name."""
         return self._by_name[self._table.of_name(name)]
 
     def live(self) -> int:
         """Connections that stacks move bytes of."""
-        return sum(stack.live() for stack in self._by_name.values())
+        own = sum(stack.live() for stack in self._by_name.values())
+        return own + (self._networks.live() if self._networks is not None else 0)
 
     def close(self, patience: float = 0) -> None:
         """Let go of all: what guests sent is delivered, for up to `patience` seconds each."""
         for stack in self._by_name.values():
             stack.close(patience)
+        if self._networks is not None:
+            self._networks.close(patience)
 
 
 class DecidedError(OSError):

@@ -166,6 +166,11 @@ class Upstream:
         if self._link.frontend.error is not None:
             raise OSError(errno.ENETDOWN, f"the backend {self.name} is gone")
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody carries out calls there any more."""
+        return self._link.frontend.error is not None
+
     def live(self) -> int:
         """Connections under way."""
         return self._link.live()

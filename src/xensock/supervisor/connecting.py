@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
+from xensock.stack.networks import AWAY
 from xensock.stack.stacks import decided
 from xensock.supervisor import limits, sharing
 from xensock.supervisor.checking import terms_of
@@ -22,6 +24,7 @@ from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
     from xensock.calls.record import Path
+    from xensock.stack.stacks import Stack
     from xensock.supervisor.question import Question
     from xensock.supervisor.relay import Terms
     from xensock.supervisor.supervisor import Supervisor, Verdict
@@ -247,27 +250,31 @@ def _carry_out(
     moved = relay.connections() + sup.parts.stacks.live()
     limits.check(sup, "connections", moved, errno.EAGAIN)
     stacks = sup.parts.stacks
-    stack = stacks.of(Protocol.TCP, end.host, end.port, sup.parts.names_of(end.host))
-    path: Path = "relay" if stack.local else "ring"
+    names = sup.parts.names_of(end.host)
+    carriers = stacks.carriers(decision.via, Protocol.TCP, end.host, end.port, names)
     sup.move(q, host=False)  # where another path carries its calls it may be the host's
     blocking = q.blocking
     key = cookie(q.sock)
-    redirect = decision.redirect
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
     outers = sup.reserved.pop(key, None)
-    far = None if outers is None else outers.sockets[0]
-    family = end.family if not isinstance(redirect, Endpoint) else redirect.family
-    if far is not None and (stack is not stacks.default or redirect is not None):
-        far.close()  # bound where the guest's ports are; this goes elsewhere
-        far = None
-    if isinstance(redirect, str):
-        far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    elif far is None:
-        far = stack.make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
-    ended = sup.ended(q, Verdict(decision, path, "allow"))
-    if terms is not None:
-        terms.ended = ended
-    error = sup.parts.relay.connect(q.sock, dest, redirect, terms or ended, far)
+    bound = None if outers is None else outers.sockets[0]
+    asked, error = decision, 0
+    for stack in carriers:
+        path: Path = "relay" if stack.local else "ring"
+        if asked.via:
+            decision = replace(asked, rule=f"{asked.rule} via {stack.name}")
+        far, bound = _far(stacks.default, stack, asked, end, bound), None
+        if isinstance(far, int):
+            error = far
+        else:
+            ended = sup.ended(q, Verdict(decision, path, "allow"))
+            if terms is not None:
+                terms.ended = ended
+            error = relay.connect(q.sock, dest, decision.redirect, terms or ended, far)
+        if error not in AWAY:
+            break
+    if isinstance(far, int):
+        raise OSError(far, os.strerror(far))
     decision = final(decision, decided(far))
     if error == errno.EACCES and is_own(end.host) and not stack.local:
         # Not the backend's loopback then, but the guest's, where nobody listens.
@@ -287,6 +294,25 @@ def _carry_out(
     sup.answer(q, error)
     begun = key if error in (0, errno.EINPROGRESS) else 0
     sup.record(q, Verb.CONNECT, sup.target(q), verdict, error, connection=begun)
+
+
+def _far(
+    default: Stack, stack: Stack, decision: Decision, end: Endpoint, bound: socket.socket | None
+) -> socket.socket | int:
+    """The socket by which a stack dials, `bound` if that will do; the errno where there is none."""
+    redirect = decision.redirect
+    if bound is not None and (stack is not default or redirect is not None):
+        bound.close()  # bound where the guest's ports are; this goes elsewhere
+        bound = None
+    if bound is not None:
+        return bound
+    try:
+        if isinstance(redirect, str):
+            return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        family = redirect.family if redirect is not None else end.family
+        return stack.make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
+    except OSError as error:
+        return error.errno or errno.EIO
 
 
 def _dns(sup: Supervisor, q: Question, dest: Endpoint) -> None:

@@ -155,7 +155,7 @@ class Questions:
         if not decision.allowed:
             answer = wire.reply(message, question, wire.NXDOMAIN)
             return _Outcome(answer, "deny", decision.rule, "", hint=decision.hint)
-        answer = await self._server.resolver.query(message, address)
+        answer = await self._ask(decision, message, question, address)
         if isinstance(answer, ExplainedAnswer):
             decision = final(decision, answer.decision)
             if not decision.allowed:
@@ -163,6 +163,23 @@ class Questions:
         if question.type not in _TELLING or wire.rcode(answer) != wire.NOERROR:
             return _Outcome(answer, "allow", decision.rule, "dns")
         return self._learn(answer, question, decision)
+
+    async def _ask(
+        self,
+        decision: Decision,
+        message: bytes,
+        question: wire.Question,
+        address: IPAddress | None,
+    ) -> bytes:
+        """The answer, in the network to which the rule about the name sends its calls."""
+        resolver = self._server.resolver
+        if not decision.via:
+            return await resolver.query(message, address)
+        elsewhere = getattr(resolver, "query_via", None)
+        if elsewhere is None:
+            return wire.reply(message, question, wire.SERVFAIL)
+        answer: bytes = await elsewhere(decision.via, message, address)
+        return answer
 
     def _learn(self, answer: bytes, question: wire.Question, decision: Decision) -> _Outcome:
         """Remember the addresses that an answer tells, and take out those that the name may not have."""

@@ -25,6 +25,7 @@ def policies(tmp_path: Path) -> Path:
     (tmp_path / "web.toml").write_text(
         '[[rule]]\nallow = ["198.51.100.10:80", "198.51.100.11:80"]\n'
     )
+    (tmp_path / "away.toml").write_text('[[rule]]\nallow = "any"\nvia = "host"\n')
     (tmp_path / "broken.toml").write_text("[[rule]]\nalow = 1\n")
     (tmp_path / "other").write_text("")
     return tmp_path
@@ -68,9 +69,10 @@ def test_a_policy_by_name(policies: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("absent", "unknown policy 'absent'; .* has: broken, web"),
+        ("absent", "unknown policy 'absent'; .* has: away, broken, web"),
         ("../web", "unknown policy"),
         ("", "unknown policy"),
+        ("away", "policy 'away' has rules with via"),
         ("broken", "broken.toml:2:1"),
     ],
 )

@@ -46,6 +46,27 @@ def test_a_good_file_takes_the_place_of_the_policy_and_a_broken_one_does_not(
     assert "did you mean allow?" in said[1]
 
 
+def test_other_networks_take_another_start(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    rule = '[[rule]]\nallow = "any"\nvia = "{}"\n[networks]\n{} = {{ netns = "/run/netns/x" }}\n'
+    path.write_text(rule.format("vpn", "vpn"))
+    current, said = Current(load(str(path)).policy()), list[str]()
+    before = current.policy
+    reloader = Reloader(current, lambda: load(str(path)).policy(), lambda: None, said.append)
+    assert reloader.reload() == ""
+    assert current.policy is not before
+    before = current.policy
+    path.write_text(rule.format("lab", "lab"))
+    assert "its [networks] are not those of the one before" in reloader.reload()
+    assert current.policy is before
+    path.write_text('[[rule]]\nallow = "any"\n')
+    assert reloader.reload() == ""
+    # Without networks at the start none are there later.
+    current.policy = Policy()
+    path.write_text('[[rule]]\nallow = "any"\nvia = "host"\n')
+    assert "its [networks]" in reloader.reload()
+
+
 def changed(watch: FileWatch, timeout: float) -> bool:
     """Whether a change of the file is told within `timeout` seconds."""
     while select.select([watch], [], [], timeout)[0]:

@@ -21,6 +21,15 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
+def test_no_networks_but_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('[[rule]]\nallow = "any"\nvia = "host"\n')
+    done = run("--listen", f"local:{tmp_path}/s", "--policy", str(path))
+    assert done.returncode == 2
+    assert "p.toml: rules with `via` are for xensock run" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("listen", "cause", "hint"),
     [

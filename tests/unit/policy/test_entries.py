@@ -104,4 +104,4 @@ def test_decisions_are_made_once() -> None:
     assert entry("web.test").by_name("web.test").name == "web.test"
     assert entry("10.0.0.0/8").always.cacheable
     assert not entry("10.0.0.0/8", programs=("/a",)).always.cacheable
-    assert not entry("10.0.0.0/8", via="vpn").always.cacheable
+    assert not entry("10.0.0.0/8", via=("vpn",)).always.cacheable

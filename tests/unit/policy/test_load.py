@@ -50,7 +50,7 @@ def problems(text: str) -> list[tuple[int, int, str, str]]:
             "write */no-such-program-here",
         ),
         (
-            '[networks]\ncorp-vpn = "netns:vpn"\n[[rule]]\nallow = "x.test"\nvia = "corp-vnp"\n',
+            '[networks]\ncorp-vpn = { netns = "/run/netns/vpn" }\n[[rule]]\nallow = "x.test"\nvia = "corp-vnp"\n',
             5,
             7,
             "no network is called 'corp-vnp'",
@@ -222,7 +222,7 @@ def test_what_a_file_means() -> None:
         assert found.cacheable is (team != "web")
     slow = policy.connect(TCP, web, 443, ("slow.test",))
     assert slow.limit == Limit(1_500_000, 2, 3)
-    assert (slow.verify, slow.via, slow.needs_relay) == ("sni", "host", True)
+    assert (slow.verify, slow.via, slow.needs_relay) == ("sni", ("host",), True)
     assert slow.redirect == Endpoint(ip_address("127.0.0.1"), 8443)
     assert policy.connect(TCP, web, 80, ("sock.test",)).redirect == "/run/app.sock"
     assert policy.listen(TCP, ip_address("0.0.0.0"), 8080).needs_relay

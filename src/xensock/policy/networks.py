@@ -1,0 +1,32 @@
+"""The networks that rules may name by `via`, as a policy file describes them.
+
+Two are always there: "host", the backend's own, and what the file names under [networks].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HOST = "host"
+GUEST = "guest"
+RESERVED = (HOST, GUEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that is not the backend's own; one of `netns` and `backend` is given.
+
+    netns        the path of a network namespace (network_namespaces(7))
+    backend      the URL of another backend
+    resolv_conf  of a namespace: which name servers it has (resolv.conf(5)); "" for the usual places
+    """
+
+    name: str
+    netns: str = ""
+    backend: str = ""
+    resolv_conf: str = ""
+
+    @property
+    def where(self) -> str:
+        """What a person calls it."""
+        return self.netns or self.backend

@@ -1,0 +1,233 @@
+"""Networks that rules send calls to: another namespace, another backend, and calls while one of them is away."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policykit import EMBEDDED, reached, written
+from world.internet import HERE
+from world.namespaces import Namespace, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from world.internet import World
+    from world.runner import Guest
+
+embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
+
+SERVER, DNS, PORT = "10.77.0.5", "10.77.0.53", 7077
+
+# Prints what a server says of its own network: the namespace's loopback address, by which nobody else is met.
+ASK = """
+import socket, sys
+for host, port in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as sock:
+            sock.sendall(b"hello")
+            print(sock.recv(5).decode(), sock.getpeername()[0])
+    except OSError as error:
+        print(type(error).__name__, error.errno)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """A network that the host has no way to: a namespace with a server and a name server of its own."""
+
+    path: str
+    resolv_conf: Path
+
+    def toml(self) -> str:
+        """The network, as a policy names it."""
+        return f'office = {{ netns = "{self.path}", resolv_conf = "{self.resolv_conf}" }}'
+
+
+@pytest.fixture(scope="module")
+def office(world: World) -> Iterator[Office]:
+    space = Namespace.create("office", world.user)
+    try:
+        space.ip(*(f"addr add {address}/32 dev lo" for address in (SERVER, DNS)))
+        directory = world.directory / "office"
+        directory.mkdir()
+        conf = directory / "resolv.conf"
+        conf.write_text(f"nameserver {DNS}\n")
+        log = directory / "servers.log"
+        server = space.service([sys.executable, str(HERE / "echo.py"), str(PORT)], log)
+        argv = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
+        argv += ["--pid-file", "--bind-interfaces", f"--listen-address={DNS}", "--local=/test/"]
+        argv += [f"--address=/srv.office.test/{SERVER}", "--address=/local.office.test/127.0.0.1"]
+        space.service(argv, log)
+        eventually(lambda: {PORT, 53} <= space.listening(), 20, f"the servers, {log}")
+        # Its name under /run/netns came later than the host's mount namespace, which does not show it.
+        yield Office(f"/proc/{server.pid}/ns/net", conf)
+    finally:
+        space.close()
+
+
+def ask(guest: Guest, options: tuple[str, ...], *places: str) -> list[str]:
+    """What came of each HOST:PORT, of a guest of root's, who may enter namespaces."""
+    words = [word for place in places for word in place.rsplit(":", 1)]
+    argv = [guest.world.python, "-c", ASK, *words]
+    return guest.run(argv, options=options, user=None, check=True).stdout.splitlines()
+
+
+@embedded
+def test_a_server_that_only_another_namespace_reaches(guest: Guest, office: Office) -> None:
+    text = f"""
+[networks]
+{office.toml()}
+
+[[rule]]
+allow = "*.office.test:{PORT}"
+via = "office"
+
+[[rule]]
+allow = ["{SERVER}:{PORT + 1}", "web.test:7"]
+"""
+    options = written(guest, text)
+    places = (f"srv.office.test:{PORT}", "web.test:7", f"{SERVER}:{PORT + 1}")
+    found = ask(guest, options, *places)
+    assert found[0] == f"hello {SERVER}"
+    assert found[1].startswith("hello")
+    assert not found[2].startswith("hello")
+    (call,) = [c for c in guest.calls if c["target"] == f"{SERVER}:{PORT}"]
+    assert (call["verb"], call["datapath"], call["decision"]) == ("connect", "relay", "allow")
+    assert (call["rule"], call["name"]) == (
+        f"*.office.test:{PORT} via office",
+        "srv.office.test",
+    )
+
+
+@embedded
+def test_names_of_another_network_are_its_own(guest: Guest, office: Office) -> None:
+    """They resolve there and nowhere else, and open no loopback address."""
+    text = f"""
+[networks]
+{office.toml()}
+
+[[rule]]
+allow = ["*.office.test:{PORT}", "web.test:7"]
+via = "office"
+"""
+    places = (f"local.office.test:{PORT}", f"none.office.test:{PORT}", "web.test:7")
+    assert ask(guest, written(guest, text), *places) == ["gaierror -2"] * 3
+    why = {call["target"]: call["rule"] for call in guest.calls if call["decision"] == "deny"}
+    assert "the host's loopback" in why["local.office.test"]
+
+
+@embedded
+def test_a_network_that_is_away_ends_calls_or_the_next_takes_them(
+    guest: Guest, office: Office
+) -> None:
+    text = f"""
+[networks]
+away = {{ netns = "/run/netns/xensock-no-such" }}
+shut = {{ backend = "local:{guest.directory}/nobody" }}
+{office.toml()}
+
+[[rule]]
+allow = "{SERVER}:{PORT}"
+via = ["away", "shut", "office"]
+
+[[rule]]
+allow = "{guest.world.web4}:7"
+via = ["away", "shut"]
+
+[[rule]]
+allow = "{guest.world.web4}:80"
+via = ["office", "host"]
+
+[[rule]]
+allow = "alias.test:7"
+via = "away"
+"""
+    web = guest.world.web4
+    places = (f"{SERVER}:{PORT}", f"{web}:7", f"{web}:80", "alias.test:7")
+    found = ask(guest, written(guest, text), *places)
+    # The office has no route to the world: what a rule says is asked for next.
+    assert found[:2] == [f"hello {SERVER}", "OSError 101"]
+    assert found[2].endswith(web) or "Timeout" in found[2]
+    assert found[3] == "gaierror -3"
+    rules = {c["target"]: c["rule"] for c in guest.calls if c["verb"] == "connect"}
+    assert rules[f"{SERVER}:{PORT}"] == f"{SERVER}:{PORT} via office"
+    assert rules[f"{web}:7"] == f"{web}:7"
+    assert rules[f"{web}:80"] == f"{web}:80 via host"
+
+
+@embedded
+def test_a_network_that_comes_back_is_used(guest: Guest, office: Office) -> None:
+    """A VPN's namespace that is made, while a guest waits for it."""
+    link = guest.directory / "later"
+    text = f"""
+[networks]
+later = {{ netns = "{link}" }}
+
+[[rule]]
+allow = "{SERVER}:{PORT}"
+via = "later"
+"""
+    code = """
+import os, socket, sys, time
+def reach():
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10):
+            return 0
+    except OSError as error:
+        return error.errno
+print(reach())
+os.symlink(sys.argv[3], sys.argv[4])
+deadline = time.monotonic() + 30
+while reach() and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(reach())
+os.unlink(sys.argv[4])
+print(reach())
+"""
+    argv = [guest.world.python, "-c", code, SERVER, str(PORT), office.path, str(link)]
+    done = guest.run(argv, options=written(guest, text), user=None, check=True, timeout=60)
+    assert done.stdout.split() == ["101", "0", "101"]
+    assert "the network later cannot be reached for now" in done.stderr
+    assert "the network later can be reached now" in done.stderr
+
+
+@embedded
+def test_another_backend_is_a_network(guest: Guest) -> None:
+    """A backend with rules of its own carries what the guest's policy sends there, and nothing else."""
+    url = guest.backend(("--allow", "web.test:7"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{url}" }}
+
+[[rule]]
+allow = ["web.test:7", "web.test:80"]
+via = "lab"
+
+[[rule]]
+allow = "intra.example.test:7"
+"""
+    found = reached(
+        guest, "web.test:7", "web.test:80", "intra.example.test:7", options=written(guest, text)
+    )
+    assert found == ["ok", "EACCES", "ok"]
+    calls = [c for c in guest.calls if c["verb"] == "connect" and c["name"] == "web.test"]
+    seen = {
+        (c["target"].rpartition(":")[2], c["datapath"]) for c in calls if c["decision"] != "deny"
+    }
+    assert seen == {("7", "ring")}
+
+
+@embedded
+def test_who_may_not_enter_is_told_before_anything_runs(guest: Guest, office: Office) -> None:
+    text = f'[networks]\n{office.toml()}\n[[rule]]\nallow = "web.test:7"\nvia = "office"\n'
+    ran = guest.directory / "ran"
+    done = guest.run(["touch", str(ran)], options=written(guest, text))
+    assert done.returncode == 125
+    assert f"cannot enter the network namespace {office.path}" in done.stderr
+    assert "hint: run it as root; or start a backend in there" in done.stderr
+    assert not ran.exists()
