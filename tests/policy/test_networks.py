@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from policykit import EMBEDDED, reached, written
+from world.fixtures import only
 from world.internet import HERE
 from world.namespaces import Namespace, eventually
 
@@ -220,6 +222,30 @@ allow = "intra.example.test:7"
         (c["target"].rpartition(":")[2], c["datapath"]) for c in calls if c["decision"] != "deny"
     }
     assert seen == {("7", "ring")}
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_this_host_is_a_network_of_a_guest_with_a_backend(guest: Guest) -> None:
+    url = guest.backend(("--allow", "web.test:7"), "xstest")
+    text = """
+[[rule]]
+allow = "web.test:7"
+
+[[rule]]
+allow = "intra.example.test:7"
+via = "host"
+"""
+    path = guest.directory / "own.toml"
+    path.write_text(text)
+    words = ("web.test", "7", "intra.example.test", "7")
+    wrap = [*guest.xensock, "run", "--trace=json", "--backend", url, "--policy", str(path), "--"]
+    done = guest.world.host.run(
+        [*wrap, guest.world.python, "-c", ASK, *words], user="xstest", cwd=guest.directory
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["hello", "hello"]
+    calls = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    paths = {(c["name"], c["datapath"]) for c in calls if c["verb"] == "connect"}
+    assert paths == {("web.test", "ring"), ("intra.example.test", "relay")}
 
 
 @embedded

@@ -225,6 +225,13 @@ class _Reader:
         redirect = self.redirect((*path, "redirect"), rule.redirect)
         self.programs((*path, "program"), rule.program)
         self.via((*path, "via"), rule.via, document.tables.networks)
+        if isinstance(redirect, str) and rule.via is not None:
+            self.report(
+                (*path, "via"),
+                True,
+                "via with a redirection to a unix socket, which is in no network",
+                "leave one of them out",
+            )
         if side is None:
             return
         where, patterns, allowed = side

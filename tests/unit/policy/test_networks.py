@@ -99,6 +99,11 @@ def test_private_addresses_belong_to_the_network_of_a_name_and_to_no_name_of_thi
         ('[[rule]]\nallow = "a.test"\nvia = []\n', "via is an empty list", "leave"),
         ('[[rule]]\nallow = "a.test"\nvia = ["host", "host"]\n', "names host twice", "leave"),
         ('[[rule]]\nallow = "a.test"\nvia = ["host", "vpn"]\n', "no network is called 'vpn'", "["),
+        (
+            '[[rule]]\nallow = "a.test"\nvia = "host"\nredirect = "unix:/run/s"\n',
+            "in no network",
+            "leave one",
+        ),
         ('[[rule]]\nallow = "a.test/udp"\nvia = "host"\n', "via in a rule about udp", "TCP"),
     ],
 )
