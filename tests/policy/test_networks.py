@@ -225,6 +225,39 @@ allow = "intra.example.test:7"
 
 
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_a_backend_sends_its_guests_to_namespaces(guest: Guest, office: Office) -> None:
+    """The guests are an ordinary user's, the backend is root's."""
+    text = f"""
+[networks]
+away = {{ netns = "/run/netns/xensock-no-such" }}
+{office.toml()}
+
+[[rule]]
+allow = "*.office.test:{PORT}"
+via = ["away", "office"]
+
+[[rule]]
+allow = "web.test:7"
+
+[[rule]]
+allow = "{guest.world.web4}:80"
+via = "office"
+
+[[rule]]
+allow = "{guest.world.web4}:81"
+via = "away"
+"""
+    web = guest.world.web4
+    words = [f"srv.office.test:{PORT}", "web.test:7", f"{web}:80", f"{web}:81"]
+    found = ask(guest, written(guest, text), *words)
+    assert found[0] == f"hello {SERVER}"
+    assert found[1].startswith("hello")
+    assert found[2:] == ["OSError 101", "OSError 101"]
+    (call,) = [c for c in guest.calls if c["target"] == f"{SERVER}:{PORT}"]
+    assert call["rule"] == f"*.office.test:{PORT} via office"
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
 def test_this_host_is_a_network_of_a_guest_with_a_backend(guest: Guest) -> None:
     url = guest.backend(("--allow", "web.test:7"), "xstest")
     text = """
@@ -257,3 +290,8 @@ def test_who_may_not_enter_is_told_before_anything_runs(guest: Guest, office: Of
     assert f"cannot enter the network namespace {office.path}" in done.stderr
     assert "hint: run it as root; or start a backend in there" in done.stderr
     assert not ran.exists()
+    listen = ("--listen", f"local:{guest.directory}/s")
+    argv = [*guest.xensock, "backend", *listen, *written(guest, text)]
+    done = guest.world.host.run(argv, user="xstest", cwd=guest.directory)
+    assert done.returncode == 1
+    assert f"cannot enter the network namespace {office.path}" in done.stderr

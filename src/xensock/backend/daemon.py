@@ -19,6 +19,7 @@ from xensock.policy.gate import GatedNames
 from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
+from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
 from xensock.transport import url
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from xensock.calls.record import Record
     from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
+    from xensock.stack.networks import Answers, Networks
     from xensock.transport.base import Listener
 
 LAST_BYTES_S = 10.0  # for bytes on their way at a stop
@@ -77,18 +79,34 @@ class Daemon:
         self._strict = Strict()
         policy = settings.policy
         self.current = policy if isinstance(policy, Current) else Current(policy)
+        self._networks: Networks | None = None
+        answers: Answers = self._resolver
+        if self.current.policy.networks_needed:
+            from xensock.backend.networks import reach
+            from xensock.stack.networks import NetworkResolver
+
+            self._networks = reach(
+                self.current.policy.networks,
+                Kernel(),
+                self._resolver,
+                "backend",
+                settings.record,
+                log.warning,
+            )
+            answers = NetworkResolver(self._resolver, self._resolver, self._networks)
         self.tap = settings.record if isinstance(settings.record, Tap) else None
         names: Current | GatedNames = self.current
         if settings.gate is not None:
             names = GatedNames(self.current, settings.gate)
         self.backend = Backend(
             self.current,
-            lambda guest: GuestNames(guest, self._resolver, names, settings.record),
+            lambda guest: GuestNames(guest, answers, names, settings.record),
             settings.record,
             limits=Limits.for_descriptors(raise_descriptors()),
             threads=os.cpu_count() or 1,
             gate=settings.gate,
             strict=self._strict,
+            elsewhere=self._networks,
         )
         self._listeners: list[Listener] = []
         self._paused: set[int] = set()
@@ -127,6 +145,8 @@ class Daemon:
                 await self.containers.close()
             await self.backend.stop(self._reason or "the backend stopped")
             await asyncio.to_thread(self._strict.close, LAST_BYTES_S)
+            if self._networks is not None:
+                await asyncio.to_thread(self._networks.close)
             if control is not None:
                 await control.close()
             for number in self._signals:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Decision
     from xensock.calls.record import Record
-    from xensock.stack.resolver import Resolver
+    from xensock.stack.networks import Answers
     from xensock.supervisor.dns import ResolvePolicy
     from xensock.supervisor.questions import Questions
 
@@ -26,7 +26,7 @@ class GuestNames:
     def __init__(
         self,
         guest: str,
-        resolver: Resolver,
+        resolver: Answers,
         policy: ResolvePolicy,
         record: Callable[[Record], None] | None,
         limit: int = LIMIT,

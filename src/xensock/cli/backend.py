@@ -12,7 +12,7 @@ import click
 
 from xensock.cli import auditing
 from xensock.cli.errors import USAGE, UserError
-from xensock.cli.run import recorder
+from xensock.cli.run import not_entered, recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xensock.backend.containers import Allowance
     from xensock.backend.oci import Container
     from xensock.policy.point import Current
+    from xensock.policy.policy import Policy
 
 EPILOG = """\b
 Rules: [connect:|listen:|accept:]HOST|CIDR|GROUP[:PORT[-PORT]][/tcp|udp|icmp],
@@ -107,6 +108,7 @@ def backend(
     from xensock.backend import daemon
     from xensock.cli.policy import policy_of, source_of
     from xensock.policy.point import Current
+    from xensock.stack.netns import RightsError
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -123,13 +125,7 @@ def backend(
         )
     places = (*listen, *([containers] if containers is not None else []))
     policy = policy_of(policy_file, allow, deny)
-    if policy.networks_needed:
-        raise UserError(
-            f"{policy_file}: rules with `via` are for xensock run",
-            "a backend's guests and containers have its own network only",
-            "leave via out; or start a backend in the other network, and name it in the policies of runs",
-            USAGE,
-        )
+    _check_networks(policy, containers is not None)
     current = Current(policy)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
     log = wanted.open(logging.getLogger("xensock.backend").error)
@@ -149,11 +145,34 @@ def backend(
     )
     try:
         daemon.serve(settings)
+    except RightsError as error:
+        raise not_entered(error) from error
     except OSError as error:
         raise _explained(error, (*places, *([control] if control else []))) from error
     finally:
         if log is not None:
             log.close()
+
+
+def _check_networks(policy: Policy, containers: bool) -> None:
+    """Raises UserError for networks that a backend does not carry its guests' calls to."""
+    if not policy.networks_needed:
+        return
+    if containers:
+        raise UserError(
+            "the policy has rules with `via`, which containers cannot be under",
+            "a container has the backend's own network only",
+            "leave via out, or have a backend for containers alone",
+            USAGE,
+        )
+    for network in policy.networks:
+        if network.backend:
+            raise UserError(
+                f"the policy has a network that is another backend: {network.name}",
+                "a backend passes no guests on to another one",
+                "name it in the policies of runs, or by their --route",
+                USAGE,
+            )
 
 
 def _judge(

@@ -286,7 +286,7 @@ def _explained(error: Exception) -> Exception:
     from xensock.supervisor.launch import ExecError, LaunchError
 
     if isinstance(error, RightsError):
-        return _not_entered(error)
+        return not_entered(error)
     if isinstance(error, UnreachableError):
         return _not_reached(error)
     if isinstance(error, ExecError):
@@ -312,7 +312,8 @@ def _not_reached(error: UnreachableError) -> UserError:
     return UserError(f"cannot reach the backend at {error.url}", why, hint)
 
 
-def _not_entered(error: RightsError) -> UserError:
+def not_entered(error: RightsError) -> UserError:
+    """What to do where a namespace is closed to this process."""
     return UserError(
         f"cannot enter the network namespace {error.filename}",
         f"{error.strerror}: it takes CAP_SYS_ADMIN (setns(2))",

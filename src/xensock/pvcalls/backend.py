@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
     from xensock.pvcalls.serving.held import Held
+    from xensock.pvcalls.serving.redirecting import Elsewhere
     from xensock.pvcalls.serving.sharing import Shared
     from xensock.pvcalls.serving.strictly import Strictness
     from xensock.transport.base import BackSession
@@ -76,6 +77,7 @@ class Backend:
     gate           what refuses every call for the moment, if anything does (Point)
     name_service   makes the name service of a guest of that name
     strict         carries what rules verify or limit; None: that is refused
+    elsewhere      the networks to which rules send calls; None: there are none
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Backend:
         threads: int = 1,
         gate: Gate | None = None,
         strict: Strictness | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.record = record
@@ -96,6 +99,7 @@ class Backend:
         self.loop = asyncio.get_running_loop()
         self.mover = _core.mover_open(threads)
         self.strict = strict
+        self.elsewhere = elsewhere
         self.ports = Ports()
         self.sessions: dict[int, Session] = {}
         self.tokens: dict[int, list[tuple[Counters, int]]] = {}

@@ -97,6 +97,10 @@ class Networks:
                 found.append(opened)
         return found
 
+    def carriers(self, names: Sequence[str]) -> list[Stack]:
+        """The stacks of `find`."""
+        return [opened.stack for opened in self.find(names)]
+
     def _look(self, name: str) -> Opened | None:
         network = self._networks.get(name)
         if network is None:

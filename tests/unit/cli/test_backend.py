@@ -21,13 +21,18 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-def test_no_networks_but_its_own(tmp_path: Path) -> None:
+def test_networks_that_it_does_not_pass_guests_on_to(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
-    path.write_text('[[rule]]\nallow = "any"\nvia = "host"\n')
-    done = run("--listen", f"local:{tmp_path}/s", "--policy", str(path))
-    assert done.returncode == 2
-    assert "p.toml: rules with `via` are for xensock run" in done.stderr
-    assert not (tmp_path / "s").exists()
+    rule = '[networks]\nlab = {{ {} }}\n[[rule]]\nallow = "any"\nvia = "lab"\n'
+    for network, options, said in (
+        ('backend = "local:/x"', ("--listen", f"local:{tmp_path}/s"), "is another backend: lab"),
+        ('netns = "/x"', ("--containers", f"{tmp_path}/s"), "containers cannot be under"),
+    ):
+        path.write_text(rule.format(network))
+        done = run(*options, "--policy", str(path))
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,17 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         return
 
     far = None
-    if decision.redirect is not None and not own:
-        far = redirecting.Far(held, end, decision.redirect, terms)
+    if not own and (decision.redirect is not None or decision.via):
+        by = redirecting.carriers(guest.backend.elsewhere, decision)
+        to = end if decision.redirect is None else decision.redirect
+        far = redirecting.Far(held, end, to, terms, by)
 
     def done(error: int) -> None:
         if far is not None:
             far.close()
         outcome: Outcome | None = "guest" if own else None
-        guest.record(call, Verb.CONNECT, str(end), decision, error, outcome=outcome, begun=held)
+        said = far.said(decision) if far is not None else decision
+        guest.record(call, Verb.CONNECT, str(end), said, error, outcome=outcome, begun=held)
 
     if decision is asking.SERVED:
         way = asking.way(held, end)
@@ -66,6 +69,8 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
     else:
         way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
     attempt.begin(guest, call, held, request, way, done)
+    if far is not None:
+        held.decided = far.said(decision), own
 
 
 def decide(guest: Guest, end: Endpoint) -> tuple[Decision, bool]:

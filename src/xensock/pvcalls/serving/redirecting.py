@@ -1,4 +1,4 @@
-"""Connections that a rule sends elsewhere: to another address, or a unix socket of the host.
+"""Connections that a rule sends elsewhere: to another address, to a unix socket of the host, by another network.
 
 The guest's socket keeps the peer that it asked for. Its own name is one on the loopback, as of connections to the
 name service: at the far side there is another one, or none.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
 from xensock.pvcalls.serving import moving, strictly
@@ -17,14 +18,65 @@ from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Joined
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xensock.calls.address import Endpoint
+    from xensock.calls.call import Decision
     from xensock.pvcalls.serving.held import Held
 
 
-class Far:
-    """The far side of one connection, while it is made."""
+# What connect(2) says at once in a network that leads nowhere for the moment.
+AWAY = (errno.ENETUNREACH, errno.ENETDOWN)
 
-    def __init__(self, held: Held, asked: Endpoint, to: Endpoint | str, terms: object) -> None:
+
+class Carrier(Protocol):
+    """A network of this host's that is there."""
+
+    name: str
+
+    def make(self, family: int, type: int, protocol: int, /) -> socket.socket:
+        """A socket of it. Raises OSError."""
+        ...
+
+
+class Elsewhere(Protocol):
+    """Networks by name (backend.networks has those of a policy)."""
+
+    def carriers(self, names: Sequence[str], /) -> Sequence[Carrier]:
+        """Those of these names that are there, in their order."""
+        ...
+
+
+class Own:
+    """The backend's own network."""
+
+    name = ""
+
+    def make(self, family: int, type: int, protocol: int) -> socket.socket:
+        """A socket of it. Raises OSError."""
+        return socket.socket(family, type, protocol)
+
+
+def carriers(elsewhere: Elsewhere | None, decision: Decision) -> list[Carrier]:
+    """Who may carry an allowed connection, in their order; nobody where its rule's networks are all away."""
+    if not decision.via:
+        return [Own()]
+    return list(elsewhere.carriers(decision.via)) if elsewhere is not None else []
+
+
+class Far:
+    """The far side of one connection, while it is made. `by`: who may carry it, the first first."""
+
+    def __init__(
+        self,
+        held: Held,
+        asked: Endpoint,
+        to: Endpoint | str,
+        terms: object,
+        by: Sequence[Carrier],
+    ) -> None:
+        self._left = list(by)
+        self._name = ""
         self._terms = terms
         self._held = held
         self._asked = asked
@@ -36,6 +88,12 @@ class Far:
         """How to connect there."""
         return Way(lambda sock: self._start(), self._move, waits=True)
 
+    def said(self, decision: Decision) -> Decision:
+        """The decision, with the network that carried the call where its rule names any."""
+        return (
+            replace(decision, rule=f"{decision.rule} via {self._name}") if self._name else decision
+        )
+
     def close(self) -> None:
         """The attempt is over; what was moved belongs to the mover."""
         if self._sock is not None:
@@ -44,9 +102,22 @@ class Far:
 
     def _start(self) -> int:
         """0, the errno of connect(2), or EAGAIN while it is under way."""
+        error = errno.ENETUNREACH
+        while self._sock is not None or self._left:
+            error = self._step()
+            if error not in AWAY:
+                break
+        return error
+
+    def _step(self) -> int:
         if self._sock is None:
+            carrier = self._left.pop(0)
             family = socket.AF_UNIX if isinstance(self._to, str) else self._to.family
-            self._sock = socket.socket(family, socket.SOCK_STREAM)
+            self._name = carrier.name
+            try:
+                self._sock = carrier.make(family, socket.SOCK_STREAM, 0)
+            except OSError as failure:
+                return failure.errno or errno.EIO
             self._sock.setblocking(False)
         if isinstance(self._to, str):
             error = self._sock.connect_ex(self._to)
