@@ -108,6 +108,7 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/opening.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/redirecting.py": "tests/policy/test_policies.py",
     "pvcalls/serving/refreshing.py": "tests/policy/test_reloading.py",
+    "supervisor/waiting.py": "tests/policy/test_hooks.py",
     "supervisor/refreshing.py": "tests/policy/test_reloading.py",
     "pvcalls/serving/resolving.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",

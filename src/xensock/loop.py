@@ -48,17 +48,19 @@ class Loop:
             self._epoll.unregister(fd)
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
-        """Call once, after `delay` seconds; 0 means as soon as the thread is free."""
+        """Call once, after `delay` seconds; 0 means as soon as the thread is free. Not after `stop`."""
         with self._lock:
+            if self._stopping:
+                return
             heapq.heappush(self._timers, (time.monotonic() + delay, next(self._order), call))
-            first = self._timers[0][2] is call
-        if first:
-            os.eventfd_write(self._wake, 1)
+            if self._timers[0][2] is call:
+                os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """End the thread. What is still registered stays its owner's to close."""
-        self._stopping = True
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            self._stopping = True
+            os.eventfd_write(self._wake, 1)
         self._thread.join()
         self._epoll.close()
         os.close(self._wake)

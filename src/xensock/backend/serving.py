@@ -134,7 +134,7 @@ def serve(
     dns.start(_name_sockets(guest))
     stack.callback(dns.close)
     relay = Relay(guest.socket)
-    relay.judge(lambda client, port: point.admit(client, port).allowed)
+    relay.judge(point.admit)
     stack.callback(relay.close)
     published = [p for p in terms.publications if p.protocol == Protocol.UDP]
     datagrams = None

@@ -99,6 +99,18 @@ class ExpectTable(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     )
 
 
+class HooksTable(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A class that is asked about calls, after the rules."""
+
+    cls: Annotated[
+        Text, Meta(description='Where it is: "FILE.py:CLASS" beside this file, or "MODULE:CLASS".')
+    ] = msgspec.field(name="class")
+    timeout: Annotated[
+        float,
+        Meta(gt=0, le=60, description="Seconds for an answer; what takes longer is refused."),
+    ] = 2.0
+
+
 class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A policy of XenSock. What no rule allows is refused."""
 
@@ -119,6 +131,7 @@ class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     rule: Annotated[list[RuleTable], Meta(description="The rules.")] = msgspec.field(
         default_factory=list
     )
+    hooks: Annotated[HooksTable | None, Meta(description="Code that is asked about calls.")] = None
     expect: Annotated[list[ExpectTable], Meta(description="Cases for the test.")] = msgspec.field(
         default_factory=list
     )

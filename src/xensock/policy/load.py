@@ -15,7 +15,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Limit, Protocol
 from xensock.policy import places, shape
 from xensock.policy.entries import Terms
-from xensock.policy.file import ExpectTable, NetworkTable, PolicyFile, RuleTable
+from xensock.policy.file import ExpectTable, HooksTable, NetworkTable, PolicyFile, RuleTable
 from xensock.policy.networks import GUEST, HOST, RESERVED, Network
 from xensock.policy.policy import Policy, options
 from xensock.policy.rules import Rule, RuleError, check_group, near, parse_rules
@@ -24,6 +24,7 @@ from xensock.policy.unix import PREFIX, UnixRules, is_unix, parse_unix
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xensock.policy.hooks import Hooks
     from xensock.policy.places import Path
 
 LARGEST = 16 << 20  # bytes of a file
@@ -67,6 +68,7 @@ class Document:
     unix: UnixRules = field(default_factory=UnixRules)
     networks: list[Network] = field(default_factory=list)
     cases: list[tuple[int, str, bool]] = field(default_factory=list)  # table, call, allowed
+    hooks: Hooks | None = None
 
     def where(self, case: int) -> str:
         """Where a case stands, as FILE:LINE."""
@@ -81,6 +83,7 @@ class Document:
             title=os.path.basename(self.path),
             close_on_reload=self.tables.close_on_reload,
             networks=self.networks,
+            hooks=self.hooks,
         )
 
 
@@ -188,6 +191,8 @@ class _Reader:
         for at, rule in enumerate(tables.rule):
             self.rule(document, at, rule, allow, deny)
         document.unix = UnixRules(allow, deny)
+        if tables.hooks is not None:
+            document.hooks = self.hooks(tables.hooks)
         for at in range(len(tables.expect)):
             self.case(document, at)
 
@@ -315,6 +320,17 @@ class _Reader:
                 "a rule about a unix socket says more than its path",
                 "leave the rest out, or make two rules",
             )
+
+    def hooks(self, table: HooksTable) -> Hooks | None:
+        from xensock.policy.hooks import HookError, Hooks, find
+
+        place = self.where.of(("hooks", "class"))
+        try:
+            made = find(table.cls, os.path.dirname(os.path.abspath(self.path)))
+        except HookError as error:
+            self.report(("hooks", "class"), False, str(error), error.hint)
+            return None
+        return Hooks(made, table.timeout, f"{self.path}:{place.line}")
 
     def redirect(self, path: Path, text: str | None) -> Endpoint | str | None:
         if text is None:

@@ -6,29 +6,44 @@ decided and recorded here, so that no way knows more, or says less, than another
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import typing
+from concurrent.futures import Future
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
+from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.grants import Grants
+from xensock.policy.names import normal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from xensock.calls.address import Endpoint, IPAddress
+    from xensock.calls.address import IPAddress
     from xensock.calls.record import Outcome, Path
     from xensock.policy.gate import Gate
+    from xensock.policy.hooks import Call
     from xensock.policy.policy import Policy
 
     NamesOf = Callable[[IPAddress], tuple[str, ...]]
 
 
 NEAR = "its group"
+
+
+# For guests whose calls no hook can be asked about.
+UNASKED = Decision(
+    False,
+    "hooks: nobody asks them for guests of a backend",
+    errno.EACCES,
+    cacheable=False,
+    hint="run the program by `xensock run` without --backend, or leave [hooks] out",
+)
 
 
 class Near(typing.Protocol):
@@ -48,8 +63,8 @@ class Current:
         self.policy = policy
 
     def resolve(self, name: str) -> Decision:
-        """May a guest without labels ask for this name?"""
-        return self.policy.resolve(name)
+        """May a guest without labels ask for this name? It is one of a backend."""
+        return UNASKED if self.policy.hooks is not None else self.policy.resolve(name)
 
     def answer(self, name: str, address: IPAddress) -> Decision:
         """May a guest without labels learn this address for a name that a rule allows?"""
@@ -66,6 +81,7 @@ class Point:
     keep       forgets every pair of name and address for which what it is given is False (Names.keep)
     gate       what refuses everything for the moment, if anything does; then no verdict is cached
     near       other guests that this one may reach by names of their own
+    asks       whether whoever carries out its calls lets hooks have their say; if not, a policy with hooks refuses all
     """
 
     def __init__(
@@ -79,9 +95,11 @@ class Point:
         keep: Callable[[Callable[[str, IPAddress], bool]], None] = lambda right: None,
         gate: Gate | None = None,
         near: Near | None = None,
+        asks: bool = True,
     ) -> None:
         self.guest = guest
         self._near = near
+        self._asks = asks
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.names_of = names_of
         self.record = record
@@ -116,6 +134,8 @@ class Point:
 
     def connect(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
+        if self._barred():
+            return UNASKED
         if self._gate is None:
             return self._connect(protocol, end, pid)
         return self._gate() or replace(self._connect(protocol, end, pid), cacheable=False)
@@ -174,8 +194,77 @@ class Point:
         refused = self._gate() if self._gate is not None else None
         if refused is not None:
             return refused
+        if self._barred():
+            return UNASKED
         subject = self.subject(pid)
-        return self.policy.listen(protocol, end.host, end.port, v6only, subject)
+        decision = self.policy.listen(protocol, end.host, end.port, v6only, subject)
+        return self.heard(decision, protocol)
+
+    def heard(self, decision: Decision, protocol: Protocol = Protocol.TCP) -> Decision:
+        """A decision about a listener: where a hook is asked about clients, the relay takes them."""
+        hooks = self.policy.hooks
+        if hooks is None or "accept" not in hooks.verbs or protocol != Protocol.TCP:
+            return decision
+        return replace(decision, needs_relay=True) if decision.allowed else decision
+
+    def _barred(self) -> bool:
+        return not self._asks and self.policy.hooks is not None
+
+    def consult(
+        self, verb: Verb, decision: Decision, protocol: Protocol, end: Endpoint, pid: int = 0
+    ) -> Future[Decision] | None:
+        """Who else is asked about a call of which `decision` says what the rules do; None: nobody.
+
+        What comes of it is never to be cached, and void once another policy is in force. `end` is as for the verb; of
+        accept it is the client with the guest's port.
+        """
+        policy = self.policy
+        hooks = policy.hooks
+        if hooks is None or verb not in hooks.verbs or self._settled(decision):
+            return None
+        names = self.names_of(end.host) if verb == Verb.CONNECT else ()
+        return hooks.ask(
+            self._call(verb, decision, protocol, str(end.host), end.port, pid, names), decision
+        )
+
+    def consult_name(self, name: str, decision: Decision) -> Future[Decision] | None:
+        """As `consult`, about a name that the guest asks for."""
+        hooks = self.policy.hooks
+        if hooks is None or Verb.RESOLVE not in hooks.verbs or self._settled(decision):
+            return None
+        call = self._call(Verb.RESOLVE, decision, Protocol.UDP, normal_name(name), 53, 0, ())
+        return hooks.ask(call, decision)
+
+    def _settled(self, decision: Decision) -> bool:
+        """Whether the decision stands, whoever might be asked."""
+        shut = self._gate is not None and self._gate() is not None
+        return shut or decision.rule == NEAR or self.policy.final(decision)
+
+    def _call(
+        self,
+        verb: Verb,
+        decision: Decision,
+        protocol: Protocol,
+        host: str,
+        port: int,
+        pid: int,
+        names: tuple[str, ...],
+    ) -> Call:
+        from xensock.policy.hooks import Call
+
+        return Call(
+            typing.cast("typing.Any", str(verb)),
+            self.guest,
+            str(protocol),
+            host,
+            port,
+            names,
+            pid,
+            program_path(pid) if pid else "",
+            self.labels,
+            decision.allowed,
+            decision.rule,
+        )
 
     def resolve(self, name: str) -> Decision:
         """May the guest ask for this name?"""
@@ -183,6 +272,8 @@ class Point:
             return shut
         if self._near is not None and self._near.find(name):
             return Decision(True, NEAR, name=name)
+        if self._barred():
+            return UNASKED
         return self.policy.resolve(name, self._subject)
 
     def answer(self, name: str, address: IPAddress) -> Decision:
@@ -193,13 +284,24 @@ class Point:
 
     def accept(self, client: Endpoint, port: int) -> Decision:
         """May this (unmapped) client connect to the port on which the guest listens?"""
+        if self._barred():
+            return UNASKED
         return (self._gate and self._gate()) or self.policy.accept(
             client.host, port, subject=self._subject
         )
 
-    def admit(self, client: Endpoint, port: int, pid: int = 0, program: str = "") -> Decision:
-        """Decide about a client, and record it where a rule decided."""
+    def admit(self, client: Endpoint, port: int) -> bool | Future[bool]:
+        """Whether a client is admitted, as soon as it is known; recorded where a rule or a hook decided."""
         decision = self.accept(client, port)
+        where = Endpoint(client.host, port, client.scope)
+        asked = self.consult(Verb.ACCEPT, decision, Protocol.TCP, where)
+        if asked is None:
+            return self._admit(client, decision)
+        known: Future[bool] = Future()
+        asked.add_done_callback(lambda f: known.set_result(self._admit(client, f.result())))
+        return known
+
+    def _admit(self, client: Endpoint, decision: Decision) -> bool:
         if decision.source or not decision.allowed or not decision.rule.startswith("default: "):
             outcome: Outcome = "allow" if decision.allowed else "deny"
             self.write(
@@ -209,12 +311,12 @@ class Point:
                 outcome,
                 "relay" if decision.allowed else "",
                 decision.error,
-                pid=pid,
-                program=program,
+                pid=0,
+                program="",
                 start=time.monotonic_ns(),
                 took=0,
             )
-        return decision
+        return decision.allowed
 
     def write(
         self,

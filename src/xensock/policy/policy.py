@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Subject
+    from xensock.policy.hooks import Hooks
     from xensock.policy.networks import Network
 
 _generations = count(1)
@@ -65,6 +66,7 @@ class Policy:
     programs_needed  whether any rule asks which program calls
     accepts_judged   whether any rule is about clients
     title            what the rules are called where none matches; "" for a policy of options alone
+    hooks            code that is asked about calls, too, by whoever carries them out (`Point.consult`)
     close_on_reload  whether connections that this policy forbids end when it takes another's place
     networks         those that rules name by `via`, beside the backend's own
     """
@@ -77,11 +79,13 @@ class Policy:
         title: str = "",
         close_on_reload: bool = False,
         networks: Iterable[Network] = (),
+        hooks: Hooks | None = None,
     ) -> None:
         self.networks = tuple(networks)
         self.generation = next(_generations)
         self.title = title
         self.close_on_reload = close_on_reload
+        self.hooks = hooks
         self._unix = unix or UnixRules()
         self.entries = tuple(Entry(rule, terms, at) for at, (rule, terms) in enumerate(rules))
         self._labelled = any(entry.terms.labels for entry in self.entries)
@@ -128,6 +132,7 @@ class Policy:
                 title=self.title,
                 close_on_reload=self.close_on_reload,
                 networks=self.networks,
+                hooks=self.hooks,
             )
             found._labelled = False
             self._by_labels[key] = found
@@ -409,6 +414,10 @@ class Policy:
         return Decision(
             False, reason, errno.EACCES, hint=hint, close_on_reload=self.close_on_reload
         )
+
+    def final(self, decision: Decision) -> bool:
+        """Whether it is the refusal of an option --deny, over which nothing stands."""
+        return not decision.allowed and any(e.rule.text == decision.rule for e in self._final)
 
     def unix(self, path: str) -> Decision:
         """May the guest reach this socket of the host's file system? Refused with EACCES."""

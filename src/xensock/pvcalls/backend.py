@@ -143,6 +143,7 @@ class Backend:
             lapsed=names.lapsed,
             keep=names.keep,
             gate=self._gate,
+            asks=False,
         )
         program = program_of(session.transport.pid)
         return Guest(self, session.transport, point, names, extensions, program)

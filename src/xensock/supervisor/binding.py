@@ -21,6 +21,8 @@ from xensock.supervisor.diag import CONNECTED, cookie
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Path
     from xensock.supervisor.publication import Publication
@@ -49,9 +51,29 @@ def bind(sup: Supervisor, q: Question) -> None:
     if local is None:
         sup.answer(q, wrong(q))
         return
+    if _asked(sup, q, local.unmapped(), bind):
+        return
     verdict, error = _bind(sup, q, local)
     sup.answer(q, error)
     sup.record(q, Verb.BIND, str(local), verdict, error)
+
+
+def _asked(sup: Supervisor, q: Question, end: Endpoint, again: Callable[..., None]) -> bool:
+    """Whether somebody beside the rules is asked about a local address; the call goes on once it is known."""
+    hooks = sup.point.policy.hooks
+    if hooks is None or q.told is not None or not end.port or sup.parts.publications.of(end.port):
+        return False
+    if _stays_inside(sup, end) or (again is bind and _is_bound(sup, q)):
+        return False
+    word = sup.point.consult(Verb.LISTEN, listen_decision(sup, q, end), Protocol.TCP, end, q.tid)
+    if word is not None:
+        sup.waiting.add(q, word, again, again)
+    return word is not None
+
+
+def _stays_inside(sup: Supervisor, end: Endpoint) -> bool:
+    loopback = end.host.is_loopback and not sup.parts.own_family
+    return loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None
 
 
 def local_of(q: Question) -> Endpoint | None:
@@ -80,8 +102,7 @@ def _bind(sup: Supervisor, q: Question, local: Endpoint) -> tuple[Verdict, int]:
     try:
         if _is_bound(sup, q):
             return inside, _bound_already(sup, q, local)
-        loopback = end.host.is_loopback and not sup.parts.own_family
-        if loopback or end.host in (GUEST4, GUEST6) or _mapped(sup, end) is not None:
+        if _stays_inside(sup, end):
             return inside, _bind_inside(sup, q, local, end)
         decision = listen_decision(sup, q, end)
         if not end.port and not decision.allowed:
@@ -131,6 +152,8 @@ def _is_bound(sup: Supervisor, q: Question) -> bool:
 def listen_decision(sup: Supervisor, q: Question, end: Endpoint) -> Decision:
     if found := sup.parts.publications.of(end.port):
         return _published(sup, q, found[0])
+    if q.told is not None:
+        return sup.point.heard(q.told)
     only = q.sock.family == socket.AF_INET6 and bool(
         q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
@@ -359,6 +382,8 @@ def listen(sup: Supervisor, q: Question) -> None:
             verdict, error = _bind(sup, q, wildcard)
         local = Endpoint.from_python(q.sock.getsockname())
         target = str(local)
+        if not error and _asked(sup, q, local.unmapped(), listen):
+            return
         if not error:
             verdict, error = _listen(sup, q, local, backlog)
     except DecidedError as failure:

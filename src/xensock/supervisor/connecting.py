@@ -113,7 +113,7 @@ def _own(sup: Supervisor, q: Question, end: Endpoint) -> None:
             Protocol.TCP, at.host, at.port, (), sup.point.subject(q.tid)
         )
         if decision.allowed:
-            _allowed(sup, q, at, decision)
+            _ask(sup, q, at, decision)
             return
         # Nobody listens there.
         inside = Verdict(decision, "guest", "guest")
@@ -209,7 +209,31 @@ def _outside(sup: Supervisor, q: Question, end: Endpoint) -> None:
     if not sup.parts.direct and _is_itself(sup, end):
         _itself(sup, q, end)
         return
-    decision = sup.point.connect(Protocol.TCP, end, q.tid)
+    _ask(sup, q, end, sup.point.connect(Protocol.TCP, end, q.tid))
+
+
+def _ask(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
+    """Go on with what the rules decided, or with what those say who are asked beside them."""
+    word = sup.point.consult(Verb.CONNECT, decision, Protocol.TCP, end, q.tid)
+    if word is None:
+        _decided(sup, q, end, decision)
+        return
+
+    def told(sup: Supervisor, q: Question) -> None:
+        try:
+            if _begun(sup, q):  # meanwhile, by another thread
+                connect(sup, q)
+            else:
+                _decided(sup, q, end, q.told or decision)
+        except OSError as error:
+            _failed(sup, q, error, Verdict(q.told or decision, "", "deny"))
+
+    from xensock.supervisor.supervisor import Verdict
+
+    sup.waiting.add(q, word, told, connect)
+
+
+def _decided(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
     if decision.allowed:
         _allowed(sup, q, end, decision)
     else:

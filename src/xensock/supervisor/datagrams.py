@@ -264,10 +264,13 @@ class Datagrams:
         with self._lock:
             return 0 if stack.local else self._vias.setdefault(stack.name, len(self._vias) + 1)
 
-    def judge(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> tuple[Decision, int, Stack]:
-        """May the guest send there, the errno if not or if nobody can, and who carries it. Another backend is asked."""
+    def judge(
+        self, protocol: Protocol, end: Endpoint, pid: int = 0, told: Decision | None = None
+    ) -> tuple[Decision, int, Stack]:
+        """May the guest send there, the errno if not or if nobody can, and who carries it. Another backend is asked.
+        `told` is what was decided beside the rules."""
         carrier = self.carrier(protocol, end)
-        decision = self.point.connect(protocol, end, pid)
+        decision = told or self.point.connect(protocol, end, pid)
         error = decision.error
         if decision.allowed and not carrier.local:
             found = carrier.look(protocol, end, end.host == BROADCAST)
@@ -288,9 +291,37 @@ class Datagrams:
         end = Endpoint(unpacked(remote), rport)
         protocol = Protocol.UDP if number == UDP else Protocol.ICMP
         verb, who = self._caller(sport, remote, rport)
+        word = self.point.consult(
+            Verb.CONNECT, self.point.connect(protocol, end, who.pid), protocol, end, who.pid
+        )
+
+        generation = self.point.policy.generation
+
+        def settle(told: Decision | None = None) -> None:
+            if told is not None and self.point.policy.generation != generation:
+                self._asked(number, source, sport, remote, rport, start)
+                return
+            self._settle((number, source, sport, remote, rport, start), end, (verb, who), told)
+
+        if word is None:
+            settle()
+        else:  # the core keeps what is sent meanwhile, and asks about other flows
+            word.add_done_callback(lambda w: self._loop.later(0, lambda: settle(w.result())))
+
+    def _settle(
+        self,
+        asked: tuple[int, bytes, int, bytes, int, int],
+        end: Endpoint,
+        caller: tuple[Verb, Who],
+        told: Decision | None,
+    ) -> None:
+        """Tell the core what becomes of a flow; `told` is what those said who were asked beside the rules."""
+        number, source, sport, remote, rport, start = asked
+        protocol = Protocol.UDP if number == UDP else Protocol.ICMP
+        verb, who = caller
         decision, error, via = Decision(False, "fault", errno.EPERM), errno.EPERM, 0
         try:
-            decision, error, carrier = self.judge(protocol, end, who.pid)
+            decision, error, carrier = self.judge(protocol, end, who.pid, told)
             via = self.via(carrier)
             if not error and not _core.udp_has(self._core, number, source, sport, via):
                 self._make(carrier, number, source, sport, end)

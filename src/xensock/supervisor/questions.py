@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import time
@@ -152,6 +153,10 @@ class Questions:
         if own is not None:
             return own
         decision = self._server.policy.resolve(question.name)
+        consult = getattr(self._server.policy, "consult_name", None)  # of a guest's policy point
+        word = consult(question.name, decision) if consult is not None else None
+        if word is not None:
+            decision = await asyncio.wrap_future(word)
         if not decision.allowed:
             answer = wire.reply(message, question, wire.NXDOMAIN)
             return _Outcome(answer, "deny", decision.rule, "", hint=decision.hint)

@@ -22,6 +22,8 @@ from xensock.supervisor.relay_server import Opened, Server
 from xensock.supervisor.verifying import Check, Verifier
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.policy.grants import Grant
     from xensock.supervisor.relay_wire import MakeSocket
@@ -141,7 +143,7 @@ class Relay:
         """Undo watch()."""
         self._server.unwatch(cookie)
 
-    def judge(self, admit: Callable[[Endpoint, int], bool]) -> None:
+    def judge(self, admit: Callable[[Endpoint, int], bool | Future[bool]]) -> None:
         """Ask `admit` about each client (its unmapped address) of a published port of the guest's, on the relay's
         thread; one that is not admitted is reset before the guest hears of it."""
         self._server.admit = admit

@@ -19,7 +19,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
@@ -35,6 +36,8 @@ from xensock.supervisor.relay_client import (
 from xensock.supervisor.relay_wire import MakeSocket, attach_filter
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from xensock.calls.address import IPAddress
 
 _TCP_DESTROY_GROUPS = 1 << 0 | 1 << 2  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
@@ -77,7 +80,7 @@ class Server:
         self._destroyed: deque[int] = deque(maxlen=_REMEMBERED)
         self._diag: socket.socket | None = None
         self._closed = False
-        self.admit: Callable[[Endpoint, int], bool] = lambda client, port: True
+        self.admit: Callable[[Endpoint, int], bool | Future[bool]] = lambda client, port: True
 
     # ---- clients ----
 
@@ -116,14 +119,29 @@ class Server:
             except OSError as e:
                 self._accept_failed(p, e)
                 return
-            if not self.admit(Endpoint.from_python(address).unmapped(), p.port):
-                reset(client)
+            admitted = self.admit(Endpoint.from_python(address).unmapped(), p.port)
+            if isinstance(admitted, bool):
+                self._admitted(p, client, address, admitted)
                 continue
-            try:
-                self._dial(p, client, address)
-            except OSError:
-                # The guest's kernel refuses, or descriptors are short: the client learns that nobody is there.
-                reset(client)
+            admitted.add_done_callback(partial(self._told, p, client, address))
+
+    def _told(
+        self, p: _Publication, client: socket.socket, address: Any, told: Future[bool]
+    ) -> None:
+        """Somebody said, on whatever thread, whether a client is admitted."""
+        self._loop.later(0, lambda: self._admitted(p, client, address, told.result()))
+
+    def _admitted(
+        self, p: _Publication, client: socket.socket, address: Any, admitted: bool
+    ) -> None:
+        if not admitted or p.gone:
+            reset(client)
+            return
+        try:
+            self._dial(p, client, address)
+        except OSError:
+            # The guest's kernel refuses, or descriptors are short: the client learns that nobody is there.
+            reset(client)
 
     def _accept_failed(self, p: _Publication, e: OSError) -> None:
         with self._lock:

@@ -38,6 +38,7 @@ from xensock.supervisor.ports import ForeignPorts, Ports
 from xensock.supervisor.publication import Publications
 from xensock.supervisor.question import DONE, Question, shown
 from xensock.supervisor.unix_calls import UnixCalls
+from xensock.supervisor.waiting import Waiting
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome, Path, Record
@@ -104,7 +105,7 @@ class Held:
     ports: Ports
     diag: Diag
     holders: Holders
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     reserved: dict[int, binding.Outers] = field(
         default_factory=dict
     )  # relay: what the host has for the guest's bound ones, by cookie
@@ -145,6 +146,7 @@ class Supervisor:
         self.relayed = held.relayed
         self._unix: UnixCalls = UnixCalls(self, beside._unix if beside is not None else None)
         self.taken = held.taken
+        self.waiting = Waiting(self)
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)

@@ -184,7 +184,7 @@ class UnixCalls:
                 return GONE
             # One for the process is taken at once by a thread that runs: still there a round later, it is for one that
             # waits.
-            signals = signals + 1 if _has_signal(q.tid) else 0
+            signals = signals + 1 if has_signal(q.tid) else 0
             if signals > 1:
                 _core.super_interrupt(self._sup.handle, q.id, q.tid)
                 return GONE
@@ -317,7 +317,7 @@ def _numbers(tid: int, word: str) -> list[int]:
     return [int(number) for number in _status(tid).get(word, "").split()]
 
 
-def _has_signal(tid: int) -> bool:
+def has_signal(tid: int) -> bool:
     """Whether a signal waits that would have ended the call natively: for this thread, or for any of its process."""
     status = _status(tid)
     open_to = ~int(status.get("SigBlk:", "0"), 16)

@@ -1,0 +1,102 @@
+"""Calls that wait for somebody's word beside the rules: a hook's, or a person's.
+
+Theory of operation: the caller's notification stays unanswered, and the supervisor goes on with other calls. Once the
+word is there, the call goes on under the guest's lock, on whatever thread brought it. Meanwhile one thread looks for
+signals that would have ended the call natively, and for callers that are gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from xensock import _core
+from xensock.supervisor.unix_calls import has_signal
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from xensock.calls.call import Decision
+    from xensock.supervisor.question import Question
+    from xensock.supervisor.supervisor import Supervisor
+
+Handler = Callable[["Supervisor", "Question"], None]
+ROUND_S = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    q: Question
+    generation: int
+    go_on: Handler
+    again: Handler
+    signals: int = 0
+
+
+class Waiting:
+    """The calls of one supervisor that wait. Used under its guest's lock."""
+
+    def __init__(self, sup: Supervisor) -> None:
+        self._sup = sup
+        self._waiters: set[_Waiter] = set()
+        self._thread: threading.Thread | None = None
+
+    def add(self, q: Question, word: Future[Decision], go_on: Handler, again: Handler) -> None:
+        """Let the caller wait until it is known what was decided: `go_on` has it in `told` then. If another policy is
+        in force by then, the call is judged `again`."""
+        kept = replace(q, sock=q.sock.dup())
+        waiter = _Waiter(kept, self._sup.point.policy.generation, go_on, again)
+        self._waiters.add(waiter)
+        word.add_done_callback(lambda word: self._known(waiter, word))
+        if self._waiters and self._thread is None:
+            self._thread = threading.Thread(target=self._look, name="waiting", daemon=True)
+            self._thread.start()
+
+    def _known(self, waiter: _Waiter, word: Future[Decision]) -> None:
+        sup, q = self._sup, waiter.q
+        with sup.held.lock:  # under which no supervisor stops
+            if waiter not in self._waiters:
+                return
+            try:
+                if sup in sup.held.supervisors and _core.super_valid(sup.handle, q.id):
+                    same = sup.point.policy.generation == waiter.generation
+                    q.told = word.result() if same else None
+                    (waiter.go_on if same else waiter.again)(sup, q)
+            except Exception:
+                sup.parts.complain(traceback.format_exc())
+                sup.answer(q, errno.EPERM)
+            finally:
+                self._drop(waiter)
+
+    def _drop(self, waiter: _Waiter) -> None:
+        self._waiters.discard(waiter)
+        waiter.q.sock.close()
+
+    def _look(self) -> None:
+        """Let go of those whose wait has ended otherwise, until nobody waits."""
+        while True:
+            time.sleep(ROUND_S)
+            with self._sup.held.lock:
+                for waiter in list(self._waiters):
+                    if self._ended(waiter):
+                        self._drop(waiter)
+                if not self._waiters:
+                    self._thread = None
+                    return
+
+    def _ended(self, waiter: _Waiter) -> bool:
+        sup, q = self._sup, waiter.q
+        if sup not in sup.held.supervisors or not _core.super_valid(sup.handle, q.id):
+            return True
+        # One for the process is taken at once by a thread that runs: still there a round later, it is for one that
+        # waits.
+        waiter.signals = waiter.signals + 1 if has_signal(q.tid) else 0
+        if waiter.signals > 1:
+            _core.super_interrupt(sup.handle, q.id, q.tid)
+            return True
+        return False

@@ -1,0 +1,250 @@
+"""Hooks: they allow, deny and redirect; what they do wrong is a refusal; a slow one stalls nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policykit import EMBEDDED, peers, reached, written
+from world.fixtures import only
+
+if TYPE_CHECKING:
+    from world.runner import Guest
+
+embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
+EXAMPLES = Path(__file__).parents[2] / "docs" / "howto" / "hooks"
+OPEN = """
+[[rule]]
+allow = ["public", "listen:any"]
+"""
+
+
+def hooked(
+    guest: Guest, body: str, rules: str = OPEN, cls: str = "Hooks", timeout: float = 20
+) -> tuple[str, ...]:
+    """The options for a policy with the hooks of this class body."""
+    head = "import asyncio, threading, time\nfrom xensock.policy.hooks import *\n"
+    head += "from xensock.policy.hooks import allow, deny, redirect\n"
+    (guest.directory / "hooks.py").write_text(f"{head}class Hooks:\n{body}")
+    return written(guest, f'{rules}\n[hooks]\nclass = "hooks.py:{cls}"\ntimeout = {timeout}\n')
+
+
+def example(
+    guest: Guest, name: str, rules: str, words: tuple[tuple[str, str], ...] = ()
+) -> tuple[str, ...]:
+    """The options for a policy with hooks of an example, in which words stand for others."""
+    file, _ = name.split(":")
+    text = (EXAMPLES / file).read_text()
+    for old, new in words:
+        text = text.replace(old, new)
+    (guest.directory / file).write_text(text)
+    return written(guest, f'{rules}\n[hooks]\nclass = "{name}"\ntimeout = 20\n')
+
+
+@embedded
+def test_hooks_allow_deny_and_redirect(guest: Guest) -> None:
+    world = guest.world
+    body = f"""
+    def resolve(self, call):
+        return deny("no") if call.host == "v6only.test" else allow()
+    async def connect(self, call):
+        if call.names[:1] == ("web.test",):
+            return None if call.allowed else allow()
+        if "v4only.test" in call.names:
+            return redirect("{world.web4}:7")
+        if "intra.example.test" in call.names:
+            return deny("inside")
+"""
+    options = hooked(guest, body, rules='[[rule]]\nallow = ["intra.example.test:80"]\n')
+    places = ("web.test:80", "v4only.test:1234", "intra.example.test:80", "v6only.test:80")
+    found = peers(guest, *places, options=options)
+    assert found[1:] == [["ok", "198.51.100.11"], ["EACCES", ""], ["NONAME", ""]]
+    assert found[0][0] == "ok"
+    calls = {call["target"]: call for call in guest.calls if call["verb"] == "connect"}
+    refused = calls["198.51.100.12:80"]
+    assert refused["rule"] == "hook Hooks.connect: inside"
+    assert refused["source"].endswith(":5")
+    # What --deny refuses no hook opens.
+    options = (*options, "--deny", "web.test:80")
+    assert reached(guest, "web.test:80", options=options) == ["EACCES"]
+
+
+@embedded
+def test_what_hooks_do_wrong_is_a_refusal(guest: Guest) -> None:
+    body = """
+    def connect(self, call):
+        if call.port == 80:
+            raise KeyError("x")
+        if call.port == 7:
+            return True
+        if call.port == 8:
+            time.sleep(1000)
+"""
+    options = hooked(guest, body, timeout=0.5)
+    places = ("web.test:80", "web.test:7", "web.test:8")
+    assert reached(guest, *places, options=options) == ["EACCES"] * 3
+    rules = [c["rule"] for c in guest.calls if c["verb"] == "connect"]
+    assert [rule.removeprefix("hook Hooks.connect: ") for rule in dict.fromkeys(rules)] == [
+        "KeyError: 'x'",
+        "it answers bool, not an Answer",
+        "no answer within 0.5 s",
+    ]
+
+
+@embedded
+def test_answers_are_not_remembered(guest: Guest) -> None:
+    body = """
+    count = 0
+    def connect(self, call):
+        self.count += 1
+        return deny() if self.count % 2 == 0 else None
+"""
+    found = reached(guest, *["198.51.100.11:80"] * 6, options=hooked(guest, body))
+    assert found == ["ok", "EACCES"] * 3
+
+
+@embedded
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_slow_hook_stalls_nobody_else(guest: Guest, kind: str) -> None:
+    """One thread waits for a hook that answers only when the others' calls were answered."""
+    wait = "await asyncio.sleep(0.01)" if kind == "async def" else "time.sleep(0.01)"
+    body = f"""
+    others = 0
+    {kind} connect(self, call):
+        if call.port == 7:
+            self.others += 1
+            return None
+        while self.others < 20:
+            {wait}
+        return deny("late")
+    {kind} resolve(self, call):
+        while call.host == "v4only.test" and self.others < 20:
+            {wait}
+"""
+    code = """
+import errno, socket, threading
+def slow():
+    try:
+        socket.create_connection(("198.51.100.11", 80), timeout=60)
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+def named():
+    print(socket.gethostbyname("v4only.test"))
+waiting = [threading.Thread(target=each) for each in (slow, named)]
+for thread in waiting:
+    thread.start()
+for _ in range(20):
+    with socket.create_connection(("web.test", 7), timeout=60) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+for thread in waiting:
+    thread.join()
+"""
+    argv = [guest.world.python, "-c", code]
+    done = guest.run(argv, options=hooked(guest, body, timeout=60), check=True, timeout=90)
+    assert sorted(done.stdout.split()) == ["198.51.100.11", "EACCES"]
+
+
+@embedded
+def test_datagrams_and_interrupted_calls(guest: Guest) -> None:
+    """Flows are asked about; a signal ends the wait of connect(2) as natively."""
+    world = guest.world
+    body = """
+    async def connect(self, call):
+        if call.protocol == "udp":
+            return deny() if call.host.endswith(".11") else None
+        await asyncio.sleep(30)
+"""
+    code = f"""
+import errno, signal, socket
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.settimeout(20)
+    sock.sendto(b"x", ("{world.web4}", 7))
+    print(sock.recv(1).decode())
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.settimeout(20)
+    sock.connect(("198.51.100.11", 7))
+    try:
+        sock.send(b"x")
+        print(sock.recv(1))
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+class Alarm(Exception):
+    pass
+def ring(*args):
+    raise Alarm
+signal.signal(signal.SIGALRM, ring)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try:
+    socket.create_connection(("{world.web4}", 80))
+except Alarm:
+    print("alarm")
+"""
+    argv = [world.python, "-c", code]
+    done = guest.run(argv, options=hooked(guest, body, timeout=60), check=True, timeout=60)
+    first, refused, last = done.stdout.split()
+    assert (first, last) == ("x", "alarm")
+    assert refused in ("EACCES", "EHOSTUNREACH")
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_guests_of_a_backend_are_refused(guest: Guest) -> None:
+    options = hooked(guest, "    def connect(self, call):\n        return allow()\n")
+    assert reached(guest, "web.test:80", options=options) == ["NONAME"]
+    assert reached(guest, "198.51.100.11:80", options=options) == ["EACCES"]
+
+
+@embedded
+def test_example_budget(guest: Guest) -> None:
+    options = example(guest, "budget.py:Budget", OPEN)
+    places = (
+        "web.test:80",
+        "v4only.test:80",
+        "web.test:7",
+        "198.51.100.12:80",
+        "[2001:db8:20::11]:80",
+    )
+    found = reached(
+        guest, *(place.replace("[", "").replace("]", "") for place in places), options=options
+    )
+    assert found == ["ok", "ok", "ok", "ok", "EACCES"]
+
+
+@embedded
+def test_example_mirror(guest: Guest) -> None:
+    world = guest.world
+    words = (
+        ("198.51.100.", "203.0.113.10"),
+        ("192.0.2.80:80", f"{world.web4}:7"),
+        ("packages.example.com", "v4only.test"),
+    )
+    options = example(guest, "mirror.py:Mirror", OPEN, words)
+    places = ("v4only.test:443", "a-name-that-carries-much-data.test:80", "web.test:80")
+    assert reached(guest, *places, options=options) == ["ok", "NONAME", "ok"]
+    port = guest.port()
+    assert port >= 10_000
+    code = f"""
+import socket
+try:
+    socket.create_server(("", 9123))
+except OSError as error:
+    print(error.errno, flush=True)
+with socket.create_server(("0.0.0.0", {port})) as server:
+    client, address = server.accept()
+    client.sendall(address[0].encode())
+"""
+    argv = [world.python, "-c", code]
+    with guest.popen(argv, options=options, listens=port) as running:
+        ask = f"""
+import socket
+try:
+    print(socket.create_connection(("203.0.113.10", {port}), timeout=20).recv(20))
+except ConnectionResetError:
+    print("reset")
+"""
+        assert world.peer.run([world.python, "-c", ask]).stdout == "reset\n"
+        assert "203.0.113.10" in world.host.run([world.python, "-c", ask]).stdout
+        running.wait(30)
+    assert running.stdout == "13\n"
