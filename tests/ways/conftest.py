@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from world.internet import World
+    from world.namespaces import Namespace
     from world.runner import Guest
 
 HERE = Path(__file__).parent
@@ -68,6 +72,36 @@ def outcome(
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+class Echo:
+    """A socket of the test's own that sends back each datagram, and keeps who sent them."""
+
+    def __init__(self, where: Namespace, address: str) -> None:
+        self._sock = where.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sock.bind((address, 0))
+        self._sock.settimeout(None)
+        self.port = int(self._sock.getsockname()[1])
+        self.clients: list[Any] = []
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            data, client = self._sock.recvfrom(100)
+            if data == self._end and client == self._sock.getsockname():
+                return
+            self.clients.append(client)
+            self._sock.sendto(data, client)
+
+    def __enter__(self) -> Echo:
+        self._end = os.urandom(16)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.sendto(self._end, self._sock.getsockname())
+        self._thread.join()
+        self._sock.close()
 
 
 SLEEPER = """
@@ -128,6 +162,9 @@ def _attempts(
         Service(peer.listen(peer.addr4)) as allowed,
         Service(host.listen("0.0.0.0")) as local,
         Service(host.listen("::1", local.port)) as local6,
+        Echo(peer, peer.addr4) as refused_udp,
+        Echo(peer, peer.addr4) as allowed_udp,
+        Echo(host, "127.0.0.1") as local_udp,
         sleeper(world, user) as (other, address),
     ):
         port = guest.port()
@@ -137,15 +174,20 @@ def _attempts(
             "refused": refused.port,
             "allowed": allowed.port,
             "local": local.port,
+            "refused_udp": refused_udp.port,
+            "allowed_udp": allowed_udp.port,
+            "local_udp": local_udp.port,
             "port": port,
             "other": other,
             "address": address,
             "netns": f"/run/netns/{peer.name}",
         }
-        rules = ("--deny", f"{peer.addr4}:{refused.port}", "--deny", "listen:any")
+        rules = ("--deny", f"{peer.addr4}:{refused.port}", "--deny", "listen:any/tcp")
+        rules += ("--deny", f"{peer.addr4}:{refused_udp.port}")
         argv = [*within, world.python, str(file)]
         env = {"WAYS": json.dumps(site), "PYTHONDONTWRITEBYTECODE": "1"}
         found = outcome(guest, argv, options=rules, user=user, env=env, timeout=100)
         if not guest.native:
             assert refused.clients == local.clients == local6.clients == []
+            assert refused_udp.clients == local_udp.clients == []
     return found

@@ -1,0 +1,135 @@
+"""Ways of a datagram to a port that the rules refuse, or to the host's own loopback: done where it is answered."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+
+import kit
+from kit import SITE, attempt, connect_raw, sockaddr4
+
+PEER, REFUSED, ALLOWED = SITE["peer"], SITE["refused_udp"], SITE["allowed_udp"]
+LOCAL = SITE["local_udp"]
+IP_PKTINFO = 8
+
+
+def datagrams(family: int = socket.AF_INET) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    made.settimeout(kit.PATIENCE)
+    return made
+
+
+def twins() -> tuple[socket.socket, socket.socket]:
+    """Two at one port: what a connected one of them does not take, since it came from elsewhere, is the other's."""
+    both = datagrams(), datagrams()
+    for each in both:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    both[0].bind(("0.0.0.0", 0))
+    both[1].bind(both[0].getsockname())
+    return both
+
+
+def answered(sock: socket.socket, port: int = REFUSED) -> None:
+    """An answer from there; raises OSError once an answer to a later datagram has come by the way that is allowed."""
+    with datagrams() as other:
+        other.sendto(b"later", (PEER, ALLOWED))
+        other.recv(100)
+    sock.settimeout(0.1)
+    try:
+        while sock.recvfrom(100)[1][1] != port:
+            pass
+    except TimeoutError:
+        raise OSError(errno.ENODATA, "no answer") from None
+
+
+def packed(data: bytes, address: bytes) -> tuple[bytes, tuple[object, ...]]:
+    """A struct mmsghdr (sendmmsg(2)), and what it points to."""
+    name, room = ctypes.create_string_buffer(address), ctypes.create_string_buffer(data)
+    piece = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(room), len(data)))
+    head = struct.pack(
+        "=QI4xQQQQi4x", ctypes.addressof(name), 16, ctypes.addressof(piece), 1, 0, 0, 0
+    )
+    return head + bytes(8), (name, room, piece)
+
+
+@attempt("datagram by sendto")
+def _() -> None:
+    sock = datagrams()
+    sock.sendto(b"x", (PEER, REFUSED))
+    answered(sock)
+
+
+@attempt("datagram by connect")
+def _() -> None:
+    sock = datagrams()
+    sock.connect((PEER, REFUSED))
+    sock.send(b"x")
+    answered(sock)
+
+
+@attempt("datagram by sendto of a socket that is connected elsewhere")
+def _() -> None:
+    sock, twin = twins()
+    sock.connect((PEER, ALLOWED))
+    sock.sendto(b"x", (PEER, REFUSED))
+    answered(twin)
+
+
+@attempt("datagram by sendmsg of a socket that is connected elsewhere")
+def _() -> None:
+    sock, twin = twins()
+    sock.connect((PEER, ALLOWED))
+    sock.sendmsg([b"x"], [], 0, (PEER, REFUSED))
+    answered(twin)
+
+
+@attempt("datagram by sendmmsg, behind one that is allowed")
+def _() -> None:
+    first, kept = packed(b"x", sockaddr4(PEER, ALLOWED))
+    second, also = packed(b"y", sockaddr4(PEER, REFUSED))
+    both = ctypes.create_string_buffer(first + second)
+    sock = datagrams()
+    if kit.libc.sendmmsg(sock.fileno(), both, 2, 0) != 2:
+        raise OSError(ctypes.get_errno(), "sendmmsg")
+    assert kept
+    assert also
+    answered(sock)
+
+
+@attempt("datagram after AF_UNSPEC")
+def _() -> None:
+    sock = datagrams()
+    sock.connect((PEER, ALLOWED))
+    sock.send(b"x")
+    connect_raw(sock, bytes(16))
+    sock.connect((PEER, REFUSED))
+    sock.send(b"x")
+    answered(sock)
+
+
+@attempt("datagram by an interface of its choice")
+def _() -> None:
+    sock = datagrams()
+    info = struct.pack("=I4s4s", 0, bytes(4), bytes(4))
+    sock.sendmsg([b"x"], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, (PEER, REFUSED))
+    answered(sock)
+
+
+@attempt("datagram mapped into IPv6")
+def _() -> None:
+    sock = datagrams(socket.AF_INET6)
+    sock.sendto(b"x", (f"::ffff:{PEER}", REFUSED))
+    answered(sock)
+
+
+@attempt("datagram to the host's loopback")
+def _() -> None:
+    sock = datagrams()
+    sock.sendto(b"x", ("127.0.0.1", LOCAL))
+    answered(sock, LOCAL)
+
+
+if __name__ == "__main__":
+    kit.main()
