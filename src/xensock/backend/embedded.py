@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from xensock.backend.reloading import Source
     from xensock.calls.record import Record
+    from xensock.policy.asking import Asker
     from xensock.policy.gate import Gate
     from xensock.policy.policy import Policy
     from xensock.policy.routes import Route
@@ -68,6 +69,7 @@ class Order:
     source: Source | None = None  # of the policy, which is followed
     limits: Limits = field(default_factory=Limits)
     warn: Callable[[str], None] = lambda text: None
+    asker: Asker | None = None  # see Point
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -133,6 +135,7 @@ class Embedded:
                 order.gate,
                 limits=order.limits,
                 warn=order.warn,
+                asker=order.asker,
             )
             served = serve(guest, terms, carriers, stack)
             self._follow(served, stack)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Record
+    from xensock.policy.asking import Asker
     from xensock.policy.gate import Gate
     from xensock.policy.point import Near
     from xensock.policy.policy import Policy
@@ -67,6 +68,7 @@ class Terms:
     near: Near | None = None  # see Point
     limits: Limits = field(default_factory=Limits)
     warn: Callable[[str], None] = lambda text: None
+    asker: Asker | None = None  # see Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ def serve(
         gate=terms.gate,
         near=terms.near,
         keep=names.keep,
+        asker=terms.asker,
     )
     dns = DnsServer(terms.name, carriers.answering, point, names, record or (lambda r: None))
     dns.start(_name_sockets(guest))

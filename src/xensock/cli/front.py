@@ -25,8 +25,11 @@ PASSED_ON = {
 FAILURE = 125
 
 
-def run(backend: Callable[[int, socket.socket], int]) -> int:
-    """Fork the backend, call it there with the job's process group and a socket to here; return its exit status."""
+def run(
+    backend: Callable[[int, socket.socket], int], beside: Callable[[], None] = lambda: None
+) -> int:
+    """Fork the backend, call it there with the job's process group and a socket to here; return its exit status.
+    `beside` is called here meanwhile."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     group = os.getpgrp()
     # Before the fork, so that no signal is lost between.
@@ -46,6 +49,7 @@ def run(backend: Callable[[int, socket.socket], int]) -> int:
     far.close()
     with near:
         _let_go()
+        beside()
         return _wait(pid, near)
 
 

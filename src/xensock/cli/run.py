@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xensock.calls.record import Record
+    from xensock.cli.prompting import Prompts
     from xensock.stack.netns import RightsError
     from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
@@ -65,6 +66,11 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     "--learn",
     metavar="FILE",
     help="Write the tightest policy that allows what the program did to FILE, when it has ended.",
+)
+@click.option(
+    "--ask",
+    is_flag=True,
+    help="Ask at the terminal about destinations that no rule is about: once, always, never.",
 )
 @click.option(
     "--label",
@@ -139,6 +145,7 @@ def run(
     deny: tuple[str, ...],
     policy_file: str | None,
     learn: str | None,
+    ask: bool,
     labels: tuple[str, ...],
     publish: tuple[str, ...],
     datapath: str,
@@ -165,7 +172,6 @@ def run(
         raise click.MissingParameter(ctx=ctx, param=ctx.command.params[-1])
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
-    from xensock.cli.learning import Lesson
     from xensock.cli.policy import policy_of, read_labels, source_of
     from xensock.supervisor.limits import Limits
     from xensock.supervisor.publication import Publication
@@ -184,7 +190,12 @@ def run(
     publications = tuple(Publication.parse(text) for text in publish)
     record = recorder(trace, trace_file, ctx)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
-    lesson = Lesson(learn) if learn is not None else None
+    lesson = None
+    if learn is not None:
+        from xensock.cli.learning import Lesson
+
+        lesson = Lesson(learn)
+    prompts = asking(ask, bool(carriers))
     debug = debug or bool(ctx.find_root().params.get("debug"))
 
     def backend(group: int, job: socket.socket) -> int:
@@ -215,6 +226,7 @@ def run(
                 source_of(policy_file, allow, deny),
                 limits,
                 _warn,
+                prompts.asker() if prompts is not None else None,
             )
             code = Embedded(order, _complain).run(job)
             if lesson is not None:
@@ -230,7 +242,22 @@ def run(
             if log is not None:
                 log.close()
 
-    ctx.exit(front.run(backend))
+    ctx.exit(front.run(backend, prompts.serve if prompts is not None else lambda: None))
+
+
+def asking(wanted: bool, elsewhere: bool) -> Prompts | None:
+    """Who asks at the terminal, if that is wanted. Raises UserError where nobody can."""
+    if not wanted:
+        return None
+    if elsewhere:
+        raise UserError(
+            "--ask: another backend decides",
+            "a guest with --backend is asked about there",
+            "leave out one of them",
+        )
+    from xensock.cli.prompting import Prompts
+
+    return Prompts()
 
 
 def _no_paths(rules: tuple[str, ...]) -> None:

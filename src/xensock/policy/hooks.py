@@ -125,7 +125,8 @@ class Hooks:
         def refuse(why: str) -> None:
             settle(self._refused(call, why))
 
-        if not _slots.acquire(blocking=False):
+        slots = _slots
+        if not slots.acquire(blocking=False):
             refuse(f"{MOST} calls are under way")
             return asked
         method: Callable[[Call], Any] = getattr(self._target, call.verb)
@@ -133,11 +134,13 @@ class Hooks:
         late = f"no answer within {self._timeout:g} s"
         clock.call_soon_threadsafe(clock.call_later, self._timeout, refuse, late)
         if inspect.iscoroutinefunction(method):
-            work = self._awaited(method, call, decision, settle, asked)
+            work = self._awaited(method, call, decision, settle, slots.release)
             asyncio.run_coroutine_threadsafe(work, _loop("hooks"))
         else:
             run = threading.Thread(
-                target=self._called, args=(method, call, decision, settle), daemon=True
+                target=self._called,
+                args=(method, call, decision, settle, slots.release),
+                daemon=True,
             )
             run.start()
         return asked
@@ -148,13 +151,14 @@ class Hooks:
         call: Call,
         decision: Decision,
         settle: Callable[[Decision], None],
+        release: Callable[[], None],
     ) -> None:
         try:
             settle(self._judged(call, decision, method(call)))
         except BaseException as error:
             settle(self._refused(call, f"{type(error).__name__}: {error}"))
         finally:
-            _slots.release()
+            release()
 
     async def _awaited(
         self,
@@ -162,7 +166,7 @@ class Hooks:
         call: Call,
         decision: Decision,
         settle: Callable[[Decision], None],
-        asked: Future[Decision],
+        release: Callable[[], None],
     ) -> None:
         try:
             found = await asyncio.wait_for(method(call), self._timeout)
@@ -172,7 +176,7 @@ class Hooks:
         except Exception as error:
             settle(self._refused(call, f"{type(error).__name__}: {error}"))
         finally:
-            _slots.release()
+            release()
 
     def _judged(self, call: Call, decision: Decision, found: object) -> Decision:
         """What an answer means."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Outcome, Path
+    from xensock.policy.asking import Asker
     from xensock.policy.gate import Gate
     from xensock.policy.hooks import Call
     from xensock.policy.policy import Policy
@@ -81,6 +82,7 @@ class Point:
     keep       forgets every pair of name and address for which what it is given is False (Names.keep)
     gate       what refuses everything for the moment, if anything does; then no verdict is cached
     near       other guests that this one may reach by names of their own
+    asker      who is asked about destinations that no rule is about
     asks       whether whoever carries out its calls lets hooks have their say; if not, a policy with hooks refuses all
     """
 
@@ -96,10 +98,12 @@ class Point:
         gate: Gate | None = None,
         near: Near | None = None,
         asks: bool = True,
+        asker: Asker | None = None,
     ) -> None:
         self.guest = guest
         self._near = near
         self._asks = asks
+        self._asker = asker
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.names_of = names_of
         self.record = record
@@ -220,11 +224,22 @@ class Point:
         """
         policy = self.policy
         hooks = policy.hooks
-        if hooks is None or verb not in hooks.verbs or self._settled(decision):
+        if not self.consults(verb) or self._settled(decision):
             return None
         names = self.names_of(end.host) if verb == Verb.CONNECT else ()
+        if hooks is None or verb not in hooks.verbs:
+            if self._asker is None or not policy.unknown(decision):
+                return None
+            return self._asker.ask(decision, protocol, end, names, _called(pid))
         return hooks.ask(
             self._call(verb, decision, protocol, str(end.host), end.port, pid, names), decision
+        )
+
+    def consults(self, verb: Verb) -> bool:
+        """Whether anybody beside the rules may be asked about such calls."""
+        hooks = self.policy.hooks
+        return (hooks is not None and verb in hooks.verbs) or (
+            self._asker is not None and verb == Verb.CONNECT
         )
 
     def consult_name(self, name: str, decision: Decision) -> Future[Decision] | None:
@@ -274,7 +289,11 @@ class Point:
             return Decision(True, NEAR, name=name)
         if self._barred():
             return UNASKED
-        return self.policy.resolve(name, self._subject)
+        decision = self.policy.resolve(name, self._subject)
+        if self._asker is not None and not decision.allowed and self.policy.unknown(decision):
+            # Who asks for it must know where it leads before anybody can be asked about that.
+            return Decision(True, "--ask: names resolve", name=normal_name(name))
+        return decision
 
     def answer(self, name: str, address: IPAddress) -> Decision:
         """May the guest learn this address for a name that a rule allows?"""
@@ -415,6 +434,15 @@ def user_of(pid: int) -> int:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return -1
+
+
+def _called(pid: int) -> str:
+    """A process, for a person: its short name (proc(5), comm) and number."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return f"{comm.read().rstrip()}[{pid}]"
+    except OSError:
+        return "a program"
 
 
 def program_path(pid: int) -> str:

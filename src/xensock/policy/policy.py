@@ -415,6 +415,11 @@ class Policy:
             False, reason, errno.EACCES, hint=hint, close_on_reload=self.close_on_reload
         )
 
+    @staticmethod
+    def unknown(decision: Decision) -> bool:
+        """Whether a default decided about a destination that anybody might open."""
+        return decision.rule.startswith("default: ") and decision.rule not in _PROTECTED.values()
+
     def final(self, decision: Decision) -> bool:
         """Whether it is the refusal of an option --deny, over which nothing stands."""
         return not decision.allowed and any(e.rule.text == decision.rule for e in self._final)

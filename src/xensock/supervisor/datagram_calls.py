@@ -75,8 +75,7 @@ def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) ->
     refused only where nothing at all may be sent to that port."""
     if protocol == Protocol.UDP and end.port == 0:
         return Decision(True, "nothing can be sent to port 0")
-    hooks = datagrams.point.policy.hooks
-    if hooks is not None and Verb.CONNECT in hooks.verbs:
+    if datagrams.point.consults(Verb.CONNECT):
         return Decision(True, "asked about when something is sent")
     # Whoever carries connections there may carry no datagrams; what is sent is refused then, not the look at the route.
     decision = datagrams.point.connect(protocol, end, pid)
