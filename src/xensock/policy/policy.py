@@ -478,8 +478,8 @@ class Policy:
         if self._labelled:
             return self.for_labels(subject.labels).answer(name, address)
         wanted = normal_name(name)
-        about = next((e for e in self._index.about_name(wanted) if e.allow), None)
-        away = about is not None and bool(about.terms.via) and HOST not in about.terms.via
+        vias = [e.terms.via for e in self._index.about_name(wanted) if e.allow]
+        away = bool(vias) and all(via and HOST not in via for via in vias)
         return rebinding.judge(self._opening, wanted, address, away)
 
 

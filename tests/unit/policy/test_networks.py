@@ -30,6 +30,13 @@ via = ["lab", "host"]
 [[rule]]
 allow = "plain.test:443"
 via = "host"
+
+[[rule]]
+allow = "both.test:443"
+via = "vpn"
+
+[[rule]]
+allow = "both.test:80"
 """
 
 
@@ -70,6 +77,7 @@ def test_private_addresses_belong_to_the_network_of_a_name_and_to_no_name_of_thi
         ("a.corp.test", "::1", False),
         ("a.lab.test", "10.1.1.1", False),
         ("plain.test", "10.1.1.1", False),
+        ("both.test", "10.1.1.1", False),  # port 80 of it would be looked for here
     ):
         assert policy.answer(name, ip_address(address)).allowed is allowed, (name, address)
 
