@@ -100,7 +100,8 @@ class Engine:
     def remove(self) -> None:
         """End what `start` started."""
         if self.made:
-            self(*self.runtime_options(), "rm", "-f", *self.made, check=False)
+            at_once = [] if self.kind == "docker" else ["--time=0"]  # else it waits for 10 s
+            self(*self.runtime_options(), "rm", "-f", *at_once, *self.made, check=False)
             self.made.clear()
 
     def runtime_options(self) -> list[str]:
