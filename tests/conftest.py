@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
 # Test modules are known by their path, since several parts have a `test_names.py` (pyproject.toml,
 # importlib). What tests share is imported by name, from here or from beside them.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,6 +18,10 @@ sys.path.extend(str(part) for part in sorted(Path(__file__).parent.glob("unit/*/
 from world.fixtures import DATAPATHS, guest, vpn, world, xensock
 
 __all__ = ["guest", "vpn", "world", "xensock"]
+
+# How long an example takes says something of the machine, not of us.
+settings.register_profile("xensock", settings.default, deadline=None)
+settings.load_profile("xensock")
 
 
 def pytest_addoption(parser) -> None:
