@@ -32,7 +32,9 @@ def test_a_session_that_is_ended_leaves_nothing(tmp_path: Path, number: signal.S
     if reason := missing():
         pytest.skip(reason)
     (tmp_path / "test_lasts.py").write_text(LASTS)
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-c", "/dev/null"]
+    # Under nohup(1), or in a shell's background, some are ignored from the start.
+    argv = ["env", "--default-signal=HUP,INT,TERM"]
+    argv += [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-c", "/dev/null"]
     session = subprocess.Popen(
         [*argv, f"--rootdir={tmp_path}", "test_lasts.py"],
         cwd=tmp_path,

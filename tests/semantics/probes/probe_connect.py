@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 
 from kit import (
     PORTS,
@@ -310,6 +311,15 @@ def threads_at_once(net: Net) -> None:
     say("all", [len(done), all(done)], [80, True])
 
 
+def asleep(thread: int | None) -> bool:
+    """Whether a thread waits in the kernel (proc(5), stat)."""
+    try:
+        with open(f"/proc/self/task/{thread}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "SD"
+    except OSError:
+        return False
+
+
 @both
 def same_socket_two_threads(net: Net) -> None:
     """Both threads connect one socket: one does, the other learns of it."""
@@ -324,6 +334,10 @@ def same_socket_two_threads(net: Net) -> None:
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
+    # On a busy machine the second may take its time; it is to come while the first one waits.
+    deadline = time.monotonic() + 10
+    while not all(asleep(thread.native_id) for thread in threads) and time.monotonic() < deadline:
+        time.sleep(0.01)
     threads[0].join(0.2)
     far.open(port)
     for thread in threads:
