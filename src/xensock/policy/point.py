@@ -10,7 +10,6 @@ import errno
 import os
 import time
 import typing
-from concurrent.futures import Future
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from xensock.policy.names import normal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Outcome, Path
@@ -316,6 +316,8 @@ class Point:
         asked = self.consult(Verb.ACCEPT, decision, Protocol.TCP, where)
         if asked is None:
             return self._admit(client, decision)
+        from concurrent.futures import Future
+
         known: Future[bool] = Future()
         asked.add_done_callback(lambda f: known.set_result(self._admit(client, f.result())))
         return known
