@@ -1,5 +1,7 @@
-"""Servers that get their sockets from somebody else: a master that forks, a manager that listens for them, inetd; and the
-peers that call back."""
+"""Servers that get their sockets from somebody else: a master that forks, a manager that listens for them, inetd.
+
+And peers that call back.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,7 @@ def test_a_connection_is_standard_input(guest):
 
 
 def test_an_ftp_server_calls_back(guest):
-    """Active mode (RFC 959, RFC 2428): the client listens at the address that its connection has, the server connects."""
+    """Active mode (RFC 959, RFC 2428): the client listens at its connection's address, and is called."""
     world = guest.world
     if world.host.run([world.python, "-c", "import pyftpdlib"]).returncode:
         pytest.skip("no pyftpdlib here: run tools/prepare")
