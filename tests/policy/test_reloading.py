@@ -163,3 +163,25 @@ def test_what_a_name_led_to_is_judged_by_the_policy_of_now(guest: Guest) -> None
         change(guest, do.running, '[[rule]]\nallow = ["private.test", "web.test"]\n')
         assert do(f"try {world.private4} 80") == "EACCES"
         assert do(f"try {world.web4} 80") == "ok"
+
+
+@embedded
+def test_hooks_come_and_go_with_the_file(guest: Guest) -> None:
+    """A class that cannot be had is an error as any other; a file of hooks that changed is run anew."""
+    hooks = guest.directory / "hooks.py"
+    head = "from xensock.policy.hooks import deny\nclass Hooks:\n    def connect(self, call):\n"
+    hooks.write_text(f"{head}        return deny()\n")
+    named = f'{ALL}[hooks]\nclass = "hooks.py:Hooks"\ntimeout = 20\n'
+    with hands(guest, written(guest, ALL)) as do:
+        assert do("try 198.51.100.11 80") == "ok"
+        change(guest, do.running, named)
+        assert do("try 198.51.100.11 80") == "EACCES"
+        change(guest, do.running, named.replace(":Hooks", ":Else"))
+        assert "no class Else" in do.running.stderr
+        assert do("try 198.51.100.11 80") == "EACCES"
+        hooks.write_text(f"{head}        return None if call.port == 80 else deny()\n")
+        change(guest, do.running, named)
+        assert do("try 198.51.100.11 80") == "ok"
+        assert do("try 198.51.100.11 7") == "EACCES"
+        change(guest, do.running, ALL)
+        assert do("try 198.51.100.11 7") == "ok"

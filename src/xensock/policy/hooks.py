@@ -19,12 +19,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import importlib
-import importlib.util
 import inspect
 import itertools
 import os
 import sys
 import threading
+import types
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -243,17 +243,16 @@ def find(text: str, folder: str) -> object:
 
 
 def _file(path: str) -> object:
-    """A module from a file, run anew each time."""
-    name = f"xensock_hooks_{next(_numbers)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look there
+    """A module from a file, run anew each time; no compiled form of it is kept or believed."""
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    module = types.ModuleType(f"xensock_hooks_{next(_numbers)}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses and pickle look there
     try:
-        spec.loader.exec_module(module)
+        exec(code, module.__dict__)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[module.__name__]
         raise
     return module
 
