@@ -82,9 +82,9 @@ def test_what_hooks_do_wrong_is_a_refusal(guest: Guest) -> None:
         if call.port == 8:
             time.sleep(1000)
 """
-    options = hooked(guest, body, timeout=0.5)
-    places = ("web.test:80", "web.test:7", "web.test:8")
-    assert reached(guest, *places, options=options) == ["EACCES"] * 3
+    for timeout, places in ((20, ("web.test:80", "web.test:7")), (0.5, ("web.test:8",))):
+        found = reached(guest, *places, options=hooked(guest, body, timeout=timeout))
+        assert set(found) == {"EACCES"}
     rules = [c["rule"] for c in guest.calls if c["verb"] == "connect"]
     assert [rule.removeprefix("hook Hooks.connect: ") for rule in dict.fromkeys(rules)] == [
         "KeyError: 'x'",
@@ -176,8 +176,8 @@ class Alarm(Exception):
 def ring(*args):
     raise Alarm
 signal.signal(signal.SIGALRM, ring)
-signal.setitimer(signal.ITIMER_REAL, 0.3)
 try:
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
     socket.create_connection(("{world.web4}", 80))
 except Alarm:
     print("alarm")

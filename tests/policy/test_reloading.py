@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -185,3 +186,29 @@ def test_hooks_come_and_go_with_the_file(guest: Guest) -> None:
         assert do("try 198.51.100.11 7") == "EACCES"
         change(guest, do.running, ALL)
         assert do("try 198.51.100.11 7") == "ok"
+
+
+@embedded
+def test_a_call_that_waits_for_a_hook_is_judged_by_the_policy_of_now(guest: Guest) -> None:
+    asked, go = guest.directory / "asked", guest.directory / "go"
+    (guest.directory / "hooks.py").write_text(f"""
+import asyncio, pathlib
+from xensock.policy.hooks import allow
+class Hooks:
+    async def connect(self, call):
+        pathlib.Path({str(asked)!r}).touch()
+        while not pathlib.Path({str(go)!r}).exists():
+            await asyncio.sleep(0.01)
+        return allow()
+""")
+    named = f'{ALL}[hooks]\nclass = "hooks.py:Hooks"\ntimeout = 60\n'
+    said: list[str] = []
+    with hands(guest, written(guest, named)) as do:
+        waiting = threading.Thread(target=lambda: said.append(do("try 198.51.100.11 80")))
+        waiting.start()
+        eventually(asked.exists, 30, "the hook is asked")
+        change(guest, do.running, '[[rule]]\nallow = "198.51.100.10"\n')
+        go.touch()
+        waiting.join(60)
+        assert said == ["EACCES"]
+        assert do("try 198.51.100.10 80") == "ok"

@@ -69,13 +69,14 @@ def test_once_always_and_never(terminal: Terminal) -> None:
 
 def test_other_calls_go_on_meanwhile_and_a_key_ends_the_program(terminal: Terminal) -> None:
     code = """
-import socket, threading
+import signal, socket, threading
 def unknown():
     socket.create_connection(("198.51.100.11", 80))
-threading.Thread(target=unknown).start()
+threading.Thread(target=unknown, daemon=True).start()
 for _ in range(5):
     socket.create_connection(("web.test", 7), timeout=60).close()
 print("others are done", flush=True)
+signal.pause()
 """
     start(terminal, code, options=("--allow", "web.test:7"))
     terminal.expect("others are done")
