@@ -119,6 +119,11 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/calltable.py": "tests/unit/pvcalls/test_frontend.py",
     "pvcalls/datapages.py": "tests/unit/pvcalls/test_frontend.py",
     "transport/base.py": "tests/unit/transport/test_local_front.py",
+    # Between real domains only (make xen).
+    **{
+        f"transport/xen_{part}.py": "tests/xen/test_cells.py"
+        for part in ("back", "events", "front", "libs", "memory", "store")
+    },
     "transport/local_events.py": "tests/unit/transport/test_local_back.py",
     "transport/local_packets.py": "tests/unit/transport/test_local_back.py",
     "transport/pages.py": "tests/unit/transport/test_local_front.py",

@@ -14,6 +14,7 @@ int xs_wire_open(struct xs_wire *l, struct xs_task *t, const struct xs_ring_end 
 
 	l->event = (struct xs_source){t, -1};
 	l->notify_fd = -1;
+	l->evport = xs_evbridge_find(e->notify_fd);
 	if (error)
 		return error;
 	l->event.fd = fcntl(e->event_fd, F_DUPFD_CLOEXEC, 0);
@@ -37,7 +38,10 @@ int xs_wire_watch(struct xs_wire *l, int epfd)
 
 void xs_wire_notify(struct xs_wire *l)
 {
-	xs_notify(l->notify_fd);
+	if (l->evport.evtchn >= 0)
+		xs_evbridge_send(l->evport);
+	else
+		xs_notify(l->notify_fd);
 }
 
 void xs_wire_advance(struct xs_wire *l, struct xs_half *h, uint32_t n)

@@ -2,6 +2,7 @@
 #ifndef XS_RINGWIRE_H
 #define XS_RINGWIRE_H
 #include "dataring.h"
+#include "evbridge.h"
 #include "mover.h"
 #include "task.h"
 
@@ -12,6 +13,7 @@ struct xs_wire {
 	struct xs_dataring ring;
 	struct xs_source event;
 	int notify_fd;
+	struct xs_evport evport; /* to be used instead, where there is one */
 	bool attached; /* the ring may be touched */
 };
 

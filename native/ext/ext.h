@@ -11,5 +11,6 @@ int xs_ext_add_ring(PyObject *module);
 int xs_ext_add_pagemap(PyObject *module);
 int xs_ext_add_udp(PyObject *module);
 int xs_ext_add_unix(PyObject *module);
+int xs_ext_add_evbridge(PyObject *module);
 
 #endif

@@ -292,3 +292,16 @@ def udp_error_packet(
     error: int,
     /,
 ) -> bytes: ...
+
+# Event channels between Xen domains (native/ext/evbridge.c).
+
+EvBridge: TypeAlias = Any
+
+def evbridge_open(evtchn: int, /) -> EvBridge: ...
+def evbridge_add(bridge: EvBridge, port: int, notify_fd: int, wait_fd: int, /) -> None:
+    """Carry events of a port between two eventfds and /dev/xen/evtchn. Raises OSError (EEXIST)."""
+
+def evbridge_remove(bridge: EvBridge, port: int, /) -> None:
+    """Nothing of the port is touched any more. Raises OSError (ENOENT)."""
+
+def evbridge_close(bridge: EvBridge, /) -> None: ...

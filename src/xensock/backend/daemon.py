@@ -194,7 +194,8 @@ class Daemon:
         return made
 
     def _sockets(self) -> list[str]:
-        paths = [url.parse(each).path for each in self._settings.listen]
+        urls = [url.parse(each) for each in self._settings.listen]
+        paths = [each.path for each in urls if each.scheme == "local"]
         also = (self._settings.control, self._settings.containers)
         return [*paths, *(path for path in also if path is not None)]
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from xensock.wire.extensions import Extension
 
 PAGE = 4096
 """Bytes per page, which is what one grant reference names, whatever this machine's page size."""
@@ -156,6 +159,16 @@ class FrontSession(Protocol):
 
 class BackSession(Protocol):
     """The backend's side. Not for several threads at once; nothing here blocks."""
+
+    @property
+    def lacks(self) -> frozenset[Extension]:
+        """Extensions that this transport cannot carry: they are not announced."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether a frontend may take its time before it begins, as a domain does that boots."""
+        ...
 
     @property
     def guest(self) -> str:

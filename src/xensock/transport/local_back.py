@@ -28,6 +28,8 @@ from xensock.wire.errors import WireError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from xensock.wire.extensions import Extension
+
 TURN = 64
 """Messages taken from one frontend before others have their turn."""
 BACKLOG = 128
@@ -89,6 +91,9 @@ class BoundEvent:
 
 class LocalBackSession:
     """One frontend (`transport.base.BackSession`)."""
+
+    lacks: frozenset[Extension] = frozenset()
+    waits = False
 
     def __init__(self, sock: socket.socket, pid: int, uid: int, limits: Limits) -> None:
         self._sock = sock

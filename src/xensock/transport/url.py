@@ -1,4 +1,4 @@
-"""Where a backend is, as a person writes it: `local:PATH`."""
+"""Where a backend is, as a person writes it: `local:PATH` on this host, `xen:` or `xen:DEVICE` in another domain."""
 
 from __future__ import annotations
 
@@ -37,9 +37,17 @@ class Url:
 def parse(text: str) -> Url:
     """The backend that `text` names. Raises UrlError."""
     scheme, colon, path = text.partition(":")
+    if colon and scheme == "xen":
+        if path and not (path.isascii() and path.isdigit() and len(path) < 10):
+            raise UrlError(
+                f"{path!r} is no number of a device", "use xen: or xen:N for device/pvcalls/N"
+            )
+        return Url(scheme, path)
     if not colon or scheme != "local":
         what = f"no transport is called {scheme!r}" if colon else f"{text!r} names no transport"
-        raise UrlError(what, "use local:PATH with the path of the backend's socket")
+        raise UrlError(
+            what, "use local:PATH with the path of the backend's socket, or xen: in a Xen domain"
+        )
     if not path:
         raise UrlError("the path is empty", "use local:PATH with the path of the backend's socket")
     if "\0" in path:
@@ -58,9 +66,14 @@ def connect(text: str, *, name: str = "", timeout: float | None = 10.0) -> Front
 
     Raises UrlError, OSError (as connect(2)), TransportError (refused), TimeoutError.
     """
+    where = parse(text)
+    if where.scheme == "xen":
+        from xensock.transport import xen_front
+
+        return xen_front.connect(int(where.path or 0), timeout=timeout)
     from xensock.transport import local_front
 
-    return local_front.connect(parse(text).path, name=name, timeout=timeout)
+    return local_front.connect(where.path, name=name, timeout=timeout)
 
 
 def listen(
@@ -68,6 +81,13 @@ def listen(
 ) -> Listener:
     """Wait for frontends at this URL. `uids`: users admitted beside our own and root; `mode`:
     permissions of the socket's file. Raises UrlError, OSError (EADDRINUSE: a backend is there)."""
+    where = parse(text)
+    if where.scheme == "xen":
+        from xensock.transport import xen_back
+
+        if where.path:
+            raise UrlError("a backend serves every device that names its domain", "use xen:")
+        return xen_back.listen(limits)
     from xensock.transport import local_back
 
-    return local_back.listen(parse(text).path, uids=uids, mode=mode, limits=limits)
+    return local_back.listen(where.path, uids=uids, mode=mode, limits=limits)

@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xensock import _core
@@ -58,6 +59,8 @@ class Session:
         self._again = False
         self._taken: deque[bytes] = deque()
         self._fd = transport.fileno()
+        offer = backend.offer
+        self._offer = replace(offer, extensions=offer.extensions - transport.lacks)
         self._actions: dict[Action, Callable[[], None]] = {
             Action.PUBLISH: self._publish,
             Action.MAP: self._map,
@@ -79,7 +82,8 @@ class Session:
     def start(self) -> None:
         """Announce what there is and wait for the frontend."""
         self._backend.loop.add_reader(self._fd, self._readable)
-        self._within(self._backend.limits.handshake)
+        if not self._transport.waits:
+            self._within(self._backend.limits.handshake)
         self._step(Event.START)
 
     def stop(self, reason: str) -> None:
@@ -149,12 +153,12 @@ class Session:
                 self._expel()
 
     def _publish(self) -> None:
-        self._transport.write(self._backend.offer.nodes())
+        self._transport.write(self._offer.nodes())
 
     def _map(self) -> None:
         """Map the command ring and serve. Raises WireError, GrantError."""
         choice = store.parse_frontend(self._transport.nodes)
-        features = store.agree(self._backend.offer, choice)
+        features = store.agree(self._offer, choice)
         self._page = self._transport.map(choice.ring_refs)
         self._event = self._transport.bind(choice.port)
         self._ring = _core.BackRing(self._page)

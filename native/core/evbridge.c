@@ -1,0 +1,313 @@
+/*
+ * Theory of operation: /dev/xen/evtchn reports pending ports by read(2), 32 bits each, and leaves each masked until it is
+ * written back (xen/include/uapi/xen/evtchn.h of Linux). One thread takes them off, adds to the port's eventfd, and
+ * writes them back at once; a port that had its burst is written back by the next tick, so that a domain which sends
+ * events without end costs a bounded part of one thread. The other way, a notify_fd that somebody wrote to makes the
+ * thread send the event. Both kinds of descriptors carry no count: many events may become one.
+ *
+ * Costs one switch of threads each way. The alternative, every mover reading and unmasking ports itself, needs a file of
+ * /dev/xen/evtchn per connection, whose ring of pending ports alone takes a page.
+ */
+#include "evbridge.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+/* IOCTL_EVTCHN_NOTIFY; not every libc brings xen/evtchn.h. */
+struct notify {
+	uint32_t port;
+};
+#define EVTCHN_NOTIFY _IOC(_IOC_NONE, 'E', 4, sizeof(struct notify))
+
+#define BATCH 256
+#define TICK_MS 1
+#define EVTCHN UINT64_MAX
+#define STOP (UINT64_MAX - 1)
+
+struct port {
+	struct port *next;  /* of its bucket */
+	struct port *later; /* among those to be unmasked by the next tick */
+	uint32_t number, events;
+	int notify_fd, wait_fd;
+	int given_fd; /* what notify_fd is a duplicate of */
+	bool waits;
+};
+
+#define BUCKETS 1024
+struct xs_evbridge {
+	struct xs_evbridge *next; /* of all bridges */
+	pthread_mutex_t lock;	  /* of everything below */
+	pthread_t thread;
+	struct port *bucket[BUCKETS];
+	struct port *later;
+	int evtchn, epfd, stop;
+};
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct xs_evbridge *all;
+
+static struct port **find(struct xs_evbridge *b, uint32_t number)
+{
+	struct port **p = &b->bucket[number % BUCKETS];
+
+	while (*p && (*p)->number != number)
+		p = &(*p)->next;
+	return p;
+}
+
+void xs_evbridge_send(struct xs_evport to)
+{
+	struct notify n = {to.port};
+
+	(void)ioctl(to.evtchn, EVTCHN_NOTIFY, &n); /* a domain that is gone needs no event */
+}
+
+static void send_event(struct xs_evbridge *b, uint32_t number)
+{
+	xs_evbridge_send((struct xs_evport){b->evtchn, number});
+}
+
+struct xs_evport xs_evbridge_find(int notify_fd)
+{
+	struct xs_evport found = {-1, 0};
+
+	pthread_mutex_lock(&all_lock);
+	for (struct xs_evbridge *b = all; b && found.evtchn < 0; b = b->next) {
+		pthread_mutex_lock(&b->lock);
+		for (size_t i = 0; i < BUCKETS && found.evtchn < 0; i++)
+			for (struct port *p = b->bucket[i]; p; p = p->next)
+				if (p->given_fd == notify_fd)
+					found = (struct xs_evport){b->evtchn, p->number};
+		pthread_mutex_unlock(&b->lock);
+	}
+	pthread_mutex_unlock(&all_lock);
+	return found;
+}
+
+static void unmask(struct xs_evbridge *b, const uint32_t *numbers, size_t count)
+{
+	while (count && write(b->evtchn, numbers, count * sizeof *numbers) < 0 && errno == EINTR)
+		;
+}
+
+/* Pending ports: their eventfds first, so that an event that comes after the unmasking finds its reader awake. */
+static void pending(struct xs_evbridge *b)
+{
+	uint32_t numbers[BATCH], again[BATCH];
+	ssize_t size = read(b->evtchn, numbers, sizeof numbers);
+	size_t count = size > 0 ? (size_t)size / sizeof *numbers : 0, ready = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		struct port *p = *find(b, numbers[i]);
+		const uint64_t one = 1;
+
+		if (p)
+			(void)!write(p->wait_fd, &one, sizeof one); /* full: then there is an event to see */
+		/* Xen makes a port pending as it binds it, before it is added here: whoever binds looks at the ring anyway. */
+		if (!p || ++p->events < XS_EVBRIDGE_BURST) {
+			again[ready++] = numbers[i];
+		} else if (!p->waits) {
+			p->waits = true;
+			p->later = b->later;
+			b->later = p;
+		}
+	}
+	unmask(b, again, ready);
+}
+
+/* A tick: everybody has a new burst. */
+static void tick(struct xs_evbridge *b)
+{
+	struct port *p;
+
+	while ((p = b->later)) {
+		b->later = p->later;
+		p->waits = false;
+		unmask(b, &p->number, 1);
+	}
+	for (size_t i = 0; i < BUCKETS; i++)
+		for (p = b->bucket[i]; p; p = p->next)
+			p->events = 0;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void *run(void *arg)
+{
+	struct xs_evbridge *b = arg;
+	struct epoll_event ev[BATCH];
+	uint64_t last = now_ms();
+
+	for (;;) {
+		int n, held;
+
+		pthread_mutex_lock(&b->lock);
+		held = b->later ? TICK_MS : -1;
+		pthread_mutex_unlock(&b->lock);
+		n = epoll_wait(b->epfd, ev, BATCH, held);
+		pthread_mutex_lock(&b->lock);
+		for (int i = 0; i < n; i++) {
+			if (ev[i].data.u64 == STOP) {
+				pthread_mutex_unlock(&b->lock);
+				return NULL;
+			}
+			if (ev[i].data.u64 == EVTCHN)
+				pending(b);
+			else if (*find(b, (uint32_t)ev[i].data.u64))
+				send_event(b, (uint32_t)ev[i].data.u64);
+		}
+		if (now_ms() - last >= TICK_MS) {
+			last = now_ms();
+			tick(b);
+		}
+		pthread_mutex_unlock(&b->lock);
+	}
+}
+
+static int watch(struct xs_evbridge *b, int fd, uint32_t events, uint64_t what)
+{
+	struct epoll_event ev = {events, {.u64 = what}};
+
+	return epoll_ctl(b->epfd, EPOLL_CTL_ADD, fd, &ev) ? errno : 0;
+}
+
+struct xs_evbridge *xs_evbridge_new(int evtchn)
+{
+	struct xs_evbridge *b = calloc(1, sizeof *b);
+	int flags = fcntl(evtchn, F_GETFL), error;
+
+	if (!b)
+		return NULL;
+	b->evtchn = evtchn;
+	b->epfd = epoll_create1(EPOLL_CLOEXEC);
+	b->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	error = b->epfd < 0 || b->stop < 0 || flags < 0 || fcntl(evtchn, F_SETFL, flags | O_NONBLOCK) ? errno : 0;
+	if (!error)
+		error = watch(b, evtchn, EPOLLIN, EVTCHN);
+	if (!error)
+		error = watch(b, b->stop, EPOLLIN, STOP);
+	if (!error)
+		error = pthread_mutex_init(&b->lock, NULL);
+	if (!error && (error = pthread_create(&b->thread, NULL, run, b)))
+		pthread_mutex_destroy(&b->lock);
+	if (error) {
+		if (b->epfd >= 0)
+			close(b->epfd);
+		if (b->stop >= 0)
+			close(b->stop);
+		free(b);
+		errno = error;
+		return NULL;
+	}
+	pthread_mutex_lock(&all_lock);
+	b->next = all;
+	all = b;
+	pthread_mutex_unlock(&all_lock);
+	return b;
+}
+
+static void drop(struct port *p)
+{
+	if (p->notify_fd >= 0)
+		close(p->notify_fd);
+	if (p->wait_fd >= 0)
+		close(p->wait_fd);
+	free(p);
+}
+
+int xs_evbridge_add(struct xs_evbridge *b, uint32_t port, int notify_fd, int wait_fd)
+{
+	struct port *p = calloc(1, sizeof *p), **at;
+	int error = 0;
+
+	if (!p)
+		return ENOMEM;
+	p->number = port;
+	p->given_fd = notify_fd;
+	p->notify_fd = fcntl(notify_fd, F_DUPFD_CLOEXEC, 0);
+	p->wait_fd = fcntl(wait_fd, F_DUPFD_CLOEXEC, 0);
+	if (p->notify_fd < 0 || p->wait_fd < 0) {
+		error = errno;
+		drop(p);
+		return error;
+	}
+	pthread_mutex_lock(&b->lock);
+	at = find(b, port);
+	if (*at)
+		error = EEXIST;
+	else if (!(error = watch(b, p->notify_fd, EPOLLIN | EPOLLET, port)))
+		*at = p;
+	pthread_mutex_unlock(&b->lock);
+	if (error)
+		drop(p);
+	return error;
+}
+
+int xs_evbridge_remove(struct xs_evbridge *b, uint32_t port)
+{
+	struct port **at, *p, **l;
+	uint64_t written;
+
+	pthread_mutex_lock(&b->lock);
+	at = find(b, port);
+	p = *at;
+	if (p) {
+		*at = p->next;
+		for (l = &b->later; *l; l = &(*l)->later)
+			if (*l == p) {
+				*l = p->later;
+				break;
+			}
+		/* Others may hold the same file: its events must not reach the next owner of the number. */
+		epoll_ctl(b->epfd, EPOLL_CTL_DEL, p->notify_fd, NULL);
+		/* The last word of a connection is often written just before its end. */
+		if (read(p->notify_fd, &written, sizeof written) == (ssize_t)sizeof written)
+			send_event(b, port);
+	}
+	pthread_mutex_unlock(&b->lock);
+	if (!p)
+		return ENOENT;
+	drop(p);
+	return 0;
+}
+
+void xs_evbridge_free(struct xs_evbridge *b)
+{
+	const uint64_t one = 1;
+
+	pthread_mutex_lock(&all_lock);
+	for (struct xs_evbridge **at = &all; *at; at = &(*at)->next)
+		if (*at == b) {
+			*at = b->next;
+			break;
+		}
+	pthread_mutex_unlock(&all_lock);
+	(void)!write(b->stop, &one, sizeof one);
+	pthread_join(b->thread, NULL);
+	for (size_t i = 0; i < BUCKETS; i++)
+		while (b->bucket[i]) {
+			struct port *p = b->bucket[i];
+
+			b->bucket[i] = p->next;
+			drop(p);
+		}
+	pthread_mutex_destroy(&b->lock);
+	close(b->epfd);
+	close(b->stop);
+	free(b);
+}

@@ -1,0 +1,6 @@
+# Linux's own frontend in place of AF_INET.
+insmod /modules/pvcallsfront.ko
+insmod /modules/pvcalls-shim.ko family=2
+dmesg | grep -i pvcalls
+cd /guest
+python3 probe.py 198.51.100.1 8500

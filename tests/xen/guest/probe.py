@@ -1,0 +1,170 @@
+"""What every pair of frontend and backend must do. Prints a line for each check: NAME ok, or NAME failed: WHY.
+
+probe.py ADDRESS LISTEN_PORT [CHECK…]: peer.py serves at ADDRESS, where somebody connects to LISTEN_PORT, sends a line
+and expects its echo. The sockets are Python's own: over PV Calls they come by whichever way this was started.
+"""
+
+import errno
+import hashlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+
+from peer import ECHO, SINK, SIZE, SOURCE, block
+
+ADDRESS, PORT = sys.argv[1], int(sys.argv[2])
+
+
+def connected(port):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.connect((ADDRESS, port))
+    return sock
+
+
+def exactly(sock, size):
+    data = bytearray()
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise OSError(f"the end after {len(data)} of {size} bytes")
+        data += more
+    return bytes(data)
+
+
+def refused():
+    """A connection that the policy refuses, and one to a port that nobody listens at."""
+    found = []
+    for port in (7999, 7998):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.connect((ADDRESS, port))
+            found.append("connected")
+        except OSError as error:
+            found.append(errno.errorcode.get(error.errno, str(error.errno)))
+        sock.close()
+    return " ".join(found)
+
+
+def connect():
+    connected(ECHO).close()
+
+
+def echo():
+    with connected(ECHO) as sock:
+        sock.sendall(b"over the border")
+        assert exactly(sock, 15) == b"over the border"
+        start = time.monotonic()
+        for _ in range(200):
+            sock.sendall(b"x" * 64)
+            exactly(sock, 64)
+        return f"{(time.monotonic() - start) * 5:.3f} ms"
+
+
+def upload():
+    """16 MiB and their sum; the end of the stream is the close of the socket where there is no half-close."""
+    with connected(SINK) as sock:
+        digest = hashlib.sha256()
+        start = time.monotonic()
+        for number in range(SIZE >> 16):
+            sock.sendall(block(number))
+            digest.update(block(number))
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return f"no half-close; sent {digest.hexdigest()}"
+        line = b""
+        while not line.endswith(b"\n"):
+            line += sock.recv(200)
+        assert line.split() == [b"%d" % SIZE, digest.hexdigest().encode()], line
+        return f"{SIZE / (time.monotonic() - start) / 1e6:.1f} MB/s"
+
+
+def download():
+    with connected(SOURCE) as sock:
+        digest, wanted, size = hashlib.sha256(), hashlib.sha256(), 0
+        start = time.monotonic()
+        while data := sock.recv(1 << 17):
+            digest.update(data)
+            size += len(data)
+        for number in range(SIZE >> 16):
+            wanted.update(block(number))
+        assert (size, digest.digest()) == (SIZE, wanted.digest()), size
+        return f"{SIZE / (time.monotonic() - start) / 1e6:.1f} MB/s"
+
+
+def listen():
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("0.0.0.0", PORT))
+    listener.listen(4)
+    print("listening", flush=True)
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    assert poll.poll(60_000), "nobody came"
+    sock, _ = listener.accept()
+    data = exactly(sock, 6)
+    sock.sendall(data)
+    sock.close()
+    listener.close()
+    return data.decode().strip()
+
+
+def in_use():
+    """A port that the backend's host uses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((ADDRESS, ECHO))
+            sock.listen(1)
+            return "bound"
+        except OSError as error:
+            return errno.errorcode.get(error.errno, str(error.errno))
+
+
+def in_flight():
+    """Close with data on its way: all of it arrives, the peer says so."""
+    with connected(SINK) as sock:
+        for number in range(8):
+            sock.sendall(block(number))
+    return "closed"
+
+
+def many():
+    """Twenty at once, each by its own thread."""
+    failed = []
+
+    def one(number):
+        try:
+            with connected(ECHO) as sock:
+                for _ in range(10):
+                    sock.sendall(b"%06d" % number)
+                    assert exactly(sock, 6) == b"%06d" % number
+        except (OSError, AssertionError) as error:
+            failed.append(str(error))
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+
+
+ALL = (connect, echo, upload, download, refused, listen, in_use, in_flight, many)
+
+if __name__ == "__main__":
+    if os.environ.get("INSTALL"):
+        import xensock
+
+        xensock.install()
+    wanted = sys.argv[3:]
+    for check in ALL:
+        if wanted and check.__name__ not in wanted:
+            continue
+        try:
+            said = check()
+        except Exception as error:
+            print(check.__name__, "failed:", type(error).__name__, error, flush=True)
+        else:
+            print(check.__name__, "ok", said or "", flush=True)

@@ -1,0 +1,57 @@
+"""What goes along into the machine: XenSock with what it needs, the probes, and a domU's file system with both."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import xensock
+
+HERE = Path(__file__).resolve().parent
+NEEDED = ("click", "dns")
+"""Packages of the base installation that the guest's side imports: pure Python, all of them."""
+
+
+def build(bed: Path, into: Path, strip: str = "strip") -> None:
+    """Fill a folder that becomes /payload of dom0."""
+    library = into / "lib"
+    _library(library, strip)
+    for file in (HERE / "guest").iterdir():
+        if file.is_file():
+            shutil.copy(file, into / file.name)
+    overlay = into / "overlay"
+    (overlay / "guest").mkdir(parents=True)
+    for file in (HERE / "guest").iterdir():
+        if file.is_file():
+            shutil.copy(file, overlay / "guest" / file.name)
+    (overlay / "opt").mkdir()
+    shutil.copytree(library, overlay / "opt/xensock")
+    names = subprocess.run(["find", "."], cwd=overlay, stdout=subprocess.PIPE, check=True).stdout
+    archive = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"],
+        cwd=overlay,
+        input=names,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+    # The kernel unpacks one archive after the other; Xen's tools take them as one compressed file only.
+    both = (bed / "domu.cpio").read_bytes() + archive
+    with (into / "domu.gz").open("wb") as out:
+        subprocess.run(["gzip", "-1"], input=both, stdout=out, check=True)
+    shutil.rmtree(overlay)
+
+
+def _library(into: Path, strip: str) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "bench", "testing", "lib", "share")
+    # An editable installation has its sources in one place, what was compiled in another.
+    for folder in xensock.__path__:
+        shutil.copytree(folder, into / "xensock", ignore=ignored, dirs_exist_ok=True)
+    for name in NEEDED:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        shutil.copytree(spec.submodule_search_locations[0], into / name, ignore=ignored)
+    for compiled in (into / "xensock").glob("*.so"):
+        subprocess.run([strip, "-g", compiled], check=True)
