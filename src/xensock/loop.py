@@ -30,6 +30,8 @@ class Loop:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._lock = threading.Lock()
+        # A number stays its file's while it is unregistered. Reentrant: garbage may be collected meanwhile.
+        self._registering = threading.RLock()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._stopping = False
@@ -39,13 +41,23 @@ class Loop:
 
     def add(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call handler(events) whenever the descriptor is ready. It must be removed before it is closed."""
-        self._handlers[fd] = handler
-        self._epoll.register(fd, events)
+        with self._registering:
+            self._handlers[fd] = handler
+            self._epoll.register(fd, events)
 
-    def remove(self, fd: int) -> None:
-        """Undo add(); a descriptor that is not watched is fine."""
-        if self._handlers.pop(fd, None) is not None:
+    def remove(self, fd: int, handler: Callable[[int], None] | None = None) -> bool:
+        """Undo add(); whether it did. A descriptor that is not watched, or not by this handler, is fine."""
+        with self._registering:
+            found = self._handlers.get(fd)
+            if found is None or (handler is not None and found is not handler):
+                return False
+            del self._handlers[fd]
             self._epoll.unregister(fd)
+            return True
+
+    def is_current(self) -> bool:
+        """Whether it is the loop's own thread that asks."""
+        return threading.current_thread() is self._thread
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
         """Call once, after `delay` seconds; 0 means as soon as the thread is free. Not after `stop`."""

@@ -42,6 +42,29 @@ def test_descriptors(loop):
     os.close(w)
 
 
+def test_only_who_watches_removes(loop):
+    """A number may be another file's by the time that somebody removes it."""
+    r, w = os.pipe()
+    got = threading.Event()
+
+    def first(events: int) -> None: ...
+
+    def second(events: int) -> None:
+        os.read(r, 9)
+        got.set()
+
+    loop.add(r, IN, first)
+    assert loop.remove(r, first)
+    loop.add(r, IN, second)
+    assert not loop.remove(r, first)
+    os.write(w, b"one")
+    assert got.wait(5)
+    assert loop.remove(r)
+    assert not loop.is_current()
+    os.close(r)
+    os.close(w)
+
+
 def test_timers_come_in_their_order(loop):
     said, done, start = [], threading.Event(), time.monotonic()
     loop.later(0.06, done.set)

@@ -239,10 +239,14 @@ class Held:
         `wait` for its answer: then its port is free, as natively when close(2) returns.
         """
         with self._lock:
-            if self.state is State.ENDED:
-                return
-            before, self.state = self.state, State.ENDED
-            pages, self._pages = self._pages, None
+            before, pages = self.state, None
+            if before is not State.ENDED:
+                self.state = State.ENDED
+                pages, self._pages = self._pages, None
+        if before is State.ENDED:
+            if wait and not self.link.loop.is_current():
+                self.released.wait(COMMAND_S)  # the loop's thread was first to hear of it
+            return
         if before is State.CONNECTING and pages is not None:
             self.link.loop.remove(pages.event.wait_fd)
         if not self._token:

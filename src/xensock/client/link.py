@@ -242,8 +242,8 @@ def watch_hang_up(loop: Loop, end: socket.socket, gone: Callable[[], None]) -> N
         poll.register(fd, 0)
         if not poll.poll(0):
             return  # it was about another file, that had this number before
-        loop.remove(fd)
-        gone()
+        if loop.remove(fd, handler):
+            gone()  # else another thread is closing it
 
     fd = end.fileno()
     loop.add(fd, 0, handler)

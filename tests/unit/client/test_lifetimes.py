@@ -18,6 +18,7 @@ import pytest
 
 from daemonkit import daemon
 from xensock.client import attachment, making, sockets
+from xensock.client.held import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -274,3 +275,34 @@ def test_a_connection_that_was_never_spliced_ends_with_its_socket(
                     assert seen == end
     finally:
         link.close()
+
+
+def test_a_close_that_another_thread_is_at_is_waited_for(
+    attached: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who serves the sockets may be first to hear of a hang-up; the port is free when close(2) returns all the same."""
+    go_on = threading.Event()
+    with sockets.socket() as sock:
+        sock.bind((HOST, 0))
+        address = sock.getsockname()
+        held = sock._held
+        closing = held._closing
+
+        def slowly() -> Any:
+            assert go_on.wait(PATIENCE_S)
+            return closing()
+
+        monkeypatch.setattr(held, "_closing", slowly)
+        first = threading.Thread(target=held.release)
+        first.start()
+        while held.state is not State.ENDED:
+            time.sleep(0.001)
+        second = threading.Thread(target=sock.close)
+        second.start()
+        second.join(0.1)
+        assert second.is_alive()
+        go_on.set()
+        second.join(PATIENCE_S)
+        first.join(PATIENCE_S)
+    with sockets.socket() as sock:
+        sock.bind(address)
