@@ -180,6 +180,9 @@ class World:
 class BackSide:
     """transport.base.BackSession."""
 
+    lacks: frozenset[Extension] = frozenset()
+    waits = False
+
     guest, uid = "guest", os.getuid()
 
     def __init__(self, world: World) -> None:
