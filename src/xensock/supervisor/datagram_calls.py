@@ -12,7 +12,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
-from xensock.stack.stacks import DecidedError, decided
+from xensock.stack.stacks import DecidedError, Look, decided
 from xensock.supervisor import binding
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
 from xensock.supervisor.datagrams import Who, path_of, prepare, target
@@ -22,7 +22,7 @@ from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
     from xensock.calls.record import Path
-    from xensock.stack.stacks import Look, Stack
+    from xensock.stack.stacks import Stack
     from xensock.supervisor.datagrams import Datagrams
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.question import Question
@@ -94,6 +94,8 @@ def _look(carrier: Stack, q: Question, protocol: Protocol, end: Endpoint) -> Loo
     found = carrier.look(protocol, end, broadcast)
     refused = found.decision is not None and not found.decision.allowed
     if refused and found.error == errno.EACCES and protocol == Protocol.UDP:
+        if end.port == 0:
+            return Look(0)  # as _judge() says; there is just no address to be learnt
         echo = carrier.look(Protocol.ICMP, Endpoint(end.host, 0, end.scope))
         if not echo.error:
             return echo
