@@ -23,7 +23,7 @@ def test_frozen() -> None:
 
 def test_a_decision_says_nothing_more_unless_a_rule_does() -> None:
     plain = Decision(True, "any")
-    assert (plain.redirect, plain.via, plain.limit, plain.verify) == (None, None, None, None)
+    assert (plain.redirect, plain.via, plain.limit, plain.verify) == (None, (), None, None)
     assert (plain.needs_relay, plain.close_on_reload, plain.source) == (False, False, "")
     # Verdicts are told apart by what they say.
     assert plain != Decision(True, "any", limit=Limit(rate=1000))
