@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Test modules are known by their path, since several parts have a `test_names.py` (pyproject.toml,
@@ -50,7 +51,42 @@ def _end(number, frame) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
+# Over rings as over relay, but for the far side; the others show that in two minutes, these take many.
+RINGS_IN_CI = {
+    *(
+        f"programs/test_{name}.py"
+        for name in (
+            "git",
+            "handing_over",
+            "host_changes",
+            "host_network",
+            "http_clients",
+            "iperf3",
+            "lang_go",
+            "lang_java",
+            "lang_musl",
+            "lang_names",
+            "lang_node",
+            "lang_python_extra",
+            "postgres",
+            "ssh",
+            "traces",
+            "udp",
+        )
+    ),
+    "semantics/test_compiled.py",
+    "semantics/test_process.py",
+    "semantics/test_ways_around.py",
+    "ways/test_attempts.py",
+    "ways/test_races.py",
+}
+
+
 def pytest_collection_modifyitems(config, items) -> None:
+    for item in items:
+        where = "/".join(item.path.parts[-2:])
+        if where in RINGS_IN_CI and item.get_closest_marker("ring"):
+            item.add_marker(pytest.mark.slow)
     if not config.getoption("slow"):
         left = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in left]

@@ -15,14 +15,18 @@ PACKAGE = "Debian's libpython3.11-testsuite"
 
 # Module → seconds it may take. The first part runs in `make test`, the second in `.ci/run` (make conformance).
 QUICK = {
-    "test.test_selectors": 120,
     "test.test_socketserver": 60,
     "test.test_ftplib": 60,
     "test.test_smtplib": 60,
     "test.test_httplib": 60,
     "test.test_urllib2_localnet": 60,
 }
-SLOW = {"test.test_socket": 300, "test.test_ssl": 300, "test.test_asyncio": 900}
+SLOW = {
+    "test.test_selectors": 120,
+    "test.test_socket": 300,
+    "test.test_ssl": 300,
+    "test.test_asyncio": 900,
+}
 MODULES = {**QUICK, **SLOW}
 
 Outcome = tuple[str, str]
