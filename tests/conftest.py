@@ -40,6 +40,7 @@ def pytest_configure(config) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
             signal.signal(number, _end)
     config.addinivalue_line("markers", "slow: takes minutes; run by .ci/run (--slow)")
+    config.addinivalue_line("markers", "makes_world: starts sessions that make a test world of their own")
     for path in DATAPATHS:
         config.addinivalue_line("markers", f"{path}: runs a program over the data path '{path}'")
 
@@ -96,7 +97,8 @@ def pytest_collection_modifyitems(config, items) -> None:
         return
     kept, left = [], []
     for item in items:
-        wanted = ("world" in item.fixturenames) == (which == "only")
+        needed = "world" in item.fixturenames or item.get_closest_marker("makes_world") is not None
+        wanted = needed == (which == "only")
         (kept if wanted else left).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left)

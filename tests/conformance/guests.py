@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ SLOW = {
     ASYNCIO + "test_streams": 20,
     ASYNCIO + "test_buffered_proto": 2,
 }
-SECONDS = 280
+SECONDS = 200
 
 
 @dataclass(slots=True)
@@ -88,7 +89,14 @@ class Suite:
                 self._start(run, module, only)
             for run in runs:
                 assert run.running is not None
-                status = run.running.wait(SECONDS)
+                try:
+                    status = run.running.wait(SECONDS)
+                except subprocess.TimeoutExpired:
+                    # Some tests look for a free port and bind it later; another run may have had it meanwhile, and
+                    # then they wait for ever. Once more, with nobody beside it.
+                    run.running.stop()
+                    self._start(run, module, only)
+                    status = run.running.wait(SECONDS)
                 assert status == 0, run.running.stderr[-3000:]
                 run.found = {k: tuple(v) for k, v in json.loads(run.running.stdout).items()}
         except BaseException:

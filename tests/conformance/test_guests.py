@@ -21,7 +21,7 @@ MODULES = [
 
 @pytest.mark.direct
 @pytest.mark.relay
-@pytest.mark.timeout(3 * SECONDS)
+@pytest.mark.timeout(4 * SECONDS)
 @pytest.mark.parametrize(("module", "least"), MODULES)
 def test_in_guests_as_natively(
     module: str, least: int, world: World, request: pytest.FixtureRequest

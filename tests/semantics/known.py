@@ -24,9 +24,9 @@ KNOWN: dict[tuple[str, str], str] = {
             "connect:bound_first": "a client bound to a port only has the guest's own address",
             "options:changed_after": "TCP_MAXSEG is that of the guest's own connection",
             "options:defaults": "IPV6_V6ONLY reads 1 once the socket has the host's address",
-            "static": "a bound socket refuses a second address before it is looked at",
         }.items()
     },
+    ("ring", "static"): "a bound socket refuses a second address before it is looked at",
     ("ring", "stream:out_of_band"): "rings carry no urgent data",
     (
         "ring",

@@ -27,6 +27,7 @@ def test_it_lasts(world):
 """
 
 
+@pytest.mark.makes_world
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_session_that_is_ended_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     if reason := missing():

@@ -184,6 +184,11 @@ def _bound_already(sup: Supervisor, q: Question, local: Endpoint) -> int:
         _like(q.sock, other)
         name = options.freebind(q.sock.family)
         other.setsockopt(*name, q.sock.getsockopt(*name))
+        if not q.host and sup.parts.stacks.default.local and q.sock.family == socket.AF_INET:
+            # IPv4 looks at the address first (__inet_bind), and the guest's network would have any.
+            with socket.socket(q.sock.family, socket.SOCK_STREAM) as here:
+                here.setsockopt(*name, q.sock.getsockopt(*name))
+                here.bind((str(local.host), 0))
         other.bind((str(LOOPBACK4 if q.sock.family == socket.AF_INET else LOOPBACK6), 0))
         other.bind(local.as_python())
     return errno.EINVAL
