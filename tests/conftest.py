@@ -40,7 +40,9 @@ def pytest_configure(config) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
             signal.signal(number, _end)
     config.addinivalue_line("markers", "slow: takes minutes; run by .ci/run (--slow)")
-    config.addinivalue_line("markers", "makes_world: starts sessions that make a test world of their own")
+    config.addinivalue_line(
+        "markers", "makes_world: starts sessions that make a test world of their own"
+    )
     for path in DATAPATHS:
         config.addinivalue_line("markers", f"{path}: runs a program over the data path '{path}'")
 
@@ -52,41 +54,35 @@ def _end(number, frame) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-# Over rings as over relay, but for the far side; the others show that in two minutes, these take many.
-RINGS_IN_CI = {
-    *(
-        f"programs/test_{name}.py"
-        for name in (
-            "git",
-            "handing_over",
-            "host_changes",
-            "host_network",
-            "http_clients",
-            "iperf3",
-            "lang_go",
-            "lang_java",
-            "lang_musl",
-            "lang_names",
-            "lang_node",
-            "lang_python_extra",
-            "postgres",
-            "ssh",
-            "traces",
-            "udp",
-        )
-    ),
-    "semantics/test_compiled.py",
-    "semantics/test_process.py",
-    "semantics/test_ways_around.py",
-    "ways/test_attempts.py",
-    "ways/test_races.py",
+# Over relay as over direct, over rings as over relay, but for the far side. What else a path could do otherwise the
+# rest shows in minutes; these take many, and .ci/run has them.
+IN_CI = {
+    "programs": {
+        "ring": "git handing_over host_changes host_network http_clients iperf3 lang_go lang_java lang_musl lang_names"
+        " lang_node lang_python_extra postgres ssh traces udp",
+        "relay": "git host_changes host_network http_clients lang_go lang_java lang_names lang_node lang_python_extra"
+        " postgres udp",
+    },
+    "semantics": {
+        "ring": "compiled loopback names ports process rules unix_sockets ways_around",
+        "relay": "ways_around",
+    },
+    "policy": {"relay": "reloading"},
+    "ways": {"ring": "attempts races", "relay": "attempts races"},
 }
+
+
+def _left_to_ci(item) -> bool:
+    folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
+    paths = {path: names.split() for path, names in IN_CI.get(folder, {}).items()}
+    if (folder, name) == ("semantics", "probes") and item.name.endswith(".6]"):
+        paths = {"ring": [name], "relay": [name]}
+    return any(name in names and item.get_closest_marker(path) for path, names in paths.items())
 
 
 def pytest_collection_modifyitems(config, items) -> None:
     for item in items:
-        where = "/".join(item.path.parts[-2:])
-        if where in RINGS_IN_CI and item.get_closest_marker("ring"):
+        if _left_to_ci(item):
             item.add_marker(pytest.mark.slow)
     if not config.getoption("slow"):
         left = [item for item in items if item.get_closest_marker("slow")]

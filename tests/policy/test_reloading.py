@@ -133,6 +133,7 @@ def test_connections_end_if_the_policy_says_so(guest: Guest) -> None:
 
 
 @embedded
+@pytest.mark.slow
 def test_datagrams_are_decided_again(guest: Guest) -> None:
     world = guest.world
     with hands(guest, written(guest, ALL)) as do:

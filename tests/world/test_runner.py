@@ -33,6 +33,7 @@ def test_too_few_calls_are_noticed(guest):
         guest.mediated(1, "connect", timeout=0.1)
 
 
+@pytest.mark.slow
 def test_a_checkout_that_only_root_may_read_is_installed_for_the_user(world):
     command = install_copy(world, Path(sys.executable))
     shown = world.host.run([str(command), "--version"], user="xstest")

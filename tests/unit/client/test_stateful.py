@@ -29,6 +29,7 @@ def test_own_sockets_are_as_the_kernels(machine: Callable[..., Any], attached: s
     run_state_machine_as_test(machine(standard.socket, sockets.socket), settings=RUN)
 
 
+@pytest.mark.slow
 def test_a_difference_is_found() -> None:
     """A socket that loses a byte."""
 
