@@ -155,7 +155,7 @@ class Granted:
 class World:
     """What both sides of an in-process session share."""
 
-    pages: int = 4096
+    pages: int = 16384
     area: mmap.mmap = field(init=False)
     used: int = 1
     channels: dict[int, tuple[int, int]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backkit import Front, Serving, Stream, free_port, front, sockaddr, until
+from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.wire import indexes, requests
 from xensock.wire.errors import ENOTSUP
@@ -281,26 +282,26 @@ def test_close_with_a_reset(guest: Front, server: socket.socket) -> None:
 # --- large rings
 
 
-def test_a_large_ring(guest: Front, server: socket.socket) -> None:
-    order = 10
+@pytest.mark.parametrize("order", range(10, 14))
+def test_a_large_ring(guest: Front, server: socket.socket, order: int) -> None:
     id = guest.socket()
-    pages = guest.session.allocate(1 + 1 + (1 << order))
+    tables = (1 << order) // 1024  # pages of references
+    pages = guest.session.allocate(1 + tables + (1 << order))
     event = guest.session.event()
+    data_at = requests.PAGE * (1 + tables)
     page, refs, data = (
         pages.memory[: requests.PAGE],
-        pages.memory[requests.PAGE : 2 * requests.PAGE],
-        pages.memory[2 * requests.PAGE :],
+        pages.memory[requests.PAGE : data_at],
+        pages.memory[data_at:],
     )
-    from xensock import _core
-
     ring = _core.DataRing(page, data, "front", True, True)
-    refs[:] = indexes.encode_refs(tuple(pages.refs[2:]))
-    indexes.write_layout(page, indexes.Layout(order, (pages.refs[1],)))
+    refs[:] = indexes.encode_refs(tuple(pages.refs[1 + tables :]))
+    indexes.write_layout(page, indexes.Layout(order, pages.refs[1 : 1 + tables]))
     request = Connect(id, sockaddr(*server.getsockname()), 0, pages.refs[0], event.port)
     assert guest.ret(request) == 0
     sent = os.urandom(ring.size)
     count, _ = ring.write(sent)
-    assert count == len(sent) == 2 << 20
+    assert count == len(sent) == 1 << (order + 11)
     event.notify()
     with accepted(server) as peer:
         assert guest.ret(Release(id)) == 0

@@ -98,6 +98,7 @@ class Embedded:
         self._order = order
         self._complain = complain
         self._detached = False
+        self._pings = False  # somebody who carries the guest's calls may ping
 
     def run(self, front: socket.socket) -> int:
         """Serve until the guest is gone. `front`: signal numbers come in, its end means the front died.
@@ -107,18 +108,18 @@ class Embedded:
         order = self._order
         forced = forced_failure()
         direct, landlock = choose_path("relay" if order.backends else order.datapath, forced)
-        spec = Launch(
-            argv=order.argv,
-            filter=guest_filter.build(direct, order.own_family),
-            hide=hidden.paths(os.environ, self._backends()),
-            group=order.group,
-            landlock=landlock,
-            ping=bool(order.backends) or echoing.permitted(),
-            forced_failure=forced,
-        )
         with ExitStack() as stack:
             # First: without those who carry its calls, no program begins.
             carriers = self._carriers(stack.enter_context(ExitStack()))
+            spec = Launch(
+                argv=order.argv,
+                filter=guest_filter.build(direct, order.own_family),
+                hide=hidden.paths(os.environ, self._backends()),
+                group=order.group,
+                landlock=landlock,
+                ping=self._pings,
+                forced_failure=forced,
+            )
             guest = launch.start(spec)
             stack.callback(guest.close)
             watching = stack.enter_context(ExitStack())  # ends after what is to be seen
@@ -187,6 +188,7 @@ class Embedded:
             answering: MessageResolver = resolver
             if networks is not None:
                 answering = NetworkResolver(resolver, resolver, networks)
+            self._pings = echoing.permitted()
             return Carriers(Stacks(Routes((), "host"), made, networks), answering, resolver, undo)
         # Loaded for those guests only.
         from xensock.backend.networks import follow
@@ -194,6 +196,8 @@ class Embedded:
         from xensock.stack.upstream import Upstream, guest_name
 
         resolvers: dict[str, MessageResolver] = {"host": resolver}
+        used = {order.backends[0][0], *(route.stack for route in order.routes)}
+        self._pings = "host" in used and echoing.permitted()
         for name, url in order.backends:
             upstream = Upstream(name, url, guest_name(order.name), order.record is not None)
             undo.callback(upstream.close)
@@ -201,6 +205,7 @@ class Embedded:
                 follow(order.record, upstream)
             made.append(upstream)
             resolvers[name] = upstream
+            self._pings = self._pings or (name in used and upstream.may_ping())
         stacks = Stacks(Routes(order.routes, order.backends[0][0]), made, networks)
         split: MessageResolver = SplitResolver(
             stacks, resolvers, lambda message: read_question(message).name

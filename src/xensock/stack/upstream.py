@@ -171,6 +171,14 @@ class Upstream:
         """Whether nobody carries out calls there any more."""
         return self._link.frontend.error is not None
 
+    def may_ping(self) -> bool:
+        """Whether the backend has ping sockets for its user (icmp(7))."""
+        try:
+            self.make(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+        except OSError:
+            return False
+        return True
+
     def live(self) -> int:
         """Connections under way."""
         return self._link.live()

@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +21,7 @@ from xensock.transport.base import TransportError
 from xensock.wire.requests import Bind, Listen
 from xensock.wire.states import State
 
-if TYPE_CHECKING:
-    from pathlib import Path
+HOST = "127.0.0.1"
 
 
 def test_a_guest_from_another_process(tmp_path: Path) -> None:
@@ -44,6 +43,24 @@ def test_a_guest_from_another_process(tmp_path: Path) -> None:
             ("bind", "tester", os.getpid()),
             ("listen", "tester", os.getpid()),
         ]
+
+
+def test_movers_are_at_most_one_thread_per_core(tmp_path: Path) -> None:
+    """However many guests and connections there are."""
+    with daemon(tmp_path, "--allow=loopback") as served, socket.create_server((HOST, 0)) as far:
+        fronts = [Front(url.connect(served.url, name="tester")).handshake() for _ in range(4)]
+        for front in fronts:
+            for _ in range(4):
+                _, stream, response = front.connect(far.getsockname())
+                assert response.ret == 0
+                stream.send(b"moved")
+                with far.accept()[0] as end:
+                    assert end.recv(5) == b"moved"
+        tasks = Path(f"/proc/{served.process.pid}/task").glob("*/comm")
+        movers = [name for task in tasks if (name := task.read_text().strip()) == "xs-mover"]
+        assert 1 <= len(movers) <= (os.cpu_count() or 1)
+        for front in fronts:
+            front.close()
 
 
 def test_its_sockets_are_its_users_own(tmp_path: Path) -> None:

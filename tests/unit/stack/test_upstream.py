@@ -133,3 +133,14 @@ def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError) as caught:
         Upstream("vpn", f"local:{tmp_path}/none", "guest")
     assert (caught.value.backend, caught.value.errno) == ("vpn", errno.ENOENT)
+
+
+def test_who_may_ping_is_the_backends_word(upstream: Upstream) -> None:
+    native = True
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+    except PermissionError:
+        native = False
+    assert upstream.may_ping() == native
+    upstream.close()
+    assert not upstream.may_ping()
