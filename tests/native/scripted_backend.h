@@ -38,7 +38,7 @@ struct fake_socket {
 };
 struct fake {
 	char path[108];
-	const char *features; /* "names shutdown …" or "" */
+	const char *_Atomic features; /* "names shutdown …" or "" */
 	unsigned ring_order;
 	int listener, sock, told[2];
 	pthread_t thread;
@@ -387,7 +387,12 @@ static void pump(struct fake *b, struct fake_socket *s)
 		}
 		told |= xs_advance(&s->ring.rx, n);
 		if (!n) {
-			more = xs_readable(&s->ring.rx) ? s->behaviour == 7 && xs_tx_arm(&s->ring.tx, 1) : xs_rx_arm(&s->ring.rx);
+			if (s->behaviour == 15 && !b->reading)
+				more = false;
+			else if (s->behaviour == 7 && xs_readable(&s->ring.rx))
+				more = xs_tx_arm(&s->ring.tx, 1);
+			else
+				more = xs_rx_arm(&s->ring.rx); /* bytes that came just now must not be left */
 			if (s->ended && !xs_readable(&s->ring.rx) && !s->ring.in_error) {
 				xs_dataring_fail(&s->ring, -ENOTCONN, 0);
 				told = true;
