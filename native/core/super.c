@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,16 +129,12 @@ void xs_super_keep(struct xs_super *s, uint64_t c, int nr, int error)
 	pthread_mutex_unlock(&s->lock);
 }
 
-bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error)
+bool xs_super_kept(struct xs_super *s, uint64_t c, int nr, int *error)
 {
-	uint64_t c;
 	bool found = false;
 
-	if (!s->nkept)
-		return false;
-	c = xs_cookie_of(fd);
 	pthread_mutex_lock(&s->lock);
-	for (unsigned i = 0; c && i < KEPT && !found; i++) {
+	for (unsigned i = 0; c && i < s->nkept && !found; i++) {
 		if (s->kept[i].cookie == c && s->kept[i].nr == nr) {
 			*error = s->kept[i].error;
 			s->kept[i].cookie = 0;
@@ -172,7 +169,7 @@ void xs_super_record(struct xs_super *s, bool on)
 	xs_super_flush(s);
 }
 
-static void note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid)
+static void note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid, int domain)
 {
 	struct timespec t;
 
@@ -181,6 +178,7 @@ static void note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid)
 	s->born[cookie % BORN].cookie = cookie;
 	s->born[cookie % BORN].boot_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 	s->born[cookie % BORN].tid = tid;
+	s->born[cookie % BORN].domain = domain;
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -194,6 +192,18 @@ bool xs_super_born(struct xs_super *s, uint64_t cookie, uint32_t *tid, uint64_t 
 	*boot_ns = s->born[cookie % BORN].boot_ns;
 	pthread_mutex_unlock(&s->lock);
 	return found;
+}
+
+/* What the kernel would say of a socket that was handed out, without asking it three times. Not of AF_INET6, which the guest
+ * can make AF_INET (ipv6(7), IPV6_ADDRFORM). The receiver's, which alone writes what it reads here. */
+static bool handed_out(const struct xs_super *s, uint64_t cookie, struct xs_event *ev)
+{
+	if (!cookie || s->born[cookie % BORN].cookie != cookie || s->born[cookie % BORN].domain != AF_INET)
+		return false;
+	ev->domain = AF_INET;
+	ev->type = SOCK_STREAM;
+	ev->host = true;
+	return true;
 }
 
 /* A socket of the own family is one of AF_INET6, in the network that the data path uses: that is known elsewhere. So is
@@ -240,7 +250,7 @@ static void on_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_
 		xs_super_answer(s, n->id, 0, errno, false);
 		return;
 	}
-	note_birth(s, xs_cookie_of(fd), n->pid);
+	note_birth(s, xs_cookie_of(fd), n->pid, domain);
 	r = xs_super_addfd(s, n->id, fd, -1, (uint32_t)(type & SOCK_CLOEXEC));
 	if (r < 0 && r != -ENOENT)
 		xs_super_answer(s, n->id, 0, -r, false);
@@ -280,9 +290,10 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 {
 	struct xs_event ev;
 	socklen_t l = sizeof(int);
+	uint64_t cookie;
 	uint32_t verdict;
 	int error;
-	bool paths, addr = n->data.nr == SYS_connect || n->data.nr == SYS_bind;
+	bool known, paths, addr = n->data.nr == SYS_connect || n->data.nr == SYS_bind;
 
 	memset(&ev, 0, offsetof(struct xs_event, addr));
 	ev.addrlen = ev.verdict = 0;
@@ -300,7 +311,9 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		xs_super_answer(s, n->id, 0, -ev.fd, false);
 		return;
 	}
-	if (getsockopt(ev.fd, SOL_SOCKET, SO_DOMAIN, &ev.domain, &l) || getsockopt(ev.fd, SOL_SOCKET, SO_TYPE, &ev.type, &l)) {
+	cookie = xs_cookie_of(ev.fd);
+	known = handed_out(s, cookie, &ev);
+	if (!known && (getsockopt(ev.fd, SOL_SOCKET, SO_DOMAIN, &ev.domain, &l) || getsockopt(ev.fd, SOL_SOCKET, SO_TYPE, &ev.type, &l))) {
 		error = errno;
 		/* As the kernel words it for any other file; the descriptor may name a socket by now. */
 		xs_super_answer(s, n->id, 0, error == ENOTSOCK && n->data.nr == SYS_ioctl ? ENOTTY : error, false);
@@ -348,12 +361,13 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	/* Perhaps the re-issue of a call whose end is just being handled. */
 	pthread_mutex_lock(&s->settling);
 	pthread_mutex_unlock(&s->settling);
-	if (xs_super_kept(s, ev.fd, ev.nr, &error)) {
+	if (xs_super_kept(s, cookie, ev.nr, &error)) {
 		xs_super_answer(s, n->id, 0, error, false);
 		close(ev.fd);
 		return;
 	}
-	ev.host = xs_guestfd_is_host(s->fds, ev.fd);
+	if (!known)
+		ev.host = xs_guestfd_is_host(s->fds, ev.fd);
 	if (ev.nr == SYS_connect && ev.host && xs_verdicts_get(s->verdicts, ev.addr, ev.addrlen, &verdict, &error)) {
 		if (error) {
 			xs_done(s, ev.id, ev.tid, 0, ev.addr, ev.addrlen, verdict, start, error);
@@ -368,6 +382,20 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	xs_post(s, &ev);
 }
 
+/*
+ * A guest's thread that has put a handed-out socket into place wakes the receiver, which has nothing to do then but to wait
+ * for the next call. A batch thread (sched(7)) does not push it off its processor for that; most often the next call comes
+ * first. Nothing else changes where a caller's own sleep lets the receiver run, so only with XS_SYNC_WAKE_UP.
+ */
+static void let_callers_go_on(void)
+{
+	struct sched_param p;
+	int policy;
+
+	if (!pthread_getschedparam(pthread_self(), &policy, &p) && policy == SCHED_OTHER)
+		pthread_setschedparam(pthread_self(), SCHED_BATCH, &p);
+}
+
 static void *receive(void *arg)
 {
 	struct xs_super *s = arg;
@@ -377,6 +405,8 @@ static void *receive(void *arg)
 	bool missed = false;
 
 	xs_only_wake_signal();
+	if (s->in_step)
+		let_callers_go_on();
 	while (!xs_flag_get(&s->stop)) {
 		memset(&u, 0, sizeof u);
 		if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, &u.n)) {
@@ -430,7 +460,7 @@ struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *er
 		return NULL;
 	}
 	/* One wake-up less a call where the kernel can (6.6); a plain failure elsewhere costs only speed. */
-	ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, XS_SYNC_WAKE_UP);
+	s->in_step = !ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, XS_SYNC_WAKE_UP);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	*error = pthread_create(&s->receiver, NULL, receive, s);

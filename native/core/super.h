@@ -71,7 +71,7 @@ void xs_super_flush(struct xs_super *s);
 int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd);
 /* Keep the result of a call whose caller was interrupted, for its re-issue on the same socket (SO_COOKIE). */
 void xs_super_keep(struct xs_super *s, uint64_t cookie, int nr, int error);
-bool xs_super_kept(struct xs_super *s, int fd, int nr, int *error);
+bool xs_super_kept(struct xs_super *s, uint64_t cookie, int nr, int *error);
 /* Which thread was given the socket with this SO_COOKIE, and when (CLOCK_BOOTTIME); false for those of long ago. */
 bool xs_super_born(struct xs_super *s, uint64_t cookie, uint32_t *tid, uint64_t *boot_ns);
 

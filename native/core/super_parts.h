@@ -33,6 +33,7 @@ struct xs_super {
 	uint64_t wakes_ns; /* when the waiter's sleep ends by itself */
 	unsigned npend;
 	struct xs_going going; /* the waiter's */
+	bool in_step;  /* a caller's processor goes to the receiver, and back: XS_SYNC_WAKE_UP */
 	bool killable; /* only fatal signals end a wait of the guest's */
 	xs_flag stop, gone, record;
 	bool patient, napping;	/* under lock, the reader's: only records came last; it sleeps, only questions wake it */
@@ -49,7 +50,7 @@ struct xs_super {
 	struct xs_verdicts *verdicts;
 	struct { uint64_t cookie; int nr, error; } kept[KEPT];
 	unsigned nkept, kept_at;
-	struct { uint64_t cookie, boot_ns; uint32_t tid; } born[BORN]; /* by cookie: sockets handed out last */
+	struct { uint64_t cookie, boot_ns; uint32_t tid; int domain; } born[BORN]; /* by cookie: sockets handed out last */
 };
 
 uint64_t xs_now_ns(void);

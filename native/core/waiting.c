@@ -170,7 +170,7 @@ void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 		}
 	}
 	/* Our duplicate goes first: the guest may close the socket at once and expect it to be gone. */
-	cookie = xs_cookie_of(fd);
+	cookie = error == EINPROGRESS && !xs_flag_get(&s->record) ? 0 : xs_cookie_of(fd);
 	close(fd);
 	xs_done(s, id, tid, cookie, addr, addrlen, verdict, start_ns, error);
 }
