@@ -10,7 +10,9 @@ ARGS ?=
 .DEFAULT_GOAL := build
 .PHONY: build demo xen test conformance lint native bench test-all clean
 
+# Compiled here once, else each run compiles what it may not keep: another user's tree, PYTHONDONTWRITEBYTECODE.
 build: $(STAMP)
+	$(BIN)/python -m compileall -q src/xensock
 
 $(VENV)/.deps: requirements.lock
 	python=$$(tools/toolchain) && "$$python" -m venv --clear $(VENV)
