@@ -222,7 +222,8 @@ class Embedded:
             return None
         from xensock.backend.networks import reach
 
-        made = reach(policy.networks, host, resolver, order.name, order.record, order.warn)
+        beside = bool(order.backends)
+        made = reach(policy.networks, host, resolver, order.name, order.record, order.warn, beside)
         undo.callback(made.close)
         return made
 

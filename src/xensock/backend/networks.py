@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from xensock.observe.tap import Tap
-from xensock.policy.networks import HOST
+from xensock.policy.networks import GUEST, HOST
+from xensock.stack.kernel import Kernel
 from xensock.stack.networks import Networks, Opened
 
 if TYPE_CHECKING:
@@ -24,11 +25,17 @@ def reach(
     guest: str,
     record: object,
     say: Callable[[str], None],
+    beside: bool = False,
 ) -> Networks:
-    """Reach a policy's networks for a guest. Raises RightsError for one that this process may not enter."""
+    """Reach a policy's networks for a guest. Raises RightsError for one that this process may not enter.
+
+    `beside`: the guest is of this machine, and another backend carries its calls by default, so that this machine's
+    interfaces are the guest's own. Else it has none, and calls by it end as those of any network that is away.
+    """
     openers = {each.name: partial(_open, each, guest, record) for each in networks}
     assert host.name == HOST
-    made = Networks(Opened(host, resolver), openers, say)
+    own = (Opened(Kernel(GUEST), resolver),) if beside else ()
+    made = Networks((Opened(host, resolver), *own), openers, say)
     try:
         made.open()
     except BaseException:

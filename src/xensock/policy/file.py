@@ -126,7 +126,8 @@ class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
         Meta(description="Names for lists of hosts, networks and groups."),
     ] = msgspec.field(default_factory=dict)
     networks: Annotated[
-        dict[str, NetworkTable], Meta(description="Networks that `via` may name, beside host.")
+        dict[str, NetworkTable],
+        Meta(description="Networks that `via` may name, beside host and guest."),
     ] = msgspec.field(default_factory=dict)
     rule: Annotated[list[RuleTable], Meta(description="The rules.")] = msgspec.field(
         default_factory=list

@@ -16,7 +16,7 @@ from xensock.calls.call import Limit, Protocol
 from xensock.policy import places, shape
 from xensock.policy.entries import Terms
 from xensock.policy.file import ExpectTable, HooksTable, NetworkTable, PolicyFile, RuleTable
-from xensock.policy.networks import GUEST, HOST, RESERVED, Network
+from xensock.policy.networks import RESERVED, Network
 from xensock.policy.policy import Policy, options
 from xensock.policy.rules import Rule, RuleError, check_group, near, parse_rules
 from xensock.policy.unix import PREFIX, UnixRules, is_unix, parse_unix
@@ -395,19 +395,12 @@ class _Reader:
         self, path: Path, via: str | list[str] | None, networks: dict[str, NetworkTable]
     ) -> None:
         names = _listed(via)
-        known = (HOST, *networks)
+        known = (*RESERVED, *networks)
         if via is not None and not names:
             self.report(path, False, "via is an empty list", "leave it out")
         for at, name in enumerate(names):
             place: Path = path if isinstance(via, str) else (*path, at)
-            if name == GUEST:
-                self.report(
-                    place,
-                    False,
-                    "guests have no network interface of their own that a rule could send calls to",
-                    f"name one of: {', '.join(known)}",
-                )
-            elif name in names[:at]:
+            if name in names[:at]:
                 self.report(place, False, f"via names {name} twice", "leave one out")
             elif name not in known:
                 close = near(name, known)

@@ -1,6 +1,7 @@
 """The networks that rules may name by `via`, as a policy file describes them.
 
-Two are always there: "host", the backend's own, and what the file names under [networks].
+Beside those that the file names under [networks] there are "host", the backend's own, which is always there, and
+"guest", the guest's own interface, which not every guest has.
 """
 
 from __future__ import annotations

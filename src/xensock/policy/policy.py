@@ -31,7 +31,7 @@ from xensock.policy.entries import ONE_HOST, Entry, Terms, network_rank
 from xensock.policy.groups import GROUPS, AddressSet, destination_forms, protected_group, unmapped
 from xensock.policy.index import ALLOWS, DENIES, SPECIAL, Doubts, Found, Index, better
 from xensock.policy.names import normal_name
-from xensock.policy.networks import HOST
+from xensock.policy.networks import RESERVED
 from xensock.policy.rules import Rule, RuleError, parse_rule, parse_rules
 from xensock.policy.unix import UnixRules, is_unix, parse_unix
 
@@ -479,7 +479,8 @@ class Policy:
             return self.for_labels(subject.labels).answer(name, address)
         wanted = normal_name(name)
         vias = [e.terms.via for e in self._index.about_name(wanted) if e.allow]
-        away = bool(vias) and all(via and HOST not in via for via in vias)
+        # Where this process is, its own network or the guest's interface: nobody's word opens that.
+        away = bool(vias) and all(via and not set(RESERVED) & set(via) for via in vias)
         return rebinding.judge(self._opening, wanted, address, away)
 
 

@@ -17,7 +17,9 @@ class Kernel:
     """Sockets of this process's network namespace."""
 
     local = True
-    name: str = "host"
+
+    def __init__(self, name: str = "host") -> None:
+        self.name = name
 
     def make(self, family: int, type: int, protocol: int) -> socket.socket:
         """A socket of this process's network namespace. Raises OSError."""

@@ -65,13 +65,14 @@ class _Network:
 
 
 class Networks:
-    """Networks by name. `host` is the one that is always there. `say` takes a line for a person."""
+    """Networks by name. `always` are those that never go. `say` takes a line for a person."""
 
     def __init__(
-        self, host: Opened, openers: Mapping[str, Opener], say: Callable[[str], None]
+        self, always: Sequence[Opened], openers: Mapping[str, Opener], say: Callable[[str], None]
     ) -> None:
-        self._host = host
+        self._always = {opened.stack.name: opened for opened in always}
         self._say = say
+        self._unknown = set[str]()  # networks that nobody has, as was said
         self._lock = threading.Lock()
         self._networks = {name: _Network(opener) for name, opener in openers.items()}
         self._left: list[Opened] = []  # gone, to be closed
@@ -92,7 +93,7 @@ class Networks:
         """Those of these names that are there, in their order."""
         found = []
         for name in names:
-            opened = self._host if name == self._host.stack.name else self._look(name)
+            opened = self._always.get(name) or self._look(name)
             if opened is not None:
                 found.append(opened)
         return found
@@ -104,6 +105,11 @@ class Networks:
     def _look(self, name: str) -> Opened | None:
         network = self._networks.get(name)
         if network is None:
+            with self._lock:
+                new = name not in self._unknown
+                self._unknown.add(name)
+            if new:
+                self._say(f"there is no network {name} here: rules send calls by it in vain")
             return None
         with self._lock:
             opened = network.opened

@@ -32,6 +32,10 @@ allow = "plain.test:443"
 via = "host"
 
 [[rule]]
+allow = "own.test:443"
+via = "guest"
+
+[[rule]]
 allow = "both.test:443"
 via = "vpn"
 
@@ -54,11 +58,12 @@ def test_what_a_file_means() -> None:
     assert policy.networks_needed
     found = {
         name: policy.connect(Protocol.TCP, ip_address("203.0.113.1"), 443, (name,))
-        for name in ("a.corp.test", "a.lab.test", "plain.test")
+        for name in ("a.corp.test", "a.lab.test", "own.test", "plain.test")
     }
     assert [(each.via, each.needs_relay) for each in found.values()] == [
         (("vpn",), True),
         (("lab", "host"), True),
+        (("guest",), True),
         (("host",), False),
     ]
     assert not any(each.cacheable for each in found.values())
@@ -76,6 +81,7 @@ def test_private_addresses_belong_to_the_network_of_a_name_and_to_no_name_of_thi
         ("a.corp.test", "169.254.169.254", False),
         ("a.corp.test", "::1", False),
         ("a.lab.test", "10.1.1.1", False),
+        ("own.test", "10.1.1.1", False),
         ("plain.test", "10.1.1.1", False),
         ("both.test", "10.1.1.1", False),  # port 80 of it would be looked for here
     ):
@@ -98,11 +104,6 @@ def test_private_addresses_belong_to_the_network_of_a_name_and_to_no_name_of_thi
             '[networks]\nx = { backend = "local:/b", resolv_conf = "/c" }\n',
             "resolv_conf of a backend",
             "leave",
-        ),
-        (
-            '[[rule]]\nallow = "a.test"\nvia = "guest"\n',
-            "no network interface of their own",
-            "host",
         ),
         ('[[rule]]\nallow = "a.test"\nvia = []\n', "via is an empty list", "leave"),
         ('[[rule]]\nallow = "a.test"\nvia = ["host", "host"]\n', "names host twice", "leave"),

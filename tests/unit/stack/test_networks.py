@@ -54,7 +54,7 @@ def away() -> Opened:
 
 def make(**openers: Callable[[], Opened]) -> tuple[Networks, list[str]]:
     said: list[str] = []
-    made = Networks(opened(Named("host")), openers, said.append)
+    made = Networks((opened(Named("host")),), openers, said.append)
     made.open()
     return made, said
 
@@ -69,8 +69,12 @@ def test_those_that_are_there_in_the_order_of_the_rule() -> None:
     assert names(made, "vpn", "lab", "host") == ["lab", "host"]
     assert names(made, "host", "lab") == ["host", "lab"]
     assert names(made, "vpn") == []
-    assert names(made, "unheard-of") == []
-    assert said == ["the network vpn cannot be reached for now: nothing there"]
+    assert names(made, "guest", "lab") == ["lab"]
+    assert names(made, "guest") == []
+    assert said == [
+        "the network vpn cannot be reached for now: nothing there",
+        "there is no network guest here: rules send calls by it in vain",
+    ]
     assert made.live() == 1
     made.close()
     assert lab.closed == 1
