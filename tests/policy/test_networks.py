@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -255,6 +257,127 @@ via = "away"
     assert found[2:] == ["OSError 101", "OSError 101"]
     (call,) = [c for c in guest.calls if c["target"] == f"{SERVER}:{PORT}"]
     assert call["rule"] == f"*.office.test:{PORT} via office"
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_a_backend_forwards_to_a_backend(guest: Guest) -> None:
+    """Both have rules. The far one resolves the names of what goes there, and refuses with its own word."""
+    far = guest.backend(("--allow", "web.test:7", "--allow", "198.51.100.10:81"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{far}" }}
+shut = {{ backend = "local:{guest.directory}/nobody" }}
+
+[[rule]]
+allow = ["web.test:7", "web.test:80", "{guest.world.web4}:81"]
+via = ["shut", "lab"]
+
+[[rule]]
+allow = "intra.example.test:7"
+
+[[rule]]
+allow = "{guest.world.web4}:82"
+via = "shut"
+"""
+    web = guest.world.web4
+    words = ["web.test:7", "web.test:80", "intra.example.test:7", f"{web}:82", f"{web}:81"]
+    found = reached(guest, *words, options=written(guest, text))
+    assert found == ["ok", "EACCES", "ok", "ENETUNREACH", "ECONNREFUSED"]
+    calls = [call for call in guest.calls if call["verb"] == "connect"]
+    (first, *_) = [call for call in calls if call["target"].endswith(":7")]
+    assert first["rule"] == "web.test:7 via lab"
+    refused = {call["hint"] for call in calls if call["error"] == errno.EACCES}
+    assert "--allow web.test:80" in refused
+
+
+# Sends what came to a server and waits for it all, over as many connections at once.
+PARALLEL = """
+import socket, sys, threading
+good = []
+def run(number):
+    data = bytes([number % 251]) * 300_000
+    with socket.create_connection((sys.argv[1], 7), timeout=30) as sock:
+        sender = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
+        sender.start()
+        back = b"".join(iter(lambda: sock.recv(65536), b""))
+        sender.join()
+        if back == data:
+            good.append(number)
+threads = [threading.Thread(target=run, args=(number,)) for number in range(24)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(good))
+"""
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_bytes_through_two_backends(guest: Guest) -> None:
+    """Both ways, to the end of each; the far backend is gone then, and the near one goes on."""
+    far = guest.backend(("--allow", "web.test:7"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{far}" }}
+
+[[rule]]
+allow = "web.test:7"
+via = "lab"
+limit = {{ concurrent = 64 }}
+
+[[rule]]
+allow = "intra.example.test:7"
+"""
+    options = written(guest, text)
+    argv = [guest.world.python, "-c", PARALLEL, "web.test"]
+    assert guest.run(argv, options=options, check=True, timeout=60).stdout == "24\n"
+    guest.backends()[0].stop()
+    found = reached(guest, "web.test:7", "intra.example.test:7", options=options)
+    assert found == ["NONAME", "ok"]
+
+
+# One connection that hangs, others beside it; then the first one again.
+BESIDE = """
+import socket, sys, threading
+def reach(host):
+    with socket.create_connection((host, 7), timeout=60) as sock:
+        sock.sendall(b"hello")
+        return sock.recv(5).decode()
+waiting = threading.Thread(target=lambda: print("late", reach(sys.argv[1]), flush=True))
+waiting.start()
+for _ in range(3):
+    print("beside", reach(sys.argv[2]), flush=True)
+waiting.join()
+"""
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_a_backend_that_hangs_stalls_nobody_else(guest: Guest) -> None:
+    web, intra = guest.world.web4, "198.51.100.12"
+    far = guest.backend(("--allow", f"{web}:7"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{far}" }}
+
+[[rule]]
+allow = "{web}:7"
+via = "lab"
+
+[[rule]]
+allow = "{intra}:7"
+"""
+    options = written(guest, text)
+    hanging = guest.backends()[0]
+    assert reached(guest, f"{web}:7", options=options) == ["ok"]
+    hanging.process.send_signal(signal.SIGSTOP)
+    try:
+        argv = [guest.world.python, "-c", BESIDE, web, intra]
+        with guest.popen(argv, options=options) as running:
+            eventually(lambda: running.stdout.count("beside hello") == 3, 20, "the others")
+            assert "late" not in running.stdout
+            hanging.process.send_signal(signal.SIGCONT)
+            assert running.wait() == 0
+            assert "late hello" in running.stdout
+    finally:
+        hanging.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)

@@ -146,7 +146,7 @@ class Daemon:
             await self.backend.stop(self._reason or "the backend stopped")
             await asyncio.to_thread(self._strict.close, LAST_BYTES_S)
             if self._networks is not None:
-                await asyncio.to_thread(self._networks.close)
+                await asyncio.to_thread(self._networks.close, LAST_BYTES_S)
             if control is not None:
                 await control.close()
             for number in self._signals:

@@ -125,7 +125,7 @@ def backend(
         )
     places = (*listen, *([containers] if containers is not None else []))
     policy = policy_of(policy_file, allow, deny)
-    _check_networks(policy, containers is not None)
+    _check_networks(policy, listen, containers is not None)
     current = Current(policy)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
     log = wanted.open(logging.getLogger("xensock.backend").error)
@@ -154,8 +154,8 @@ def backend(
             log.close()
 
 
-def _check_networks(policy: Policy, containers: bool) -> None:
-    """Raises UserError for networks that a backend does not carry its guests' calls to."""
+def _check_networks(policy: Policy, listen: Sequence[str], containers: bool) -> None:
+    """Raises UserError for networks that a backend cannot carry its guests' calls to."""
     if not policy.networks_needed:
         return
     if containers:
@@ -166,11 +166,11 @@ def _check_networks(policy: Policy, containers: bool) -> None:
             USAGE,
         )
     for network in policy.networks:
-        if network.backend:
+        if network.backend in listen:
             raise UserError(
-                f"the policy has a network that is another backend: {network.name}",
-                "a backend passes no guests on to another one",
-                "name it in the policies of runs, or by their --route",
+                f"the policy has this backend itself for a network: {network.name}",
+                "its calls would go round in a circle",
+                "name another backend, or leave via out",
                 USAGE,
             )
 

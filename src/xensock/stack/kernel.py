@@ -17,6 +17,7 @@ class Kernel:
     """Sockets of this process's network namespace."""
 
     local = True
+    passer = None
 
     def __init__(self, name: str = "host") -> None:
         self.name = name

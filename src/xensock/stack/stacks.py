@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from xensock.stack.networks import unreachable
 
@@ -33,10 +33,16 @@ class Look:
 
 
 class Stack(Protocol):
-    """Who carries calls out. `local`: this host's kernel, whose ports can be looked up here."""
+    """Who carries calls out. `local`: this host's kernel, whose ports can be looked up here. `passer`: the stack itself
+    if it is another backend, which may be slow to answer."""
 
     name: str
     local: bool
+
+    @property
+    def passer(self) -> Any:
+        """See above."""
+        ...
 
     def make(self, family: int, type: int, protocol: int, /) -> socket.socket:
         """A socket of its network. Raises OSError."""

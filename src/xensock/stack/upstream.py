@@ -11,6 +11,8 @@ import errno
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import Endpoint
@@ -23,10 +25,13 @@ from xensock.stack.stacks import DecidedError, ExplainedAnswer, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Executor
 
     from xensock.calls.address import IPAddress
     from xensock.client.link import Link
+    from xensock.client.names import NameService
 
+THREADS = 4
 RING_ORDER = 7  # 256 KiB each way
 _ICMP = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 
@@ -112,6 +117,7 @@ class Upstream:
         self.name = name
         self.url = url
         self.recording = recording
+        self._names: NameService | None = None
         self._lookers: dict[tuple[int, int, bool], Carried] = {}
         self._lock = threading.Lock()  # of _lookers
         try:
@@ -123,6 +129,21 @@ class Upstream:
         """A socket of the backend's network. Raises OSError: ENETDOWN once the backend is gone."""
         self._check()
         return Carried(family, type & 0xF, protocol, self._link, self)
+
+    def make_passed(self, family: int) -> Carried:
+        """A stream socket, as `make`."""
+        self._check()
+        return Carried(family, socket.SOCK_STREAM, 0, self._link, self)
+
+    @property
+    def passer(self) -> Upstream:
+        """Itself: it is another backend."""
+        return self
+
+    @cached_property
+    def threads(self) -> Executor:
+        """For those who must not wait themselves: calls of its sockets take as long as the backend takes to answer."""
+        return ThreadPoolExecutor(THREADS, f"xs-pass-{self.name}")
 
     def create_server(self, host: str, port: int, family: int, dual: bool) -> socket.socket:
         """A listener at the backend; `dual`: for both families. Raises OSError."""
@@ -159,7 +180,10 @@ class Upstream:
 
     async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
         """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
-        answer, why = await asyncio.wrap_future(self._link.name_service().ask(message))
+        if self._names is None:
+            # The backend is asked for it, and may be slow to answer.
+            self._names = await asyncio.to_thread(self._link.name_service)
+        answer, why = await asyncio.wrap_future(self._names.ask(message))
         return answer if why is None else ExplainedAnswer.make(answer, decision_of(why))
 
     def _check(self) -> None:
@@ -189,6 +213,8 @@ class Upstream:
             lookers, self._lookers = self._lookers, {}
         for looker in lookers.values():
             looker.close()
+        if "threads" in self.__dict__:
+            self.threads.shutdown(wait=False, cancel_futures=True)
         self._link.finish(patience)
         self._link.close()
 

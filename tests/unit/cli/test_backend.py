@@ -25,7 +25,11 @@ def test_networks_that_it_does_not_pass_guests_on_to(tmp_path: Path) -> None:
     path = tmp_path / "p.toml"
     rule = '[networks]\nlab = {{ {} }}\n[[rule]]\nallow = "any"\nvia = "lab"\n'
     for network, options, said in (
-        ('backend = "local:/x"', ("--listen", f"local:{tmp_path}/s"), "is another backend: lab"),
+        (
+            f'backend = "local:{tmp_path}/s"',
+            ("--listen", f"local:{tmp_path}/s"),
+            "this backend itself for a network: lab",
+        ),
         ('netns = "/x"', ("--containers", f"{tmp_path}/s"), "containers cannot be under"),
     ):
         path.write_text(rule.format(network))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Seconds between attempts at a listener whose queue is full, where it does not say when it has room.
 RETRY, RETRY_MOST = 0.01, 1.0
+UNDECIDED = 0.1  # the delay between two attempts from which on the guest does not wait for a decision any more
 # What start() says where the answer to an asynchronous CONNECT is EINPROGRESS.
 _TCP = (0, errno.EINPROGRESS, errno.EAGAIN)
 UNDER_WAY: dict[int, tuple[int, ...]] = {
@@ -41,6 +42,8 @@ class Way:
     start   begins, and is asked again later: 0, EINPROGRESS, or the errno of connect(2); with
             `waits`, EAGAIN means that the listener's queue is full
     prepare what comes before the guest is told
+    wake    with `waits`, takes what to call when it is worth while to ask again, each time anew
+    undecided   whether it may still be refused; the guest is not told that it is under way then, unless that takes long
     move    has the bytes of a connection that was made moved; raises OSError
     """
 
@@ -48,6 +51,8 @@ class Way:
     move: Callable[[Held], None] = moving.move
     waits: bool = False
     prepare: Callable[[Held], None] | None = None
+    wake: Callable[[Callable[[], None]], None] | None = None
+    undecided: Callable[[], bool] = lambda: False
 
 
 def begin(
@@ -98,6 +103,10 @@ def begin(
         timer.cancel()
         finish(error)
 
+    def sooner(timer: TimerHandle) -> None:
+        timer.cancel()
+        again()
+
     def ended() -> bool:
         # A second connect(2) tells the outcome, and unlike SO_ERROR leaves a socket that can try anew.
         error = way.start(held.host)
@@ -108,12 +117,15 @@ def begin(
 
     def again(delay: float = RETRY) -> None:
         error = way.start(held.host)
-        if asynchronous and not call.answered and error in UNDER_WAY[held.family]:
+        early = delay < UNDECIDED and way.undecided()
+        if asynchronous and not call.answered and not early and error in UNDER_WAY[held.family]:
             # As natively, where a non-blocking connect of TCP never says at once how it went.
             call.answer(to_wire(errno.EINPROGRESS))
         if error == errno.EAGAIN and way.waits:
             timer = loop.call_later(delay, again, min(2 * delay, RETRY_MOST))
             held.cancel = lambda error: give_up(timer, error)
+            if way.wake is not None:
+                way.wake(lambda: sooner(timer))
         elif error != errno.EINPROGRESS:
             finish(error)
         elif not ended():  # within the host it has ended by now

@@ -57,7 +57,9 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         if far is not None:
             far.close()
         outcome: Outcome | None = "guest" if own else None
-        said = far.said(decision) if far is not None else decision
+        said = decision
+        if far is not None:
+            held.decided = said, _ = far.said(decision), own
         guest.record(call, Verb.CONNECT, str(end), said, error, outcome=outcome, begun=held)
 
     if decision is asking.SERVED:

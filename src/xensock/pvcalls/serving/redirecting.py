@@ -12,27 +12,34 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
+from xensock.policy.deferred import final
 from xensock.pvcalls.serving import moving, strictly
 from xensock.pvcalls.serving.asking import loopback_name
 from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Joined
+from xensock.pvcalls.serving.passing import Passing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from xensock.calls.address import Endpoint
     from xensock.calls.call import Decision
     from xensock.pvcalls.serving.held import Held
-
+    from xensock.pvcalls.serving.passing import Passer
 
 # What connect(2) says at once in a network that leads nowhere for the moment.
 AWAY = (errno.ENETUNREACH, errno.ENETDOWN)
 
 
 class Carrier(Protocol):
-    """A network of this host's that is there."""
+    """A network that is there. `passer`: another backend, by which calls go; None where it is one of this host's."""
 
     name: str
+
+    @property
+    def passer(self) -> Passer | None:
+        """See above."""
+        ...
 
     def make(self, family: int, type: int, protocol: int, /) -> socket.socket:
         """A socket of it. Raises OSError."""
@@ -51,6 +58,7 @@ class Own:
     """The backend's own network."""
 
     name = ""
+    passer = None
 
     def make(self, family: int, type: int, protocol: int) -> socket.socket:
         """A socket of it. Raises OSError."""
@@ -82,38 +90,59 @@ class Far:
         self._asked = asked
         self._to = to
         self._sock: socket.socket | None = None
+        self._passing: Passing | None = None
+        self._theirs: Decision | None = None
 
     @property
     def way(self) -> Way:
         """How to connect there."""
-        return Way(lambda sock: self._start(), self._move, waits=True)
+        return Way(
+            lambda sock: self._start(),
+            self._move,
+            waits=True,
+            wake=self._wake,
+            undecided=lambda: self._passing is not None and self._passing.undecided,
+        )
 
     def said(self, decision: Decision) -> Decision:
-        """The decision, with the network that carried the call where its rule names any."""
-        return (
-            replace(decision, rule=f"{decision.rule} via {self._name}") if self._name else decision
-        )
+        """The decision, with the network that carried the call where its rule names any, or that of the other backend
+        which refused."""
+        if self._name:
+            decision = replace(decision, rule=f"{decision.rule} via {self._name}")
+        return final(decision, self._theirs)
 
     def close(self) -> None:
         """The attempt is over; what was moved belongs to the mover."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+        if self._passing is not None:
+            self._passing.close()
+            self._passing = None
+
+    def _wake(self, call: Callable[[], None]) -> None:
+        if self._passing is not None:
+            self._passing.wake(call)
 
     def _start(self) -> int:
         """0, the errno of connect(2), or EAGAIN while it is under way."""
         error = errno.ENETUNREACH
-        while self._sock is not None or self._left:
+        while self._sock is not None or self._passing is not None or self._left:
             error = self._step()
             if error not in AWAY:
                 break
         return error
 
     def _step(self) -> int:
+        if self._passing is not None:
+            return self._passed(self._passing)
         if self._sock is None:
             carrier = self._left.pop(0)
             family = socket.AF_UNIX if isinstance(self._to, str) else self._to.family
-            self._name = carrier.name
+            self._name, self._theirs = carrier.name, None
+            if carrier.passer is not None and not isinstance(self._to, str):
+                self._passing = Passing(carrier.passer, self._to)
+                return errno.EAGAIN
             try:
                 self._sock = carrier.make(family, socket.SOCK_STREAM, 0)
             except OSError as failure:
@@ -132,11 +161,32 @@ class Far:
         self.close()
         return error
 
+    def _passed(self, passing: Passing) -> int:
+        error = passing.poll()
+        if error != errno.EAGAIN:
+            self._theirs = passing.decided
+        if error not in (0, errno.EAGAIN):
+            self.close()
+        return error
+
+    def _far(self) -> socket.socket:
+        """What the ring is to be joined with: the far side itself, or our end of a pair whose other one leads there."""
+        if self._passing is None:
+            assert self._sock is not None
+            far, self._sock = self._sock, None
+            return far
+        near, inner = strictly.pair()
+        try:
+            self._passing.splice(inner)
+        except BaseException:
+            near.close()
+            raise
+        return near
+
     def _move(self, held: Held) -> None:
-        assert self._sock is not None
         page, data, notify_fd, wait_fd, events = moving.ring_end(held)
         own = loopback_name(held)
-        far, self._sock = strictly.outer(held.guest, self._sock, self._terms), None
+        far = strictly.outer(held.guest, self._far(), self._terms)
         token = _core.mover_add_ring(
             held.guest.backend.mover,
             far.detach(),

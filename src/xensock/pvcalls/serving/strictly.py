@@ -55,7 +55,7 @@ def outer(guest: Guest, far: socket.socket, terms: object) -> socket.socket:
     strict = guest.backend.strict
     assert strict is not None  # terms() has seen it
     try:
-        near, inner = _pair()
+        near, inner = pair()
     except OSError:
         far.close()
         raise
@@ -75,7 +75,7 @@ def move(held: Held, terms: object) -> None:
     moving.carried(held, token, 0)
 
 
-def _pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets, of TCP: unlike a pair of unix sockets, they tell a reset from an end. Raises OSError."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
         near = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
