@@ -12,7 +12,8 @@ import click
 
 from xensock.cli import auditing
 from xensock.cli.errors import USAGE, UserError
-from xensock.cli.run import not_entered, recorder
+from xensock.cli.failures import not_entered
+from xensock.cli.run import recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -360,7 +360,7 @@ class socket(Transfer):
     # --- the end
 
     def shutdown(self, how: int) -> None:
-        """shutdown(2)."""
+        """shutdown(2). Raises OSError (EOPNOTSUPP): the backend speaks version 1, which can only close."""
         stream = self._own()
         if stream is None:
             super().shutdown(how)
@@ -376,6 +376,8 @@ class socket(Transfer):
         if stream.state is not State.CONNECTED:
             raise failure(errno.ENOTCONN)
         if isinstance(stream, Stream):
+            if how != standard.SHUT_RD and not stream.link.has(Extension.SHUTDOWN):
+                raise failure(errno.EOPNOTSUPP)
             stream.shut_down = True
         super().shutdown(how)  # the mover sees it, behind what was sent
 

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from xensock.client import sockets
+from xensock.client.link import Link
+from xensock.pvcalls.frontend import Frontend
+from xensock.transport.url import connect
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -333,3 +338,23 @@ def test_families_of_the_guests_own(api: Api) -> None:
 def test_types_that_are_not_carried(api: Api) -> None:
     with refused(errno.ESOCKTNOSUPPORT):
         api.socket(standard.AF_INET, standard.SOCK_SEQPACKET)
+
+
+def test_a_backend_of_version_1_has_no_half_close(backend_url: str) -> None:
+    link = Link(Frontend(connect(backend_url, name="one"), wanted=frozenset(), ring_page_order=0))
+    with standard.create_server((HOST, 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        try:
+            with sockets.socket(link=link) as client:
+                client.connect(listener.getsockname())
+                server, _ = listener.accept()
+                client.sendall(b"all of it")
+                for how in (standard.SHUT_WR, standard.SHUT_RDWR):
+                    with refused(errno.EOPNOTSUPP):
+                        client.shutdown(how)
+                client.sendall(b", and more")
+            with server:
+                server.settimeout(PATIENCE_S)
+                assert read_all(server, 100) == b"all of it, and more"
+        finally:
+            link.close()
