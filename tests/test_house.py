@@ -63,6 +63,7 @@ TESTED_BY: dict[str, str] = {
     "cli/install.py": "tests/unit/backend/test_installing.py",
     "cli/doctor.py": "tests/unit/doctor/test_checks.py",
     "cli/version.py": "tests/unit/cli/test_main.py",
+    "cli/failures.py": "tests/unit/cli/test_run.py",
     # The own sockets are tested as a whole, beside the kernel's.
     **{
         f"client/{name}.py": "tests/unit/client/test_sockets.py"
@@ -87,6 +88,7 @@ TESTED_BY: dict[str, str] = {
     # What is seen of guests, and done to them, from outside.
     "backend/asking.py": "tests/programs/test_looking.py",
     "cli/looking.py": "tests/programs/test_looking.py",
+    "cli/overview.py": "tests/programs/test_overview.py",
     "supervisor/looking.py": "tests/programs/test_looking.py",
     "supervisor/family.py": "tests/programs/test_family.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from dataclasses import replace
@@ -99,7 +100,7 @@ def test_a_backend_that_is_killed(engine: Engine, request: pytest.FixtureRequest
             # No call is let through, and none waits without end.
             for each in held:
                 said = told(each, GET + " 2>&1")
-                assert b"Function not implemented" in said, said
+                assert os.strerror(errno.ENOSYS).encode() in said, said
             done = ours.run("box", "true", check=False)
             assert done.returncode != 0
         finally:

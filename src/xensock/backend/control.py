@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from xensock.backend.daemon import Daemon
     from xensock.calls.address import Endpoint
     from xensock.calls.record import Record
+    from xensock.observe.tap import Tap
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.session import Session
 
@@ -68,6 +69,7 @@ class Control:
             "guests": self._guests,
             "sockets": self._sockets,
             "counters": self._counters,
+            "denials": self._denials,
             "disconnect": self._disconnect,
             "reload": self._reload,
             "stop": self._stop,
@@ -227,6 +229,11 @@ class Control:
         guest = self._named(request).guest
         return {"counters": asdict(backend.counters(guest)) if guest is not None else {}}
 
+    def _denials(self, request: dict[str, Any]) -> dict[str, Any]:
+        return denials_of(
+            self._daemon.tap, self._named(request).name if "guest" in request else None
+        )
+
     def _disconnect(self, request: dict[str, Any]) -> dict[str, Any]:
         session = self._named(request)
         session.expel("the administrator disconnected it")
@@ -328,6 +335,13 @@ def _name(held: Held, which: Callable[[Held], Endpoint | None]) -> str | None:
     except OSError:
         return None
     return str(end) if end is not None else None
+
+
+def denials_of(tap: Tap | None, guest: str | None = None) -> dict[str, Any]:
+    """The answer to `denials`: of the guests of that name, or of all."""
+    if tap is None:
+        return {"denials": []}
+    return {"denials": [asdict(each) for each in tap.denials.last(guest)]}
 
 
 def failed(number: Any, code: str, message: str) -> bytes:

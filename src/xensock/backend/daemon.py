@@ -117,7 +117,7 @@ class Daemon:
         """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
         loop = asyncio.get_running_loop()
         for number in self._signals:
-            loop.add_signal_handler(number, self.stop, f"the backend got {number.name}")
+            loop.add_signal_handler(number, self._signalled, number)
         control: Control | None = None
         watch = self._follow()
         try:
@@ -198,6 +198,13 @@ class Daemon:
         paths = [each.path for each in urls if each.scheme == "local"]
         also = (self._settings.control, self._settings.containers)
         return [*paths, *(path for path in also if path is not None)]
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """The first one ends the daemon in order, another one at once: what is left then, the next start replaces."""
+        if self._stopping.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.stop(f"the backend got {number.name}")
 
     def stop(self, reason: str) -> None:
         """End the daemon in order."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from xensock import __version__
 from xensock.backend import places
-from xensock.backend.control import CLIENTS, LONGEST, SCHEMA, UCRED, RequestError
+from xensock.backend.control import CLIENTS, LONGEST, SCHEMA, UCRED, RequestError, denials_of
 from xensock.backend.control import failed as failure
 from xensock.backend.control import line as line_of
 from xensock.supervisor import looking, tcpinfo
@@ -65,6 +65,7 @@ class Watch:
             "version": lambda request: {"xensock": __version__, "pid": os.getpid()},
             "guests": lambda request: {"guests": [self._guest()]},
             "sockets": lambda request: {"sockets": self._sockets()},
+            "denials": lambda request: denials_of(self._tap),
             "disconnect": self._kill,
             "close": self._close_socket,
         }

@@ -25,7 +25,6 @@ class Record:
     datapath   what carries the bytes: "direct", "relay", "ring", "guest", "dns", or ""
     result     what the call returned (-1 on failure); for resolve: how many addresses
     error      errno of a failed call, else 0
-    source     where the rule is written, as FILE:LINE; "" for options and defaults
     also       for a refused call: the rules that come next, the best first
     duration   seconds from arrival to answer; of an end -1 where the beginning was not seen
     user       id of the caller's user, as the host sees it; -1 where it is not known

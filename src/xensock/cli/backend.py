@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from xensock.cli import auditing
+from xensock.cli import auditing, messages
 from xensock.cli.errors import USAGE, UserError
 from xensock.cli.failures import not_entered
 from xensock.cli.run import recorder
@@ -77,6 +76,7 @@ Examples:
 )
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
 @auditing.options
+@messages.options
 @click.option("--control", metavar="PATH", help="Serve the control API on a unix socket at PATH.")
 @click.option(
     "--user",
@@ -101,6 +101,11 @@ def backend(
     audit_size: int,
     audit_keep: int,
     audit_full: str,
+    quiet: bool,
+    verbose: bool,
+    log_format: str | None,
+    log_file: str | None,
+    log_size: int,
     control: str | None,
     user: tuple[int, ...],
     debug: bool,
@@ -111,12 +116,7 @@ def backend(
     from xensock.policy.point import Current
     from xensock.stack.netns import RightsError
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if debug else logging.INFO,
-        format="xensock backend: %(message)s",
-    )
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    messages.Messages(quiet, verbose or debug, log_format, log_file, log_size).begin()
     if not listen and containers is None:
         raise UserError(
             "nobody could come to this backend",

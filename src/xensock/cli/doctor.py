@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import click
 
 from xensock import __version__
 from xensock.cli.terminal import colour_wanted
-from xensock.doctor import checks
+from xensock.doctor import checks, remedies
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -19,8 +20,9 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with a schema number.")
+@click.option("--fix", is_flag=True, help="Ask about each remedy that is a command, and run it.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, fix: bool) -> None:
     """Check what this machine offers to XenSock.
 
     Each kernel feature is tried for real, in processes that vanish again; each one that is missing
@@ -28,6 +30,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     1 not.
     """
     found = checks.run_checks()
+    if fix and _fixed(found):
+        found = checks.run_checks()
     paths = checks.data_paths(found)
     if as_json:
         report = {
@@ -42,6 +46,20 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     else:
         _print(found, paths)
     ctx.exit(0 if checks.healthy(found) else 1)
+
+
+def _fixed(found: list[checks.Check]) -> bool:
+    """Ask about each remedy, on stderr, and run those that are wanted; whether anything was run."""
+    ran = False
+    for remedy in dict.fromkeys(check.remedy for check in found if check.state != "ok"):
+        command = remedies.command(remedy)
+        if command is None or not click.confirm(f"run `{command}`?", err=True):
+            continue
+        ran = True
+        status = subprocess.run(["sh", "-c", command], stdout=sys.stderr, check=False).returncode
+        if status:
+            click.echo(f"it failed with exit status {status}", err=True)
+    return ran
 
 
 def _platform() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`xensock ps`, `ss`, `status`, `events`, `kill`: what guests do now, and the end of it.
+"""`xensock ps`, `ss`, `events`, `kill`: what guests do now, and the end of it.
 
 Whatever guests chose themselves (names, programs, hosts) is shown with every character escaped that is not printable.
 """
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 HELP = {"help_option_names": ["-h", "--help"]}
-_control = click.option(
+control_option = click.option(
     "--control",
     metavar="PATH",
     help="Ask the backend whose control socket is at PATH, not all of yours.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON with a schema number.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON with a schema number."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Row:
     guest: dict[str, Any]
 
 
-def _backends(control: str | None) -> list[Backend]:
+def known(control: str | None) -> list[Backend]:
     from xensock.backend.asking import AnswerError, backends
 
     try:
@@ -56,7 +58,7 @@ def _backends(control: str | None) -> list[Backend]:
         ) from error
 
 
-def _asked(backend: Backend, command: str, key: str, **fields: Any) -> list[dict[str, Any]]:
+def asked(backend: Backend, command: str, key: str, **fields: Any) -> list[dict[str, Any]]:
     """What a backend lists; nothing once it has ended."""
     from xensock.backend.asking import AnswerError
 
@@ -71,8 +73,8 @@ def guests(control: str | None) -> list[Row]:
     """All guests of the backends."""
     return [
         Row(f"{backend.pid}.{guest['guest']}", backend, guest)
-        for backend in _backends(control)
-        for guest in _asked(backend, "guests", "guests")
+        for backend in known(control)
+        for guest in asked(backend, "guests", "guests")
     ]
 
 
@@ -86,7 +88,7 @@ def sockets(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "guest_name": row.guest["name"],
         }
         for row in rows
-        for one in _asked(row.backend, "sockets", "sockets", guest=row.guest["guest"])
+        for one in asked(row.backend, "sockets", "sockets", guest=row.guest["guest"])
         if one.get("guest", row.guest["guest"]) == row.guest["guest"]
     ]
 
@@ -120,8 +122,8 @@ def ago(seconds: float) -> str:
 
 
 @click.command(context_settings=HELP)
-@_json
-@_control
+@json_option
+@control_option
 def ps(control: str | None, as_json: bool) -> None:
     """List the guests of your runs and backends."""
     rows = guests(control)
@@ -144,12 +146,12 @@ def ps(control: str | None, as_json: bool) -> None:
 
 @click.command(context_settings=HELP)
 @click.argument("guest", required=False)
-@_json
-@_control
+@json_option
+@control_option
 def ss(guest: str | None, control: str | None, as_json: bool) -> None:
     """List the sockets of all guests, or of GUEST."""
     rows = guests(control)
-    found = sockets(rows if guest is None else [_one(rows, guest)])
+    found = sockets(rows if guest is None else [one_of(rows, guest)])
     if as_json:
         _print("sockets", found)
         return
@@ -179,39 +181,11 @@ def _rtt(seconds: float | None) -> str | None:
 
 
 @click.command(context_settings=HELP)
-@_json
-@_control
-def status(control: str | None, as_json: bool) -> None:
-    """Show backends, guests and what they have open, in one screen."""
-    asked = _backends(control)
-    rows = guests(control)
-    open_now = sockets(rows)
-    states: dict[str, int] = {}
-    for one in open_now:
-        states[one["state"]] = states.get(one["state"], 0) + 1
-    if as_json:
-        told = {"backends": [one.pid for one in asked], "guests": len(rows), "sockets": states}
-        click.echo(json.dumps({"schema": SCHEMA, **told}, indent=2))
-        return
-    click.echo(f"backends  {len(asked)}")
-    click.echo(f"guests    {len(rows)}")
-    for row in rows:
-        count = sum(one["guest"] == row.id for one in open_now)
-        age = ago(time.time() - row.guest["since"])
-        click.echo(
-            f"          {row.id}  {printable(row.guest['name'])}, {count} sockets, for {age}"
-        )
-    click.echo(f"sockets   {len(open_now)}")
-    for state, count in sorted(states.items()):
-        click.echo(f"          {count} {printable(state)}")
-
-
-@click.command(context_settings=HELP)
 @click.option(
     "-f", "--follow", is_flag=True, help="Keep on until interrupted; else until now's guests end."
 )
-@_json
-@_control
+@json_option
+@control_option
 def events(control: str | None, as_json: bool, follow: bool) -> None:
     """Show calls and the ends of connections as they happen."""
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -219,7 +193,7 @@ def events(control: str | None, as_json: bool, follow: bool) -> None:
     writer = TraceWriter(sys.stdout, "text")
 
     def watch_new() -> int:
-        for backend in _backends(control):
+        for backend in known(control):
             if backend.path not in watched:
                 watched.add(backend.path)
                 threading.Thread(
@@ -272,14 +246,14 @@ def _show_event(line: dict[str, Any], writer: TraceWriter, as_json: bool) -> Non
 
 @click.command(context_settings=HELP)
 @click.argument("what", metavar="GUEST|CONNECTION")
-@_json
-@_control
+@json_option
+@control_option
 def kill(what: str, control: str | None, as_json: bool) -> None:
     """End a guest, or one of its connections (as `xensock ss` names it): the other end gets a reset."""
     from xensock.backend.asking import AnswerError
 
     name, _, number = what.partition("/")
-    row = _one(guests(control), name)
+    row = one_of(guests(control), name)
     try:
         if number:
             if not number.isdigit():
@@ -298,7 +272,7 @@ def kill(what: str, control: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"schema": SCHEMA, "killed": what}))
 
 
-def _one(rows: Sequence[Row], wanted: str) -> Row:
+def one_of(rows: Sequence[Row], wanted: str) -> Row:
     """The guest of that id, or the only one of that name. Raises UserError."""
     found = [row for row in rows if row.id == wanted] or [
         row for row in rows if row.guest["name"] == wanted

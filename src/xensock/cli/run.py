@@ -122,6 +122,13 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="Show every mediated call on stderr (--trace=json: one object a line).",
 )
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say what is refused, and what would allow it, as it happens.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @auditing.options
 @click.option("--name", default="", help="Name of the guest in traces; the program's by default.")
 @click.option(
@@ -152,6 +159,8 @@ def run(
     limit: tuple[str, ...],
     trace: str | None,
     trace_file: str | None,
+    verbose: bool,
+    quiet: bool,
     audit: str | None,
     audit_size: int,
     audit_keep: int,
@@ -202,7 +211,10 @@ def run(
 
             log = wanted.open(lambda text: print(f"xensock: {text}", file=sys.stderr))
             tap = auditing.tap_of(record, log)
-            detach = front.detacher(job, quiet=trace is None or trace_file is not None)
+            if verbose and (trace is None or trace_file is not None):
+                tap.denials.tell = recorder("text", None, ctx)
+            silent = (trace is None or trace_file is not None) and not verbose
+            detach = front.detacher(job, quiet=silent)
             if lesson is not None:
                 tap.add(lesson.learner.record)
                 detach = _stay  # nobody goes on before the policy is there
@@ -222,7 +234,7 @@ def run(
                 wanted.gate(log),
                 source_of(policy_file, allow, deny),
                 limits,
-                _warn,
+                _say_nothing if quiet else _warn,
                 prompts.asker() if prompts is not None else None,
             )
             code = Embedded(order, _complain).run(job)
@@ -275,6 +287,10 @@ def _stay(code: int) -> None:
 
 def _warn(text: str) -> None:
     sys.stderr.write(f"xensock: {text}\n")
+
+
+def _say_nothing(text: str) -> None:
+    """Instead of `_warn`."""
 
 
 def _complain(text: str) -> None:

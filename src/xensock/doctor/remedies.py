@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,18 @@ MAXIMUM = "user.max_user_namespaces"
 SWITCH = "kernel.unprivileged_userns_clone"
 RESTRICTION = "kernel.apparmor_restrict_unprivileged_userns"
 CAP_SYS_ADMIN = 21
+
+
+# What `xensock doctor --fix` offers to run: a setting that the next boot forgets, nothing that installs or builds.
+COMMAND = re.compile(r"sudo (sysctl -w [\w.]+=\d+|modprobe \w+|mount -t proc proc /proc)(?![^,; ])")
+
+
+def command(remedy: str) -> str | None:
+    """The command that a remedy begins with, if it is one that can be run as it stands; for root without sudo."""
+    found = COMMAND.match(remedy)
+    if found is None:
+        return None
+    return found[1] if os.geteuid() == 0 else found[0]
 
 
 class Explanation(NamedTuple):

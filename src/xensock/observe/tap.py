@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from xensock.observe.denials import Denials
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -12,9 +14,13 @@ if TYPE_CHECKING:
 
 
 class Tap:
-    """Passes each record to every sink there is. Sinks come and go while calls are made; any thread may call it."""
+    """Passes each record to every sink there is. Sinks come and go while calls are made; any thread may call it.
+
+    `denials` has the last refused ones, whoever else wants records.
+    """
 
     def __init__(self) -> None:
+        self.denials = Denials()
         self._sinks: tuple[tuple[Callable[[Record], None], bool], ...] = ()
         self._watchers: list[Callable[[], None]] = []
         self._lock = threading.RLock()
@@ -30,6 +36,7 @@ class Tap:
         return any(ends for _, ends in self._sinks)
 
     def __call__(self, record: Record) -> None:
+        self.denials.note(record)
         for sink, ends in self._sinks:
             if ends or record.verb != "close":
                 sink(record)

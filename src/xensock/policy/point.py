@@ -120,6 +120,10 @@ class Point:
         """Whether anybody keeps records; what only a record needs need not be found out otherwise."""
         return self.record is not None and getattr(self.record, "active", True)
 
+    def keeps(self, outcome: str) -> bool:
+        """Whether a call with this outcome is recorded: refused ones are, if by anybody, while all others are not."""
+        return self.recording or (outcome == "deny" and self.record is not None)
+
     @property
     def policy(self) -> Policy:
         """What decides now."""
@@ -157,7 +161,7 @@ class Point:
         # The names make a better hint.
         names = names or self.names_of(end.host)
         decision = policy.connect(protocol, end.host, end.port, names, subject)
-        if self.recording:
+        if self.record is not None:
             decision = policy.worded(decision, protocol, end.host, end.port, names, subject)
         if policy.names_needed:
             return self._too_late(decision, protocol, end, subject)

@@ -472,7 +472,7 @@ class Datagrams:
         start: int,
     ) -> None:
         """Record a flow, or a call on a datagram socket."""
-        if not self.point.recording:
+        if not self.point.keeps("allow" if decision.allowed else "deny"):
             return
         if decision.name is None and path in ("relay", "ring"):
             host = where.rpartition("/")[0]

@@ -288,7 +288,7 @@ class Supervisor:
         if decision.cacheable:
             _core.super_refuse(self.handle, q.addr, self.number(verdict, True), decision.error)
         self.answer(q, decision.error)
-        self.record(q, Verb.CONNECT, self.target(q), verdict, decision.error)
+        self.record(q, Verb.CONNECT, described(q), verdict, decision.error)
 
     def number(self, verdict: Verdict, cache: bool) -> int:
         """The core's name for a verdict; 0 while nobody records."""
@@ -349,10 +349,7 @@ class Supervisor:
 
     def target(self, q: Question) -> str:
         """What the record calls the address; "" while nobody records."""
-        if not self.point.recording:
-            return ""
-        end = q.endpoint()
-        return str(end) if end is not None else f"[{len(q.addr)} bytes]"
+        return described(q) if self.point.recording else ""
 
     def record(
         self,
@@ -364,12 +361,12 @@ class Supervisor:
         value: int = 0,
         connection: int = 0,
     ) -> Record | None:
-        if not self.point.recording:
+        if not self.point.keeps(verdict.outcome):
             return None
         took = time.monotonic_ns() - q.start_ns
         return self._write(
             q.tid,
-            q.program,
+            q.program if self.point.recording else program_of(q.tid),  # the core had no need of it
             verb,
             target,
             verdict,
@@ -477,6 +474,12 @@ class Supervisor:
             value=value,
             connection=connection,
         )
+
+
+def described(q: Question) -> str:
+    """What records call the address of a call."""
+    end = q.endpoint()
+    return str(end) if end is not None else f"[{len(q.addr)} bytes]"
 
 
 def peer_of(client: socket.socket) -> str:

@@ -84,6 +84,17 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
         front.close()
 
 
+def test_another_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with daemon(tmp_path) as served:
+        session = url.connect(served.url, name="tester")
+        front = Front(session).handshake()
+        served.process.send_signal(signal.SIGINT)
+        until(lambda: front.back == State.CLOSING)  # it waits for the answer
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(10) == -signal.SIGINT
+        front.close()
+
+
 def test_a_guest_that_does_not_answer_the_end_is_disconnected(tmp_path: Path) -> None:
     with daemon(tmp_path) as served:
         session = url.connect(served.url, name="tester")

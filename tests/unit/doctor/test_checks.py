@@ -130,6 +130,36 @@ def test_user_namespaces_switched_off() -> None:
     assert check["state"] == "warn"
 
 
+@needs_unshare
+@pytest.mark.parametrize(("answer", "fixed"), [("y", True), ("n", False)])
+def test_a_remedy_is_run_when_it_is_wanted(answer: str, fixed: bool) -> None:
+    script = (
+        "echo 0 > /proc/sys/user/max_user_namespaces; "
+        f'echo {answer} | "$@" --fix; cat /proc/sys/user/max_user_namespaces'
+    )
+    done = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "sh",
+            "-ec",
+            script,
+            "sh",
+            PYTHON,
+            "-P",
+            "-m",
+            "xensock",
+            "doctor",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "run `sysctl -w user.max_user_namespaces=28633`?" in done.stderr
+    assert done.stdout.splitlines()[-1] == ("28633" if fixed else "0")
+
+
 def test_masked_proc() -> None:
     report = doctor(*in_user_namespace("mount --bind /dev/null /proc/cmdline"), status=1)
     check = row(report, "guest /proc")

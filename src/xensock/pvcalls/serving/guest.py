@@ -243,7 +243,7 @@ class Guest:
     ) -> None:
         if not decision.allowed:
             self.counters.refused += 1
-        if not self.point.recording:
+        if not self.point.keeps(outcome):
             return
         record = self.point.write(
             verb,
