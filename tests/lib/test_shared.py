@@ -304,6 +304,7 @@ def mapped() -> set[tuple[int, int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_guest_that_scribbles_harms_its_own_connection_only(
     backend: Daemon, one: Attachment, sharing: Attachment
 ) -> None:

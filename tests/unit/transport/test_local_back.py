@@ -275,6 +275,7 @@ def bad_messages() -> dict[str, tuple[local.Message | bytes, list[int]]]:
     }
 
 
+@pytest.mark.slow
 def test_breaches_end_the_session_and_leave_nothing(raw: Raw, holds) -> None:
     sock, back = raw
     give(sock, 50, 2)
