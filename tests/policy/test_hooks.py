@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EMBEDDED, peers, reached, written
-from world.fixtures import only
+from policykit import GUESTS, peers, reached, written
 
 if TYPE_CHECKING:
     from world.runner import Guest
 
-embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
+guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
 EXAMPLES = Path(__file__).parents[2] / "docs" / "howto" / "hooks"
 OPEN = """
 [[rule]]
@@ -43,7 +42,7 @@ def example(
     return written(guest, f'{rules}\n[hooks]\nclass = "{name}"\ntimeout = 20\n')
 
 
-@embedded
+@guests
 def test_hooks_allow_deny_and_redirect(guest: Guest) -> None:
     world = guest.world
     body = f"""
@@ -65,13 +64,14 @@ def test_hooks_allow_deny_and_redirect(guest: Guest) -> None:
     calls = {call["target"]: call for call in guest.calls if call["verb"] == "connect"}
     refused = calls["198.51.100.12:80"]
     assert refused["rule"] == "hook Hooks.connect: inside"
-    assert refused["source"].endswith(":5")
+    if guest.datapath != "ring":  # whose rules are the backend's, written elsewhere
+        assert refused["source"].endswith(":5")
     # What --deny refuses no hook opens.
     options = (*options, "--deny", "web.test:80")
     assert reached(guest, "web.test:80", options=options) == ["EACCES"]
 
 
-@embedded
+@guests
 def test_what_hooks_do_wrong_is_a_refusal(guest: Guest) -> None:
     body = """
     def connect(self, call):
@@ -84,16 +84,18 @@ def test_what_hooks_do_wrong_is_a_refusal(guest: Guest) -> None:
 """
     for timeout, places in ((20, ("web.test:80", "web.test:7")), (0.5, ("web.test:8",))):
         found = reached(guest, *places, options=hooked(guest, body, timeout=timeout))
-        assert set(found) == {"EACCES"}
+        late = guest.datapath == "ring" and timeout == 0.5
+        assert set(found) == {"EHOSTUNREACH" if late else "EACCES"}
     rules = [c["rule"] for c in guest.calls if c["verb"] == "connect"]
     assert [rule.removeprefix("hook Hooks.connect: ") for rule in dict.fromkeys(rules)] == [
         "KeyError: 'x'",
         "it answers bool, not an Answer",
-        "no answer within 0.5 s",
+        # Over rings the guest was told before that the connection is under way; the backend's trace has the rest.
+        "left to backend" if guest.datapath == "ring" else "no answer within 0.5 s",
     ]
 
 
-@embedded
+@guests
 def test_answers_are_not_remembered(guest: Guest) -> None:
     body = """
     count = 0
@@ -105,7 +107,7 @@ def test_answers_are_not_remembered(guest: Guest) -> None:
     assert found == ["ok", "EACCES"] * 3
 
 
-@embedded
+@guests
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_slow_hook_stalls_nobody_else(guest: Guest, kind: str) -> None:
     """One thread waits for a hook that answers only when the others' calls were answered."""
@@ -144,10 +146,11 @@ for thread in waiting:
 """
     argv = [guest.world.python, "-c", code]
     done = guest.run(argv, options=hooked(guest, body, timeout=60), check=True, timeout=90)
-    assert sorted(done.stdout.split()) == ["198.51.100.11", "EACCES"]
+    late = "EHOSTUNREACH" if guest.datapath == "ring" else "EACCES"
+    assert sorted(done.stdout.split()) == ["198.51.100.11", late]
 
 
-@embedded
+@guests
 def test_datagrams_and_interrupted_calls(guest: Guest) -> None:
     """Flows are asked about; a signal ends the wait of connect(2) as natively."""
     world = guest.world
@@ -189,14 +192,7 @@ except Alarm:
     assert refused in ("EACCES", "EHOSTUNREACH")
 
 
-@pytest.mark.parametrize("guest", only("ring"), indirect=True)
-def test_guests_of_a_backend_are_refused(guest: Guest) -> None:
-    options = hooked(guest, "    def connect(self, call):\n        return allow()\n")
-    assert reached(guest, "web.test:80", options=options) == ["NONAME"]
-    assert reached(guest, "198.51.100.11:80", options=options) == ["EACCES"]
-
-
-@embedded
+@guests
 def test_example_budget(guest: Guest) -> None:
     options = example(guest, "budget.py:Budget", OPEN)
     places = (
@@ -212,7 +208,7 @@ def test_example_budget(guest: Guest) -> None:
     assert found == ["ok", "ok", "ok", "ok", "EACCES"]
 
 
-@embedded
+@guests
 def test_example_mirror(guest: Guest) -> None:
     world = guest.world
     words = (

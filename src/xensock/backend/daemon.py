@@ -15,7 +15,6 @@ from xensock.backend.control import Control
 from xensock.backend.names import GuestNames
 from xensock.backend.strict import Strict
 from xensock.observe.tap import Tap
-from xensock.policy.gate import GatedNames
 from xensock.policy.point import Current
 from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
@@ -95,12 +94,9 @@ class Daemon:
             )
             answers = NetworkResolver(self._resolver, self._resolver, self._networks)
         self.tap = settings.record if isinstance(settings.record, Tap) else None
-        names: Current | GatedNames = self.current
-        if settings.gate is not None:
-            names = GatedNames(self.current, settings.gate)
         self.backend = Backend(
             self.current,
-            lambda guest: GuestNames(guest, answers, names, settings.record),
+            lambda guest: GuestNames(guest, answers, self.current, settings.record),
             settings.record,
             limits=Limits.for_descriptors(raise_descriptors()),
             threads=os.cpu_count() or 1,

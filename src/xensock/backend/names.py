@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Decision
     from xensock.calls.record import Record
+    from xensock.policy.point import ResolvePolicy
     from xensock.stack.networks import Answers
-    from xensock.supervisor.dns import ResolvePolicy
     from xensock.supervisor.questions import Questions
 
 LIMIT = 512  # questions of one guest under way at once

@@ -6,7 +6,6 @@ decided and recorded here, so that no way knows more, or says less, than another
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import typing
@@ -37,16 +36,6 @@ if TYPE_CHECKING:
 NEAR = "its group"
 
 
-# For guests whose calls no hook can be asked about.
-UNASKED = Decision(
-    False,
-    "hooks: nobody asks them for guests of a backend",
-    errno.EACCES,
-    cacheable=False,
-    hint="run the program by `xensock run` without --backend, or leave [hooks] out",
-)
-
-
 class Near(typing.Protocol):
     """Guests that one may reach by names of their own; see backend.groups."""
 
@@ -57,6 +46,16 @@ class Near(typing.Protocol):
         """What becomes of a connect, if the address is one of theirs."""
 
 
+class ResolvePolicy(typing.Protocol):
+    """Who decides about names."""
+
+    def resolve(self, name: str) -> Decision:
+        """Whether the guest may ask for `name` (lower-case, no final dot)."""
+
+    def answer(self, name: str, address: IPAddress) -> Decision:
+        """Whether a name that a rule allowed may have this address."""
+
+
 class Current:
     """The policy that is in force, for one guest or for many; another takes its place as a whole."""
 
@@ -65,7 +64,7 @@ class Current:
 
     def resolve(self, name: str) -> Decision:
         """May a guest without labels ask for this name? It is one of a backend."""
-        return UNASKED if self.policy.hooks is not None else self.policy.resolve(name)
+        return self.policy.resolve(name)
 
     def answer(self, name: str, address: IPAddress) -> Decision:
         """May a guest without labels learn this address for a name that a rule allows?"""
@@ -83,7 +82,6 @@ class Point:
     gate       what refuses everything for the moment, if anything does; then no verdict is cached
     near       other guests that this one may reach by names of their own
     asker      who is asked about destinations that no rule is about
-    asks       whether whoever carries out its calls lets hooks have their say; if not, a policy with hooks refuses all
     """
 
     def __init__(
@@ -97,12 +95,10 @@ class Point:
         keep: Callable[[Callable[[str, IPAddress], bool]], None] = lambda right: None,
         gate: Gate | None = None,
         near: Near | None = None,
-        asks: bool = True,
         asker: Asker | None = None,
     ) -> None:
         self.guest = guest
         self._near = near
-        self._asks = asks
         self._asker = asker
         self.current = policy if isinstance(policy, Current) else Current(policy)
         self.names_of = names_of
@@ -142,8 +138,6 @@ class Point:
 
     def connect(self, protocol: Protocol, end: Endpoint, pid: int = 0) -> Decision:
         """May the guest reach this (unmapped) destination, by the names it knows it by?"""
-        if self._barred():
-            return UNASKED
         if self._gate is None:
             return self._connect(protocol, end, pid)
         return self._gate() or replace(self._connect(protocol, end, pid), cacheable=False)
@@ -202,8 +196,6 @@ class Point:
         refused = self._gate() if self._gate is not None else None
         if refused is not None:
             return refused
-        if self._barred():
-            return UNASKED
         subject = self.subject(pid)
         decision = self.policy.listen(protocol, end.host, end.port, v6only, subject)
         return self.heard(decision, protocol)
@@ -214,9 +206,6 @@ class Point:
         if hooks is None or "accept" not in hooks.verbs or protocol != Protocol.TCP:
             return decision
         return replace(decision, needs_relay=True) if decision.allowed else decision
-
-    def _barred(self) -> bool:
-        return not self._asks and self.policy.hooks is not None
 
     def consult(
         self, verb: Verb, decision: Decision, protocol: Protocol, end: Endpoint, pid: int = 0
@@ -291,8 +280,6 @@ class Point:
             return shut
         if self._near is not None and self._near.find(name):
             return Decision(True, NEAR, name=name)
-        if self._barred():
-            return UNASKED
         decision = self.policy.resolve(name, self._subject)
         if self._asker is not None and not decision.allowed and self.policy.unknown(decision):
             # Who asks for it must know where it leads before anybody can be asked about that.
@@ -307,8 +294,6 @@ class Point:
 
     def accept(self, client: Endpoint, port: int) -> Decision:
         """May this (unmapped) client connect to the port on which the guest listens?"""
-        if self._barred():
-            return UNASKED
         return (self._gate and self._gate()) or self.policy.accept(
             client.host, port, subject=self._subject
         )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from xensock.calls.call import Decision
     from xensock.calls.record import Record
     from xensock.policy.gate import Gate
+    from xensock.policy.point import ResolvePolicy
     from xensock.policy.policy import Policy
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.redirecting import Elsewhere
@@ -48,7 +49,9 @@ OFFERED = ALL
 
 
 class NameService(Protocol):
-    """Names for one guest, decided and recorded (backend.daemon has the one of this host)."""
+    """Names for one guest, decided by `policy` and recorded (backend.daemon has the one of this host)."""
+
+    policy: ResolvePolicy
 
     def names_of(self, address: IPAddress) -> tuple[str, ...]:
         """The names by which the guest knows an address."""
@@ -135,7 +138,7 @@ class Backend:
     def make_guest(self, session: Session, extensions: frozenset[Extension]) -> Guest:
         """A guest with its own policy point."""
         names = self._name_service(session.name)
-        point = Point(
+        point = names.policy = Point(
             session.name,
             self.current,
             names.names_of,
@@ -143,7 +146,6 @@ class Backend:
             lapsed=names.lapsed,
             keep=names.keep,
             gate=self._gate,
-            asks=False,
         )
         program = program_of(session.transport.pid)
         return Guest(self, session.transport, point, names, extensions, program)

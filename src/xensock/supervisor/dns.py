@@ -29,7 +29,8 @@ from xensock.calls.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from xensock.calls import Decision, IPAddress
+    from xensock.calls import IPAddress
+    from xensock.policy.point import ResolvePolicy
 
 IP_PKTINFO: Final = 8  # <linux/in.h>; not in Python 3.11's socket module
 LIMIT = 512  # questions under way at once
@@ -43,16 +44,6 @@ class Counts:
     asked: int = 0
     refused: int = 0
     stripped: int = 0
-
-
-class ResolvePolicy(Protocol):
-    """What the server needs of `policy.policy.Policy`."""
-
-    def resolve(self, name: str) -> Decision:
-        """Whether the guest may ask for `name` (lower-case, no final dot)."""
-
-    def answer(self, name: str, address: IPAddress) -> Decision:
-        """Whether a name that a rule allowed may have this address."""
 
 
 class LearnedNames(Protocol):

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from xensock.calls import IPAddress
     from xensock.calls.record import Outcome, Path
-    from xensock.supervisor.dns import Counts, LearnedNames, MessageResolver, ResolvePolicy
+    from xensock.policy.point import ResolvePolicy
+    from xensock.supervisor.dns import Counts, LearnedNames, MessageResolver
 
 PLAIN_UDP = 512  # bytes of an answer without EDNS (RFC 1035, 4.2.1)
 UNDECIDED = Decision(True, "")

@@ -118,11 +118,6 @@ def test_a_policy_names_them(tmp_path: Path) -> None:
     refused = point.connect(Protocol.TCP, last)
     assert not refused.allowed
     assert point.consult(Verb.CONNECT, refused, Protocol.TCP, last) is None
-    # Where nobody can be asked, all is refused.
-    barred = Point("guest", policy, lambda address: (), None, asks=False)
-    assert not barred.connect(Protocol.TCP, end).allowed
-    assert not barred.resolve("web.test").allowed
-    assert not barred.accept(end, 80).allowed
     path.write_text('[hooks]\nclass = "good.py:Bad"\n')
     with pytest.raises(PolicyError, match="no class Bad"):
         load(str(path))

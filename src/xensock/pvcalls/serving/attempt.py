@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from xensock.pvcalls.serving import moving
@@ -35,7 +35,7 @@ UNDER_WAY: dict[int, tuple[int, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Way:
     """How a connection is made.
 
@@ -53,6 +53,11 @@ class Way:
     prepare: Callable[[Held], None] | None = None
     wake: Callable[[Callable[[], None]], None] | None = None
     undecided: Callable[[], bool] = lambda: False
+
+    def become(self, other: Way) -> None:
+        """Go that way from now on."""
+        for each in fields(Way):
+            setattr(self, each.name, getattr(other, each.name))
 
 
 def begin(

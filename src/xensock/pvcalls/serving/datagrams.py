@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, family_of
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import listening, resolving
+from xensock.pvcalls.serving import consulting, listening, resolving
 from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
 from xensock.pvcalls.serving.framing import TURN, Frames
 from xensock.pvcalls.serving.limits import refuse
@@ -36,7 +36,12 @@ NAME_SERVICE = 53
 REMEMBERED = 1024  # destinations of one socket
 HOLDS = 5.0  # seconds that a decision about a destination holds
 LONGEST = 65535
+LATER = Decision(True, "asked about when something is sent")
+MOST_WAITING = (
+    64  # datagrams to one destination, or to several, that wait until it is decided about
+)
 UNSPECIFIED = bytes(16)  # struct sockaddr, AF_UNSPEC
+ASKED = -1
 QUOTED = 512  # bytes of a datagram that the report of its failure repeats (RFC 1812, 4.3.2.3)
 # struct sock_extended_err of linux/errqueue.h: errno, origin, type, code, info; and its origins that are ICMP's.
 _REPORT = struct.Struct("=IBBBxII")
@@ -74,8 +79,14 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
         call.answer()
         return
     end = endpoint(held, request.address)
-    decision, own = held.decided = decide(guest, held, end)
-    error = decision.error if not decision.allowed else held.datagrams.connect(end)
+    decision, own = decide(guest, held, end)
+    later = not own and guest.point.consults(Verb.CONNECT)
+    if later:
+        decision = LATER  # connecting sends nothing
+    held.decided = decision, own
+    error = (
+        decision.error if not decision.allowed else held.datagrams.connect(end, judged=not later)
+    )
     outcome: Outcome | None = "guest" if own else None
     guest.record(call, Verb.CONNECT, target(held, end), decision, error, outcome=outcome)
     response = call.response(to_wire(error))
@@ -118,22 +129,28 @@ class Datagrams:
         self._decided: dict[bytes, tuple[float, Endpoint, int]] = {}
         self._peer: Endpoint | None = None
         self._asks = False  # the peer is a name server, whom we stand in for
+        self._judged = True  # what goes to the peer was decided when it became that
+        self._held_back: dict[bytes, list[Frame]] = {}  # by destination: until it is decided about
         self._open = 0.0, False  # until when it holds whether strangers may send
         self._waiting: Frame | None = None
         self._reading = False
         self._writing = False
+        self._closed = False
         self._frames = Frames(guest, ring, self._send, self._receive)
         held.close = self.close
         self._watch(True)
 
     def close(self) -> None:
         """Let go of ring and socket."""
+        self._closed = True
+        self._held_back.clear()
         self._watch(False)
         self._unblock()
         self._frames.close()
 
-    def connect(self, end: Endpoint) -> int:
-        """Set the peer; the errno of connect(2)."""
+    def connect(self, end: Endpoint, judged: bool = True) -> int:
+        """Set the peer; the errno of connect(2). `judged`: whether it is decided about."""
+        self._judged = judged
         if self._is_name_service(end):
             self._peer, self._asks = end, True
             return 0
@@ -167,7 +184,9 @@ class Datagrams:
         if self._is_name_service(to):
             resolving.ask(self._guest, frame.payload, to, self._frames)
             return True
-        error_number = 0 if end is None else self._allowed(end)
+        error_number = 0 if end is None and self._judged else self._allowed(to, frame)
+        if error_number == ASKED:
+            return True
         if not error_number:
             error_number = self._transmit(frame.payload, end)
         if error_number == errno.EAGAIN:
@@ -201,14 +220,49 @@ class Datagrams:
             return 0
         return number
 
-    def _allowed(self, end: Endpoint) -> int:
-        """0, or the errno of the refusal."""
+    def _allowed(self, end: Endpoint, frame: Frame) -> int:
+        """0, the errno of the refusal, or ASKED: the frame is kept until somebody's word beside the rules is there."""
         now = time.monotonic()
         key = end.sockaddr()
         known = self._decided.get(key)
         if known is not None and known[0] > now:
             return known[2]
         decision, own = decide(self._guest, self._held, end)
+        if not own and self._guest.point.consults(Verb.CONNECT):
+            if key in self._held_back:
+                self._hold_back(key, frame)
+                return ASKED
+            inner = end.unmapped()
+            echo = self._held.protocol in (ICMP, ICMPV6)
+            where = Endpoint(inner.host, 0, inner.scope) if echo else inner
+            protocol = Protocol.ICMP if echo else Protocol.UDP
+            word = consulting.ask(self._guest, Verb.CONNECT, decision, protocol, where)
+            if word is not None:
+                self._held_back[key] = []
+                self._hold_back(key, frame)
+                consulting.then(self._guest, word, lambda said: self._told(end, said))
+                return ASKED
+        return self._remember(end, decision, own)
+
+    def _hold_back(self, key: bytes, frame: Frame) -> None:
+        """Keep a frame, as long as there are not too many: datagrams may get lost."""
+        if sum(map(len, self._held_back.values())) < MOST_WAITING:
+            self._held_back[key].append(frame)
+
+    def _told(self, end: Endpoint, decision: Decision | None) -> None:
+        """It is known what was decided about a destination; None: nothing, as another policy is in force."""
+        frames = self._held_back.pop(end.sockaddr(), [])
+        if self._closed:
+            return
+        if decision is not None:
+            self._remember(end, decision, False)
+        for frame in frames:
+            self._send(frame)  # what the buffer has no room for is lost
+
+    def _remember(self, end: Endpoint, decision: Decision, own: bool) -> int:
+        """Hold on to a decision about a destination, and record it; 0, or the errno of the refusal."""
+        now, key = time.monotonic(), end.sockaddr()
+        known = self._decided.get(key)
         if len(self._decided) >= REMEMBERED:
             del self._decided[next(iter(self._decided))]
         self._decided.pop(key, None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.address import Endpoint
+from xensock.calls.call import Verb
 from xensock.pvcalls.serving import limits, moving, sharing
 from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Held, Joined, in_family
@@ -31,8 +32,9 @@ def way(held: Held, end: Endpoint) -> Way | None:
     """How to connect to a listener of a guest; None where nobody of ours listens."""
     backend = held.guest.backend
     inner = loopback_of(end.unmapped())
-    if end.scope or backend.ports.listener(inner) is None:
-        return None
+    listener = backend.ports.listener(inner)
+    if end.scope or listener is None or listener.guest.point.consults(Verb.ACCEPT):
+        return None  # hooks are asked about clients that the kernel's queue holds
     own = _own_name(held, inner)
     if own is None:
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import joining, moving
+from xensock.pvcalls.serving import consulting, joining, moving
 from xensock.pvcalls.serving.addresses import endpoint, name_of
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -24,6 +24,9 @@ from xensock.pvcalls.serving.rings import map_ring
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
     from xensock.pvcalls.serving.call import Call
     from xensock.pvcalls.serving.guest import Guest
     from xensock.wire.requests import Accept, Bind, Listen, Poll
@@ -33,15 +36,18 @@ MOST_JOINED = 4096  # net.core.somaxconn's default
 ACCEPTED = Decision(True, "the guest's own listener")
 
 
-def bind(guest: Guest, call: Call, request: Bind) -> None:
-    """Bind; answered with the address that the socket has now, where names are agreed."""
+def bind(guest: Guest, call: Call, request: Bind, told: Decision | None = None) -> None:
+    """Bind; answered with the address that the socket has now, where names are agreed. `told`: what was decided beside
+    the rules."""
     held = guest.held(request.id)
     if held.family not in (socket.AF_INET, socket.AF_INET6):
         raise refuse(errno.EOPNOTSUPP)
     if held.phase not in (Phase.FRESH, Phase.DATAGRAMS):
         raise refuse(errno.EINVAL)  # it has its address
     local = endpoint(held, request.address)
-    decision, error = _bind(guest, held, local)
+    if _asked(guest, call, held, local, told, lambda told: bind(guest, call, request, told)):
+        return
+    decision, error = _bind(guest, held, local, told)
     guest.record(call, Verb.BIND, str(local), decision, error)
     if error:
         call.fail(error)
@@ -51,8 +57,28 @@ def bind(guest: Guest, call: Call, request: Bind) -> None:
         call.answer()
 
 
-def _bind(guest: Guest, held: Held, local: Endpoint) -> tuple[Decision, int]:
-    decision = listen_decision(guest, held, local) if local.port else Decision(True, "")
+def _asked(
+    guest: Guest,
+    call: Call,
+    held: Held,
+    local: Endpoint,
+    told: Decision | None,
+    go_on: Callable[[Decision | None], None],
+) -> bool:
+    """Whether somebody beside the rules is asked about a stream's local address; the call goes on once it is known."""
+    stream = held.kind == socket.SOCK_STREAM and held.phase == Phase.FRESH
+    if told is not None or not local.port or not stream or not guest.point.consults(Verb.LISTEN):
+        return False
+    end = local.unmapped()
+    decision = listen_decision(guest, held, local)
+    word = consulting.ask(guest, Verb.LISTEN, decision, Protocol.TCP, end)
+    if word is not None:
+        consulting.park(guest, call, held, word, go_on, lambda: go_on(None))
+    return word is not None
+
+
+def _bind(guest: Guest, held: Held, local: Endpoint, told: Decision | None) -> tuple[Decision, int]:
+    decision = told or (listen_decision(guest, held, local) if local.port else Decision(True, ""))
     held.decided = decision, False
     if not decision.allowed:
         return decision, decision.error
@@ -72,8 +98,8 @@ def listen_decision(guest: Guest, held: Held, local: Endpoint) -> Decision:
     return guest.point.listen(protocol, local.unmapped(), only, guest.transport.pid)
 
 
-def listen(guest: Guest, call: Call, request: Listen) -> None:
-    """Listen; a socket without an address gets a port of the host's choice (listen(2))."""
+def listen(guest: Guest, call: Call, request: Listen, told: Decision | None = None) -> None:
+    """Listen; a socket without an address gets a port of the host's choice (listen(2)). `told` as of bind."""
     held = guest.stream(request.id)
     if held.phase not in (Phase.FRESH, Phase.LISTENING) or held.family == socket.AF_UNIX:
         raise refuse(errno.EINVAL)
@@ -81,7 +107,9 @@ def listen(guest: Guest, call: Call, request: Listen) -> None:
         anywhere = IPv4Address(0) if held.family == socket.AF_INET else IPv6Address(0)
         guest.backend.ports.bind(held, Endpoint(anywhere, 0))
     local = Endpoint.from_python(held.host.getsockname())
-    decision = listen_decision(guest, held, local)
+    if _asked(guest, call, held, local, told, lambda told: listen(guest, call, request, told)):
+        return
+    decision = told or listen_decision(guest, held, local)
     held.decided = decision, False
     error = decision.error
     if decision.allowed:
@@ -182,25 +210,66 @@ def _next(listener: Held) -> tuple[socket.socket, tuple[str, int]] | None:
         return listener.taken.popleft()
     sock, peer = listener.host.accept()
     client = Endpoint.from_python(peer).unmapped()
-    if _admitted(listener, client):
+    decision, word = _judged(listener, client)
+    if word is not None:
+        _await(listener, sock, peer, word)
+        return None
+    if _admitted(listener, client, decision):
         return sock, peer
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+    _reset(sock)
     return None
 
 
-def _admitted(listener: Held, client: Endpoint) -> bool:
-    guest = listener.guest
-    port = listener.host.getsockname()[1]
+def _reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def _judged(listener: Held, client: Endpoint) -> tuple[Decision, Future[Decision] | None]:
+    """What the rules say about a client, and whose word is awaited beside them."""
+    guest, port = listener.guest, listener.host.getsockname()[1]
     decision = guest.point.accept(client, port)
+    where = Endpoint(client.host, port, client.scope)
+    return decision, consulting.ask(guest, Verb.ACCEPT, decision, Protocol.TCP, where)
+
+
+def _admitted(listener: Held, client: Endpoint, decision: Decision) -> bool:
     if not decision.allowed:
-        guest.record_refused(Verb.ACCEPT, str(client), decision)
+        listener.guest.record_refused(Verb.ACCEPT, str(client), decision)
     return decision.allowed
+
+
+def _await(
+    listener: Held, sock: socket.socket, peer: tuple[str, int], word: Future[Decision]
+) -> None:
+    """A client waits, taken from the kernel's queue, until it is known whether it is admitted."""
+    client = Endpoint.from_python(peer).unmapped()
+
+    def known(decision: Decision | None) -> None:
+        if listener.guest.gone or listener.guest.sockets.get(listener.id) is not listener:
+            _reset(sock)
+            return
+        if decision is None:
+            decision, word = _judged(listener, client)
+            if word is not None:
+                _await(listener, sock, peer, word)
+                return
+        if _admitted(listener, client, decision):
+            listener.taken.append((sock, peer))
+            pump(listener)
+        else:
+            _reset(sock)
+
+    consulting.then(listener.guest, word, known)
 
 
 def _take_joined(listener: Held) -> None:
     """Accept a connection that waits in our own queue."""
-    if not _admitted(listener, listener.queue[0].peer.unmapped()):
+    client = listener.queue[0].peer.unmapped()
+    decision, word = _judged(listener, client)
+    if word is not None:  # it came before there were hooks, which are asked about none in memory
+        decision = Decision(False, "hooks: it came before they did", errno.EACCES, cacheable=False)
+    if not _admitted(listener, client, decision):
         joining.refuse(listener, listener.queue.popleft())
         return
     joined, promised = listener.queue.popleft(), listener.accepts.popleft()
@@ -254,7 +323,8 @@ def _waits(listener: Held) -> bool:
     """Whether a connection is in a queue."""
     if listener.queue or listener.taken:
         return True
-    if not listener.guest.point.policy.accepts_judged:
+    point = listener.guest.point
+    if not point.policy.accepts_judged and not point.consults(Verb.ACCEPT):
         return _readable(listener)
     while _readable(listener):
         # What will be refused must not be told of: nobody could accept it.
