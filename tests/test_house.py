@@ -99,6 +99,7 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/attempt.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/call.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/closing.py": "tests/pvcalls/test_streams.py",
+    "pvcalls/serving/consulting.py": "tests/policy/test_hooks.py",
     "pvcalls/serving/connecting.py": "tests/pvcalls/test_streams.py",
     "pvcalls/serving/datagrams.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/explaining.py": "tests/pvcalls/test_explain.py",

@@ -1,11 +1,12 @@
 """Where a guest is known to differ from the kernel, each with its reason; docs/explanation/differences.md tells users.
 
-Keys: data path, then FILE:PROBE without ".4" or ".6". A probe listed here may still find no difference: some depend
-on the moment at which a signal arrives.
+Keys: data path, then FILE:PROBE, for both versions without ".4" or ".6". A probe listed here may still find no
+difference: some depend on the moment at which a signal arrives.
 """
 
 SIGNALS = "a signal without SA_RESTART can end a trapped call before the backend has noticed it"
-FREED = "the host's port is freed a moment after the guest's close"
+FREED = "the host's port is freed a moment after the guest's close or shutdown"
+V6ONLY = "IPV6_V6ONLY reads 1 once the socket has the host's address"
 
 KNOWN: dict[tuple[str, str], str] = {
     **{
@@ -18,14 +19,15 @@ KNOWN: dict[tuple[str, str], str] = {
         (datapath, name): why
         for datapath in ("relay", "ring")
         for name, why in {
-            "bind:shutdown_listener": "the host's listener outlives shutdown(2) of the guest's",
             "bind:closed_is_refused": FREED,
             "bind:listener_in_child_only": FREED,
-            "connect:bound_first": "a client bound to a port only has the guest's own address",
-            "options:changed_after": "TCP_MAXSEG is that of the guest's own connection",
-            "options:defaults": "IPV6_V6ONLY reads 1 once the socket has the host's address",
+            "options:changed_after.6": V6ONLY,
+            "options:defaults.6": V6ONLY,
         }.items()
     },
+    ("relay", "bind:shutdown_listener"): FREED,
+    ("ring", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
+    ("ring", "options:changed_after"): "TCP_MAXSEG is that of the guest's own connection",
     ("ring", "static"): "a bound socket refuses a second address before it is looked at",
     ("ring", "stream:out_of_band"): "rings carry no urgent data",
     (
@@ -38,4 +40,5 @@ KNOWN: dict[tuple[str, str], str] = {
 def reason(datapath: str, file: str, title: str) -> str | None:
     """Why this probe may differ, None where it must not."""
     name = file.removeprefix("probe_").removesuffix(".py")
-    return KNOWN.get((datapath, f"{name}:{title.rpartition('.')[0] or title}"))
+    wanted = (f"{name}:{title}", f"{name}:{title.rpartition('.')[0] or title}")
+    return next((KNOWN[datapath, each] for each in wanted if (datapath, each) in KNOWN), None)

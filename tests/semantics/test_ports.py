@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+
+from world.fixtures import only
+from world.namespaces import eventually
 
 from .attempts import Service, attempt, guests, holding
 
@@ -99,6 +103,50 @@ print("well")
     argv = [guest.world.python, "-c", script, guest.world.host.addr4]
     done = guest.run(argv, check=True)
     assert done.stdout == "well\n"
+
+
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_listener_that_is_shut_is_refused_and_listens_again(
+    guest: Guest, site: Site, chosen: bool
+) -> None:
+    """Natively and on the direct path at once, over relay a moment later."""
+    script = """
+import socket, sys
+with socket.socket() as server:
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended are in the way
+    server.bind(("0.0.0.0", int(sys.argv[1])))
+    for turn in range(3):
+        server.listen()
+        print(server.getsockname()[1], flush=True)
+        server.accept()[0].close()
+        server.shutdown(socket.SHUT_RDWR)
+        print("shut", flush=True)
+        sys.stdin.readline()
+"""
+    peer, host = site.world.peer, site.world.host.addr4
+    argv = [guest.world.python, "-c", script, str(guest.port() if chosen else 0)]
+    read_end, write_end = os.pipe()
+    running = guest.popen(argv, stdin=read_end)
+    os.close(read_end)
+
+    def refused(port: int) -> bool:
+        try:
+            peer.connect(host, port).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    with os.fdopen(write_end, "w") as words:
+        for turn in range(3):
+            eventually(lambda n=2 * turn: len(running.stdout.split()) > n, 15, "a port")
+            port = int(running.stdout.split()[2 * turn])
+            peer.connect(host, port).close()
+            eventually(lambda n=2 * turn + 1: len(running.stdout.split()) > n, 15, "shutdown")
+            eventually(lambda n=port: refused(n), 15, "a refusal")
+            words.write("on\n")
+            words.flush()
+    assert running.wait(15) == 0, running.stderr
 
 
 def test_a_closed_listeners_port_is_the_guests_again_at_once(guest: Guest) -> None:

@@ -44,6 +44,7 @@ class Outers:
     sockets: list[socket.socket]
     guest_port: int
     listening: bool = False
+    inside: bool = False  # of a listener that is only published
 
 
 def bind(sup: Supervisor, q: Question) -> None:
@@ -368,6 +369,33 @@ def _drop(sup: Supervisor, key: int) -> None:
         sup.dropping.discard(dropped)
 
 
+def _heed(sup: Supervisor, q: Question) -> None:
+    if sup.parts.stacks.default.local:
+        key = cookie(q.sock)
+        sup.parts.relay.heed(q.sock, key, lambda: _shut(sup, key))
+
+
+def _shut(sup: Supervisor, key: int) -> None:
+    """The guest's listener was taken apart by shutdown(2), and may listen again: so it goes with the host's."""
+    outers = sup.reserved.get(key)
+    if outers is None or not outers.listening:
+        return
+    if outers.inside:
+        _drop(sup, key)
+        return
+    outers.listening = False
+    outer = outers.sockets[0]
+    sup.ports.shut(outer)
+    sup.parts.relay.withdraw(outer)
+    host, _, *more = outer.getsockname()
+    outer.shutdown(socket.SHUT_RDWR)
+    try:
+        outer.bind((host, outers.guest_port, *more))  # the kernel takes back a port that it chose
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # still bound
+            _drop(sup, key)
+
+
 def bind_reusing(sock: socket.socket, local: Endpoint) -> None:
     """Bind past ended connections of ours on the same port, which the guest knows nothing of, and to addresses of the
     host, which IPv6 does not take for the guest's own in spite of the route; or beside our own name service."""
@@ -440,6 +468,7 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
             sup.parts.relay.watch(key, lambda: _drop(sup, key))
             opened = sup.accepts(q, Verdict(decision, _path(sup, decision), "allow"))
             sup.parts.relay.publish(outer, end.port, None, lambda: None, opened=opened)
+        _heed(sup, q)
         return Verdict(decision, _path(sup, decision), "allow"), 0
     return _listen_inside(sup, q, end, backlog)
 
@@ -471,8 +500,9 @@ def _listen_inside(
         sup.parts.relay.publish(outer, end.port, _only_loopback(end), lambda: None, opened=opened)
     if outers:
         key = cookie(q.sock)
-        sup.reserved[key] = Outers(outers, end.port, listening=True)
+        sup.reserved[key] = Outers(outers, end.port, listening=True, inside=True)
         sup.parts.relay.watch(key, lambda: _drop(sup, key))
+        _heed(sup, q)
         return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     return Verdict(OWN, "guest", "guest"), 0
 

@@ -48,6 +48,10 @@ class Ports:
     def is_listening(self, sock: socket.socket) -> bool:
         return cookie(sock) in self._listening
 
+    def shut(self, sock: socket.socket) -> None:
+        """It listens no more. From any thread."""
+        self._listening.pop(cookie(sock), None)
+
     def has(self, key: int) -> bool:
         """Whether the host's socket with this cookie is a listener of this guest's."""
         return key in self._listening

@@ -130,6 +130,16 @@ class Relay:
         """Close the listener, so that its port is free at once. Connections go on. Unknown listeners are fine."""
         self._server.unpublish(listener)
 
+    def withdraw(self, listener: socket.socket) -> None:
+        """Undo publish(): the listener is its owner's again."""
+        self._server.withdraw(listener)
+
+    def heed(self, listener: socket.socket, cookie: int, shut: Callable[[], None]) -> None:
+        """Call shut() once on the relay's thread when the guest's listener listens no more though it is there, as
+        shutdown(2) leaves it. This is a duplicate, which the caller closes afterwards. Until unwatch(), and not once
+        it is closed."""
+        self._server.heed(listener, cookie, shut)
+
     def watch(self, cookie: int, closed: Callable[[], None], listening: bool = True) -> None:
         """Call closed() once on the relay's thread when the guest's socket with this SO_COOKIE is gone.
 

@@ -33,6 +33,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
+from xensock.supervisor.relay_names import called_as
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
     SO_MARK,
@@ -50,6 +51,10 @@ Join = Callable[[socket.socket, socket.socket, "Ended | None"], None]
 Ended = Callable[[int, int, int], None]
 
 TCP_INFO = 11
+TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it takes in a segment
+MOST_SEGMENT = (
+    32767  # that can be asked for (MAX_TCP_WINDOW); more is loopback's, as the guest's own
+)
 TCP_SYN_SENT, TCP_CLOSE = 2, 7
 SO_BUF_LOCK, _SNDBUF_LOCK, _RCVBUF_LOCK = 72, 1, 2
 
@@ -214,12 +219,11 @@ class Client:
             if self._closed:
                 far.close()
                 return errno.ENETDOWN
-            if named:
-                _name_like(guest, far)
-            if error == 0:
-                return self._fast(guest, address, target, far, ended)
-            # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
-            return self._hold(guest, address, target, far, error, ended)
+            with called_as(guest, far, target, self._make) if named else contextlib.nullcontext():
+                if error == 0:
+                    return self._fast(guest, address, target, far, ended)
+                # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
+                return self._hold(guest, address, target, far, error, ended)
 
     def dialling(self) -> int:
         """Connections whose far side has not answered."""
@@ -317,6 +321,7 @@ class Client:
         ended: Ended | None,
     ) -> int:
         listener = self._listener(target)
+        _segments_like(listener.sock, far)
         guest.setsockopt(socket.SOL_SOCKET, SO_MARK, self._mark)
         try:
             error = _core.connect_start(guest.fileno(), address, _FAST_WAIT_US)
@@ -477,6 +482,7 @@ class Client:
         if hold.syn is None:
             return
         if hold.stage is _Stage.ANSWERED:
+            _segments_like(hold.listener.sock, hold.far)
             self._wire.send(hold.syn.again(), hold.target)
             if self._expect(
                 hold.listener, (str(hold.own.host), hold.own.port), hold.far, hold.ended
@@ -563,20 +569,15 @@ def _possible(guest: socket.socket, target: Endpoint) -> bool:
     )
 
 
-def _name_like(guest: socket.socket, far: socket.socket) -> None:
-    """Give the guest's socket the name that the far side sees, unless the program bound it to one of its own."""
-    if guest.getsockname()[1]:
-        return
-    host, port, *more = far.getsockname()
-    if not port:
-        return
-    host = host.partition("%")[0]  # the scope is among what follows
-    if guest.family != socket.AF_INET6:
-        host, more = host.removeprefix("::ffff:"), []
-    elif ":" not in host:
-        host = f"::ffff:{host}"
-    # The host gives one port to connections of different destinations.
-    options.bind_beside(guest, (host, port, *more))
+def _segments_like(listener: socket.socket, far: socket.socket) -> None:
+    """Have the guest's next connection send segments of the size that the far side takes (tcp(7), TCP_MAXSEG)."""
+    if hasattr(far, "splice"):
+        return  # a socket of another stack, whose path the guest's has nothing to do with
+    tcp = socket.IPPROTO_TCP
+    size = far.getsockopt(tcp, socket.TCP_MAXSEG)
+    if far.getsockopt(tcp, TCP_INFO, 6)[5] & TCPI_OPT_TIMESTAMPS:
+        size += TIMESTAMPS
+    listener.setsockopt(tcp, socket.TCP_MAXSEG, size if size <= MOST_SEGMENT else 0)
 
 
 def _outcome(far: socket.socket) -> int:

@@ -6,6 +6,8 @@ Theory of operation
   address that the client used, so that accept(2), getpeername(2) and getsockname(2) tell the guest the truth.
 - The kernel tells by sock_diag(7) multicast which sockets it destroys; that is how the host's port is freed as soon
   as the guest closes its listener, without a reference of ours that would keep it open.
+- An epoll(7) entry is no such reference either: it lives until the guest's last descriptor is closed, and says when a
+  listener hangs up, which shutdown(2) makes it do.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
-from xensock.supervisor.diag import CONNECTED, HOLDING, NETLINK_SOCK_DIAG, Diag
+from xensock.supervisor.diag import CONNECTED, HOLDING, NETLINK_SOCK_DIAG, TCP_LISTEN, Diag
 from xensock.supervisor.relay_client import (
     Ended,
     Join,
@@ -77,6 +79,8 @@ class Server:
         self._dials: dict[socket.socket, socket.socket] = {}  # towards the guest: the client's
         self._watched: dict[int, Callable[[], None]] = {}
         self._bound: set[int] = set()  # of the watched, those that do not listen yet
+        self._hung: tuple[select.epoll, Diag] | None = None  # the latter kept, to be fast
+        self._heeded: dict[int, Callable[[], None]] = {}
         self._destroyed: deque[int] = deque(maxlen=_REMEMBERED)
         self._diag: socket.socket | None = None
         self._closed = False
@@ -109,6 +113,14 @@ class Server:
             p.gone = True
             self._loop.remove(p.fd)
             listener.close()
+
+    def withdraw(self, listener: socket.socket) -> None:
+        """See Relay.withdraw."""
+        with self._lock:
+            p = self._published.pop(listener, None)
+            if p is not None:
+                p.gone = True
+                self._loop.remove(p.fd)
 
     def _accept(self, p: _Publication) -> None:
         while not p.gone and not p.paused:
@@ -266,7 +278,32 @@ class Server:
         """See Relay.unwatch."""
         with self._lock:
             self._watched.pop(cookie, None)
+            self._heeded.pop(cookie, None)
             self._bound.discard(cookie)
+
+    def heed(self, listener: socket.socket, cookie: int, shut: Callable[[], None]) -> None:
+        """See Relay.heed."""
+        with self._lock:
+            if self._hung is None:
+                self._hung = select.epoll(), self._ask()
+                self._loop.add(self._hung[0].fileno(), IN, lambda _: self._look())
+            self._heeded[cookie] = shut
+            try:
+                self._hung[0].register(listener.fileno(), select.EPOLLONESHOT)
+            except FileExistsError:  # by that number before
+                self._hung[0].modify(listener.fileno(), select.EPOLLONESHOT)
+
+    def _look(self) -> None:
+        """Some listener hung up, which none of our descriptors can say by now."""
+        with self._lock:
+            if self._hung is None:
+                return
+            hung, diag = self._hung
+            hung.poll(0)
+            gone = self._heeded.keys() - {each.cookie for each in diag.held(states=1 << TCP_LISTEN)}
+            calls = [self._heeded.pop(cookie) for cookie in gone]
+        for call in calls:
+            call()
 
     def _open_diag(self) -> socket.socket:
         diag = self._make(
@@ -304,6 +341,8 @@ class Server:
                     self._destroyed.append(cookie)
                     gone = {cookie} & self._watched.keys()
                 calls += [self._watched.pop(cookie) for cookie in gone]
+                for cookie in gone:
+                    self._heeded.pop(cookie, None)
                 self._bound -= gone
         for call in calls:
             call()
@@ -311,12 +350,13 @@ class Server:
     def _there(self) -> set[int]:
         """Cookies of the guest's TCP sockets that have a port. Before Linux 6.8 the kernel does not tell of those that
         are only bound: of them, all that are watched."""
-        link = self._make(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-        )
-        with contextlib.closing(Diag(link)) as diag:
+        with contextlib.closing(self._ask()) as diag:
             found = {each.cookie for each in diag.held(states=HOLDING | CONNECTED)}
             return found if diag.shows_bound(self._make) else found | self._bound
+
+    def _ask(self) -> Diag:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        return Diag(self._make(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG))
 
     def close(self) -> None:
         """Close all listeners and unfinished dials. Called once, before the loop stops."""
@@ -330,6 +370,12 @@ class Server:
                 reset(client)
             self._dials.clear()
             self._watched.clear()
+            self._heeded.clear()
+            if self._hung is not None:
+                self._loop.remove(self._hung[0].fileno())
+                for each in self._hung:
+                    each.close()
+                self._hung = None
             if self._diag is not None:
                 self._loop.remove(self._diag.fileno())
                 self._diag.close()

@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 REQUEST, ACK, EXCL, CREATE = 0x1, 0x4, 0x200, 0x400
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE, RTM_DELRULE = 16, 20, 24, 32, 33
+RTM_DELADDR, RTM_DELROUTE = 21, 25
 IFLA_MTU, IFLA_AF_SPEC, IFLA_INET_CONF = 4, 26, 1
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 3, 18, 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_F_NODAD = 1, 2, 8, 0x02
-RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTAX_MTU = 4, 7, 8, 2
+RTA_DST, RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTAX_MTU = 1, 4, 7, 8, 2
 RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_LINK, RT_SCOPE_HOST, RTN_UNICAST, RTN_LOCAL = (
     255,
     3,
@@ -98,23 +100,55 @@ class Layout:
         spec = _attr(IFLA_AF_SPEC, _attr(socket.AF_INET, _attr(IFLA_INET_CONF, conf)))
         self._ask(RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, index, 0, 0) + spec)
 
-    def address(self, index: int, host: IPv4Address | IPv6Address, prefix: int) -> None:
+    def address(
+        self, index: int, host: IPv4Address | IPv6Address, prefix: int, there: bool = True
+    ) -> None:
+        """``ip address add``, or with `there` False ``del``."""
         family = socket.AF_INET if host.version == 4 else socket.AF_INET6
         body = struct.pack("=BBBBi", family, prefix, 0, 0, index)
         body += _attr(IFA_LOCAL, host.packed) + _attr(IFA_ADDRESS, host.packed)
         if host.version == 6:
             body += _attr(IFA_FLAGS, struct.pack("=I", IFA_F_NODAD))
-        self._ask(RTM_NEWADDR, CREATE | EXCL, body)
+        self._ask(*((RTM_NEWADDR, CREATE | EXCL) if there else (RTM_DELADDR, 0)), body)
 
     def everything_local(self, family: int, source: IPv4Address | IPv6Address | None) -> None:
         """``ip route add local default dev lo``: any address is this namespace's own."""
+        self._local(family, None, source, there=True)
+
+    def _local(
+        self,
+        family: int,
+        host: IPv4Address | IPv6Address | None,
+        source: IPv4Address | IPv6Address | None,
+        there: bool,
+    ) -> None:
+        length = 0 if host is None else host.max_prefixlen
         body = struct.pack(
-            "=BBBBBBBBI", family, 0, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, 0
+            "=BBBBBBBBI",
+            *(family, length, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, 0),
         )
+        if host is not None:
+            body += _attr(RTA_DST, host.packed)
         body += _attr(RTA_OIF, struct.pack("=i", LO))
         if source is not None:
             body += _attr(RTA_PREFSRC, source.packed)
-        self._ask(RTM_NEWROUTE, CREATE | EXCL, body)
+        self._ask(*((RTM_NEWROUTE, CREATE | EXCL) if there else (RTM_DELROUTE, 0)), body)
+
+    @contextmanager
+    def called_from(
+        self, host: IPv4Address | IPv6Address, source: IPv4Address | IPv6Address
+    ) -> Iterator[None]:
+        """Meanwhile, who connects to `host` and has no address yet gets `source`. Raises OSError, EEXIST among them."""
+        with ExitStack() as undo:
+            if (
+                source.version == 6
+            ):  # IPv6 takes no source that no device has (ip6_route_info_create)
+                self.address(LO, source, 128)
+                undo.callback(self.address, LO, source, 128, there=False)
+            family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+            self._local(family, host, source, there=True)
+            undo.callback(self._local, family, host, source, there=False)
+            yield
 
     def way_out(
         self, index: int, family: int, source: IPv4Address | IPv6Address | None, mtu: int

@@ -354,6 +354,18 @@ def test_options_go_along(ground, slow, far_sockets):
             assert far_sockets[0].getsockopt(level, name) == guest.getsockopt(level, name)
 
 
+@pytest.mark.parametrize("host", [FAR4, FAR6])
+@pytest.mark.parametrize("size", [700, 1000, 1400])
+def test_segments_are_as_long_as_the_far_sides(ground, far_sockets, host, size):
+    with ground.server(host) as server, ground.client(server.family) as guest:
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, size)
+        assert ground.connect(guest, server) == 0
+        (far,) = far_sockets
+        wanted = far.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        assert wanted <= size
+        assert guest.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) == wanted
+
+
 def test_the_end_is_reported(ground):
     told = []
     with ground.server() as server, ground.client() as guest:

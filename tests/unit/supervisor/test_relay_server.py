@@ -240,6 +240,61 @@ def test_unwatch(ground):
     assert not gone.is_set()
 
 
+def heeded(ground, own):
+    """What is set when this listener hangs up; no descriptor of it stays here."""
+    shut = threading.Event()
+    with own.dup() as copy:
+        ground.relay.heed(copy, cookie_of(own), shut.set)
+    return shut
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_listener_that_is_shut_is_heard_of(ground, host):
+    with guest_server(ground, host, 8088) as own, guest_server(ground, host, 8089) as other:
+        shut, not_shut = heeded(ground, own), heeded(ground, other)
+        own.shutdown(socket.SHUT_RDWR)
+        assert shut.wait(5)
+        assert not not_shut.is_set()
+        own.listen()
+        again = heeded(ground, own)
+        own.shutdown(socket.SHUT_RD)
+        assert again.wait(5)
+        other.shutdown(socket.SHUT_WR)  # which is nothing to a listener
+        own.listen()
+        last = heeded(ground, own)
+        own.shutdown(socket.SHUT_RDWR)
+        assert last.wait(5)
+        assert not not_shut.is_set()
+
+
+def test_to_heed_a_listener_keeps_it_not_open(ground):
+    gone = threading.Event()
+    own = guest_server(ground, port=8088)
+    ground.relay.watch(cookie_of(own), gone.set)
+    shut = heeded(ground, own)
+    own.close()
+    assert gone.wait(5)
+    with guest_server(ground, port=8088) as other:
+        seen = heeded(ground, other)
+        other.shutdown(socket.SHUT_RDWR)
+        assert seen.wait(5)
+    assert not shut.is_set()
+
+
+def test_what_is_withdrawn_is_its_owners_again(ground):
+    listener = ground.server()
+    with listener, guest_server(ground) as own:
+        ground.relay.publish(listener, 8080, None, lambda: None)
+        with client(ground, listener.getsockname()), own.accept()[0]:
+            pass
+        ground.relay.withdraw(listener)
+        listener.settimeout(10)
+        with client(ground, listener.getsockname()) as sock:
+            conn, address = listener.accept()
+            conn.close()
+            assert address == sock.getsockname()
+
+
 def test_accepting_fails_for_good(ground):
     gone = threading.Event()
     listener = ground.server()
