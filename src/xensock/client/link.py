@@ -90,6 +90,11 @@ class Link:
         """Whether the backend offers an extension and we asked for it."""
         return extension in self.frontend.features
 
+    @property
+    def has_options(self) -> bool:
+        """Whether setsockopt(2) can do anything there."""
+        return self.has(Extension.OPTIONS)
+
     def move(self, flow: Moved, end: socket.socket, pages: DataPages) -> int:
         """Let the mover move between the socket pair's end, which is taken, and the ring."""
         with self._lock:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _IN_ERROR, _STATUS = struct.Struct("<8xi"), struct.Struct("<88xI")
 _IN = struct.Struct("<II")  # in_cons, in_prod
+_OUT = struct.Struct("<64xIIi")  # out_cons, out_prod, out_error
+_LOOK_S, _LOOK_MOST_S = 0.002, 0.25
 _CONNECTED = 1
 if TYPE_CHECKING:
     Ended = Callable[[int, int, int], None]
@@ -179,9 +181,25 @@ class Stream(Held):
         """See Moved."""
         if self.resets and not self.shut_down:
             return  # it is the close, which is a reset
-        if self.link.has(Extension.SHUTDOWN) and self.state is State.CONNECTED:
-            with contextlib.suppress(OSError):
-                self.submit(Shutdown(self.id, socket.SHUT_WR))
+        if self.link.has(Extension.SHUTDOWN):
+            if self.state is State.CONNECTED:
+                with contextlib.suppress(OSError):
+                    self.submit(Shutdown(self.id, socket.SHUT_WR))
+        elif self.spliced is not None:
+            self._end_whole(_LOOK_S)
+
+    def _end_whole(self, delay: float) -> None:
+        """On the loop's thread: version 1 cannot say that one direction has ended, and the peer waits for that end. So
+        the connection ends, once the backend has taken what was sent: releasing it earlier would lose that. Whoever
+        ended one direction alone, and waits for an answer, meets a reset, not an end that looks like the peer's."""
+        with self._lock:
+            if self._pages is None or self.state is not State.CONNECTED:
+                return
+            consumed, produced, error = _OUT.unpack_from(self._pages.indexes)
+        if consumed == produced or error:
+            self.link.cut(self._token)
+            return
+        self.link.loop.later(delay, lambda: self._end_whole(min(2 * delay, _LOOK_MOST_S)))
 
     def shut(self, how: How) -> None:
         """Tell the backend of a shutdown(2) that bytes do not show. Raises OSError."""

@@ -149,7 +149,8 @@ class Upstream:
         """A listener at the backend; `dual`: for both families. Raises OSError."""
         made = self.make(family, socket.SOCK_STREAM, 0)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._link.has_options:  # version 1 has none
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dual))
             made.bind((host, port))

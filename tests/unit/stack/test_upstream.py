@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,12 @@ from backkit import until
 from daemonkit import daemon
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol
+from xensock.client.link import Link
+from xensock.pvcalls.frontend import Frontend
 from xensock.stack.resolver_wire import NXDOMAIN, rcode
 from xensock.stack.stacks import DecidedError, ExplainedAnswer, decided
 from xensock.stack.upstream import UnreachableError, Upstream
+from xensock.transport.url import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,3 +148,53 @@ def test_who_may_ping_is_the_backends_word(upstream: Upstream) -> None:
     assert upstream.may_ping() == native
     upstream.close()
     assert not upstream.may_ping()
+
+
+@pytest.fixture
+def version_1(served: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
+    """As at Linux's backend: none of the extensions is agreed upon."""
+
+    def open_link(url: str, name: str, order: int, splices: bool) -> Link:
+        front = Frontend(connect(url, name=name), wanted=frozenset(), ring_page_order=0)
+        return Link(front, order, splices)
+
+    monkeypatch.setattr("xensock.stack.upstream.open_link", open_link)
+    with closing(Upstream("old", served.url, "guest")) as made:
+        yield made
+
+
+def test_a_listener_at_a_backend_without_options(version_1: Upstream) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with version_1.create_server("127.0.0.1", port, socket.AF_INET, False) as server:
+        socket.create_connection(("127.0.0.1", port), 20).close()
+        server.settimeout(20)
+        server.accept()[0].close()
+
+
+def test_the_guests_end_reaches_the_peer_of_a_backend_without_half_close(
+    version_1: Upstream,
+) -> None:
+    """All that was sent comes first; who ended one direction alone is told by a reset."""
+    size = 4 << 20
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        near = socket.create_connection(door.getsockname(), 20)
+        far, _ = door.accept()
+    ended: list[tuple[int, int, int]] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, near:
+        made = version_1.make_passed(socket.AF_INET)
+        assert made.connect_ex(listener.getsockname()) == 0
+        server, _ = listener.accept()
+        made.splice(far, lambda *how: ended.append(how))
+        server.settimeout(20)
+        with server, ThreadPoolExecutor(1) as sender:
+            sent = sender.submit(lambda: (near.sendall(bytes(size)), near.shutdown(socket.SHUT_WR)))
+            got = 0
+            while part := server.recv(1 << 18):
+                got += len(part)
+            sent.result()
+            assert got == size
+        with pytest.raises(ConnectionResetError):
+            near.recv(1)
+    assert until(lambda: bool(ended), 20)
+    assert ended[0][0] == size
