@@ -380,6 +380,54 @@ allow = "{intra}:7"
         hanging.process.send_signal(signal.SIGCONT)
 
 
+# Connects until the network is there, then asks for a name and connects again and again, all at once.
+CIRCLE = """
+import errno, socket, sys, threading, time
+def reach():
+    with socket.socket() as sock:
+        sock.settimeout(25)  # less than a backend may take to answer
+        try:
+            sock.connect((sys.argv[1], 7))
+        except OSError as error:
+            return errno.errorcode.get(error.errno, str(error))
+        return "connected"
+deadline = time.monotonic() + 30
+while (first := reach()) == "ENETUNREACH" and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(first)
+try:
+    print(socket.getaddrinfo("web.test.", 7))
+except socket.gaierror as error:
+    print(error.errno)
+found = []
+threads = [threading.Thread(target=lambda: found.append(reach())) for _ in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(found), *set(found))
+"""
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_backends_that_forward_in_a_circle_refuse_at_once(guest: Guest) -> None:
+    web = guest.world.web4
+
+    def towards(url: str) -> str:
+        rule = f'[[rule]]\nallow = ["{web}:7", "web.test"]\nvia = "next"\n'
+        return f'[networks]\nnext = {{ backend = "{url}" }}\n{rule}'
+
+    own = f"local:{guest.directory}/backend-1.socket"  # the guest's, started with its policy
+    far = guest.backend(written(guest, towards(own), "far.toml"), "xstest")
+    argv = [guest.world.python, "-c", CIRCLE, web]
+    options = written(guest, towards(far))
+    done = guest.run(argv, options=options, check=True, timeout=120)
+    assert done.stdout.splitlines() == ["EACCES", "-2", "12 EACCES"]
+    refused = [call for call in guest.calls if call["decision"] == "deny"]
+    assert {call["verb"] for call in refused} == {"connect", "resolve"}
+    said = {(call["verb"], call["rule"], call["hint"]) for call in refused}
+    assert all("forwarded in a circle" in rule for _, rule, _ in said), said
+    assert all("leave its via out" in hint for _, _, hint in said), said
+
+
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
 def test_this_host_is_a_network_of_a_guest_with_a_backend(guest: Guest) -> None:
     url = guest.backend(("--allow", "web.test:7"), "xstest")

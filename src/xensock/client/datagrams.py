@@ -21,10 +21,12 @@ UNSPECIFIED = bytes(16)  # AF_UNSPEC: no peer any more
 class Datagrams(Held):
     """A UDP, ping or name service socket at the backend. Raises OSError (EOPNOTSUPP) where it does not carry them."""
 
-    def __init__(self, link: Link, family: int, protocol: int, end: socket.socket) -> None:
+    def __init__(
+        self, link: Link, family: int, protocol: int, end: socket.socket, hops: int = 0
+    ) -> None:
         if not link.has(Extension.DATAGRAMS):
             raise failure(errno.ESOCKTNOSUPPORT)
-        super().__init__(link, family, socket.SOCK_DGRAM, protocol, end)
+        super().__init__(link, family, socket.SOCK_DGRAM, protocol, end, hops=hops)
         pages = link.frontend.data_ring(link.datagram_order)
         try:
             self.command(Attach(self.id, pages.ref, pages.port))

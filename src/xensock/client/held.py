@@ -68,8 +68,10 @@ class Held:
         protocol: int,
         end: socket.socket,
         accepted: int = 0,
+        hops: int = 0,
     ) -> None:
-        """Make the socket at the backend, unless `accepted` is the id of one that it made. Raises OSError."""
+        """Make the socket at the backend, unless `accepted` is the id of one that it made. `hops`: how many backends
+        pass its calls on. Raises OSError."""
         self.link = link
         self.family = self.shown = family  # of the socket, and what the program calls it
         self.type = type
@@ -94,7 +96,8 @@ class Held:
         if not accepted:
             # v1 knows the protocol by the type alone.
             tcp = type == socket.SOCK_STREAM
-            self.command(Socket(self.id, family, type, 0 if tcp else protocol))
+            hops = hops if link.has(Extension.HOPS) else 0
+            self.command(Socket(self.id, family, type, 0 if tcp else protocol, hops))
             watch_hang_up(link.loop, end, self.release)
 
     # --- commands

@@ -80,7 +80,7 @@ class Link:
         self._streams: set[int] = set()  # tokens of the flows that are connections
         self._sending: set[int] = set()  # of those whose program may send more
         self._quiet = threading.Condition(self._lock)  # one of them less
-        self._names: NameService | None = None
+        self._names: dict[int, NameService] = {}  # by their hops
         _links.add(self)
         self._closing = False
         frontend.when_over(self._session_over)
@@ -138,16 +138,17 @@ class Link:
         stream.inode = inode_of(fd)
         self.by_inode[stream.inode] = stream
 
-    def name_service(self) -> NameService:
-        """Who resolves names, made when it is first asked for. Raises OSError where the backend does not."""
+    def name_service(self, hops: int = 0) -> NameService:
+        """Who resolves names, made when it is first asked for; `hops`: how many backends pass the questions on. Raises
+        OSError where the backend does not resolve."""
         from xensock.client.names import NameService
 
         with self._lock:
-            if self._names is not None:
-                return self._names
-        made = NameService(self)
+            if hops in self._names:
+                return self._names[hops]
+        made = NameService(self, hops)
         with self._lock:
-            before = self._names = self._names or made
+            before = self._names.setdefault(hops, made)
         if before is not made:
             made.close()
         return before
@@ -178,8 +179,8 @@ class Link:
             if self._closing:
                 return
             self._closing = True
-            names, self._names = self._names, None
-        if names is not None:
+            services, self._names = list(self._names.values()), {}
+        for names in services:
             names.close()
         self.loop.stop()
         self._end_all()

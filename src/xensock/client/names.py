@@ -34,8 +34,8 @@ NXDOMAIN = 3
 class NameService:
     """Sends DNS messages to the backend and gives each its answer. Any thread may ask."""
 
-    def __init__(self, link: Link) -> None:
-        """Raises OSError where the backend does not resolve."""
+    def __init__(self, link: Link, hops: int = 0) -> None:
+        """`hops`: how many backends pass the questions on. Raises OSError where the backend does not resolve."""
         if not link.has(Extension.RESOLVE):
             raise failure(errno.EOPNOTSUPP)
         self._near, far = kernel.socketpair(socket.SOCK_SEQPACKET)
@@ -44,7 +44,7 @@ class NameService:
         self._ids = itertools.count(int.from_bytes(os.urandom(2), "big"))
         self._lock = threading.Lock()
         try:
-            self._held = Datagrams(link, socket.AF_UNSPEC, DNS, far)
+            self._held = Datagrams(link, socket.AF_UNSPEC, DNS, far, hops)
         except OSError:
             self._near.close()
             far.close()

@@ -72,7 +72,9 @@ class socket(Transfer):
         fileno: int | None = None,
         *,
         link: Link | None = None,
+        hops: int = 0,
     ) -> None:
+        """`link`: the backend; `hops`: how many others pass the socket's calls on to it."""
         self._held, self._own_family = None, False
         if fileno is not None:
             self._take(family, type, proto, fileno)
@@ -102,9 +104,9 @@ class socket(Transfer):
         near, far = kernel.socketpair(pair)
         try:
             held = (
-                Stream(link, family, far, proto)
+                Stream(link, family, far, proto, hops=hops)
                 if kind == standard.SOCK_STREAM
-                else Datagrams(link, family, proto, far)
+                else Datagrams(link, family, proto, far, hops)
             )
             if self._own_family:
                 held.shown = AF_XENSOCK

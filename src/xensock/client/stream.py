@@ -45,8 +45,9 @@ class Stream(Held):
         end: socket.socket,
         protocol: int = 0,
         accepted: int = 0,
+        hops: int = 0,
     ) -> None:
-        super().__init__(link, family, socket.SOCK_STREAM, protocol, end, accepted)
+        super().__init__(link, family, socket.SOCK_STREAM, protocol, end, accepted, hops)
         self.door: Door | None = None  # of a listening one
         self.filling = 0  # bytes that make the program's end look full
         self.shut_down = False  # the program called shutdown(2)

@@ -12,15 +12,16 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol
+from xensock.calls.hops import MOST, circle, passed_on
 from xensock.client.attachment import open_link
 from xensock.client.datagrams import Datagrams
 from xensock.client.explaining import decision_of, explanation_of
 from xensock.client.sockets import socket as OwnSocket
+from xensock.stack import resolver_wire as wire
 from xensock.stack.stacks import DecidedError, ExplainedAnswer, Look
 
 if TYPE_CHECKING:
@@ -48,9 +49,15 @@ class Carried(OwnSocket):
     """A socket of a backend that knows what was decided about it (`stacks.decided`)."""
 
     def __init__(
-        self, family: int, type: int, protocol: int, link: Link, upstream: Upstream
+        self,
+        family: int,
+        type: int,
+        protocol: int,
+        link: Link,
+        upstream: Upstream,
+        hops: int = 0,
     ) -> None:
-        super().__init__(family, type, protocol, link=link)
+        super().__init__(family, type, protocol, link=link, hops=hops)
         self._upstream = upstream
         self.decided: Decision | None = None
 
@@ -117,9 +124,10 @@ class Upstream:
         self.name = name
         self.url = url
         self.recording = recording
-        self._names: NameService | None = None
+        self._names: dict[int, NameService] = {}  # by the hops of their questions
+        self._threads: dict[int, ThreadPoolExecutor] = {}  # by the hops of their calls
         self._lookers: dict[tuple[int, int, bool], Carried] = {}
-        self._lock = threading.Lock()  # of _lookers
+        self._lock = threading.Lock()  # of _lookers, _threads
         try:
             self._link = open_link(url, guest, order=RING_ORDER, splices=True)
         except OSError as error:
@@ -130,20 +138,23 @@ class Upstream:
         self._check()
         return Carried(family, type & 0xF, protocol, self._link, self)
 
-    def make_passed(self, family: int) -> Carried:
-        """A stream socket, as `make`."""
+    def make_passed(self, family: int, hops: int) -> Carried:
+        """A stream socket, as `make`, whose calls so many backends pass on."""
         self._check()
-        return Carried(family, socket.SOCK_STREAM, 0, self._link, self)
+        return Carried(family, socket.SOCK_STREAM, 0, self._link, self, hops)
 
     @property
     def passer(self) -> Upstream:
         """Itself: it is another backend."""
         return self
 
-    @cached_property
-    def threads(self) -> Executor:
-        """For those who must not wait themselves: calls of its sockets take as long as the backend takes to answer."""
-        return ThreadPoolExecutor(THREADS, f"xs-pass-{self.name}")
+    def threads(self, hops: int) -> Executor:
+        """For those who must not wait themselves: calls of its sockets take as long as the backend takes to answer.
+        Each number of hops has its own: in a circle calls wait for one another, those of fewer hops for more."""
+        with self._lock:
+            if hops not in self._threads:
+                self._threads[hops] = ThreadPoolExecutor(THREADS, f"xs-pass-{self.name}-{hops}")
+            return self._threads[hops]
 
     def create_server(self, host: str, port: int, family: int, dual: bool) -> socket.socket:
         """A listener at the backend; `dual`: for both families. Raises OSError."""
@@ -181,10 +192,14 @@ class Upstream:
 
     async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
         """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
-        if self._names is None:
+        hops = passed_on.get() + 1
+        if hops > MOST:
+            refused = wire.reply(message, wire.read_question(message), wire.NXDOMAIN)
+            return ExplainedAnswer.make(refused, circle(self.name))
+        if hops not in self._names:
             # The backend is asked for it, and may be slow to answer.
-            self._names = await asyncio.to_thread(self._link.name_service)
-        answer, why = await asyncio.wrap_future(self._names.ask(message))
+            self._names[hops] = await asyncio.to_thread(self._link.name_service, hops)
+        answer, why = await asyncio.wrap_future(self._names[hops].ask(message))
         return answer if why is None else ExplainedAnswer.make(answer, decision_of(why))
 
     def _check(self) -> None:
@@ -212,10 +227,11 @@ class Upstream:
         """Leave the backend. What guests sent is delivered; those who still may send get `patience` seconds to end."""
         with self._lock:
             lookers, self._lookers = self._lookers, {}
+            pools = list(self._threads.values())
         for looker in lookers.values():
             looker.close()
-        if "threads" in self.__dict__:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in pools:
+            threads.shutdown(wait=False, cancel_futures=True)
         self._link.finish(patience)
         self._link.close()
 

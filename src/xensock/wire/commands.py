@@ -120,6 +120,7 @@ _LAYOUT: dict[Command, struct.Struct] = {
 _PAGE_ADDRESS = struct.Struct("<H2xI")
 # Plain numbers: every request passes here, and those of enums cost as much as all the rest.
 _COMMANDS = {command.value: command for command in Command}
+_HOPS = 16  # where they begin in `type` of SOCKET
 _ASYNC, _PAGE = ConnectFlag.ASYNC.value, ConnectFlag.PAGE_ADDRESS.value
 
 
@@ -132,8 +133,8 @@ def _fits(what: str, data: bytes, room: int) -> bytes:
 def _fields(request: Request) -> tuple[Command, tuple[int | bytes, ...]]:
     """The command and what its layout packs behind the socket's id."""
     match request:
-        case Socket(_, domain, type_, protocol):
-            return Command.SOCKET, (domain, type_, protocol)
+        case Socket(_, domain, type_, protocol, hops):
+            return Command.SOCKET, (domain, type_ | _limited("hops", hops, 255) << _HOPS, protocol)
         case Connect(_, address, flags, ref, port, None):
             raw = _fits("the address", address, ADDRESS)
             return Command.CONNECT, (raw, len(raw), flags, ref, port)
@@ -231,7 +232,11 @@ def _request(
 ) -> Request:
     match command:
         case Command.SOCKET:
-            return Socket(id, *fields)
+            domain, type_, protocol = fields
+            if Extension.HOPS not in extensions:
+                return Socket(id, domain, type_, protocol)
+            hops = type_ >> _HOPS & 0xFF
+            return Socket(id, domain, type_ & ~(0xFF << _HOPS), protocol, hops)
         case Command.CONNECT:
             return _connect(id, fields, extensions)
         case Command.RELEASE:

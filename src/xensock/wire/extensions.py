@@ -26,6 +26,7 @@ class Extension(StrEnum):
     UNIX = "unix"
     LARGE_RINGS = "large-rings"
     SHARED_RINGS = "shared-rings"
+    HOPS = "hops"
 
     @property
     def feature(self) -> str:

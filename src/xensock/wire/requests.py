@@ -92,12 +92,16 @@ class PageAddress:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """Make a socket; `id` is the frontend's choice. v1: AF_INET, SOCK_STREAM, protocol 0."""
+    """Make a socket; `id` is the frontend's choice. v1: AF_INET, SOCK_STREAM, protocol 0.
+
+    `hops` (extension hops): how many backends pass its calls on, each to the next, before they come here; at most 255.
+    """
 
     id: int
     domain: int
     type: int
     protocol: int
+    hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

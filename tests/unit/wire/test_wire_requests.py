@@ -29,6 +29,11 @@ GOLDEN: list[tuple[str, c.Request, str]] = [
         "07000000 00000000 8877665544332211 | 02000000 | 01000000 | 00000000 |",
     ),
     (
+        "socket-hops",
+        c.Socket(5, 2, 1, 0, 3),
+        "07000000 00000000 0500000000000000 | 02000000 | 01000300 | 00000000 |",
+    ),
+    (
         "connect",
         c.Connect(5, IN4, 0, 0x0102, 0x0304),
         "07000000 01000000 0500000000000000 | 0200 0050 c6336407 0000000000000000"
@@ -183,6 +188,8 @@ def test_without_extensions_there_is_exactly_v1(request_: c.Request, text: str) 
             c.decode_request(slot(text), V1)
         return
     plain = replace(request_, flags=0) if isinstance(request_, c.Connect) else request_
+    if isinstance(request_, c.Socket):
+        plain = replace(request_, type=request_.type | request_.hops << 16, hops=0)
     assert c.decode_request(slot(text), V1) == (7, plain)
 
 
@@ -249,6 +256,7 @@ def test_only_64_bytes_are_a_request(raw: bytes) -> None:
         c.SetOption(1, 1, 1, bytes(37)),
         c.Socket(1 << 64, 2, 1, 0),
         c.Socket(1, -1, 1, 0),
+        c.Socket(1, 2, 1, 0, 256),
         c.Listen(1, 1 << 32),
         c.Accept(1, -1, 1, 1),
     ],

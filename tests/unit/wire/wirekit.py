@@ -27,7 +27,7 @@ page_connects = st.builds(
     st.builds(c.PageAddress, u16, u32, st.integers(0, c.UNIX_ADDRESS)),
 )
 requests: st.SearchStrategy[c.Request] = st.one_of(
-    st.builds(c.Socket, u64, u32, u32, u32),
+    st.builds(c.Socket, u64, u32, u32.map(lambda kind: kind & ~0xFF0000), u32, st.integers(0, 255)),
     st.builds(c.Connect, u64, addresses, st.sampled_from([0, 1]), u32, u32),
     page_connects,
     st.builds(c.Release, u64, st.booleans()),

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision
+from xensock.calls.hops import passed_on
 from xensock.pvcalls.serving import moving
 from xensock.pvcalls.serving.attempt import Way
 from xensock.pvcalls.serving.held import Joined, in_family
 
 if TYPE_CHECKING:
-    from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
 
 PORT = 53
@@ -46,7 +46,7 @@ def way(held: Held, end: Endpoint) -> Way:
             raise
         moving.carried(held, token, 0)
         held.joined = Joined(token, loopback_name(held), end)
-        task = guest.backend.loop.create_task(_serve(guest, near, end))
+        task = guest.backend.loop.create_task(_serve(held, near, end))
         guest.tasks.add(task)
         task.add_done_callback(guest.tasks.discard)
 
@@ -63,8 +63,10 @@ def loopback_name(held: Held) -> Endpoint:
     return in_family(Endpoint.from_python(held.host.getsockname()), held.family)
 
 
-async def _serve(guest: Guest, near: socket.socket, end: Endpoint) -> None:
+async def _serve(held: Held, near: socket.socket, end: Endpoint) -> None:
     """Answer the questions of a connection, each when its answer is there, until it ends."""
+    guest = held.guest
+    passed_on.set(held.hops)
     reader, writer = await asyncio.open_connection(sock=near)
     room = asyncio.Semaphore(PIPELINED)
     pending: set[asyncio.Task[None]] = set()

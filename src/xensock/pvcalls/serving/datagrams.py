@@ -182,7 +182,7 @@ class Datagrams:
             self._frames.fail(errno.EDESTADDRREQ)
             return True
         if self._is_name_service(to):
-            resolving.ask(self._guest, frame.payload, to, self._frames)
+            resolving.ask(self._held, frame.payload, to, self._frames)
             return True
         error_number = 0 if end is None and self._judged else self._allowed(to, frame)
         if error_number == ASKED:

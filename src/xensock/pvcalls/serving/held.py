@@ -77,6 +77,7 @@ class Held:
     error     errno of an asynchronous connect that failed, until SO_ERROR is read
     decided   what was decided last about it, and whether the guest meets itself there
     close     undoes what a kind of socket needs beside the host's socket
+    hops      how many backends pass its calls on before they come here
     """
 
     guest: Guest
@@ -107,6 +108,7 @@ class Held:
     error: int = 0
     decided: tuple[Decision, bool] | None = None
     close: Callable[[], None] | None = None
+    hops: int = 0
 
     @property
     def host(self) -> socket.socket:

@@ -51,4 +51,4 @@ def _open(guest: Guest, request: Socket, phase: Phase) -> Held:
     if kind == socket.SOCK_STREAM and Extension.OPTIONS not in guest.extensions:
         # Servers set this first of all, as their port may be that of ended connections; here nobody can.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return Held(guest, request.id, family, kind, request.protocol, sock, phase)
+    return Held(guest, request.id, family, kind, request.protocol, sock, phase, hops=request.hops)

@@ -53,9 +53,12 @@ class Passer(Protocol):
     """Another backend."""
 
     name: str
-    threads: Executor
 
-    def make_passed(self, family: int, /) -> Passed:
+    def threads(self, hops: int, /) -> Executor:
+        """For calls that so many backends pass on, and no others: a call waits for calls of more hops at most."""
+        ...
+
+    def make_passed(self, family: int, hops: int, /) -> Passed:
         """A stream socket of its network. Raises OSError."""
         ...
 
@@ -66,9 +69,12 @@ class Passing:
     undecided   whether the other backend has not said anything yet
     """
 
-    def __init__(self, by: Passer, to: Endpoint) -> None:
+    def __init__(self, by: Passer, to: Endpoint, hops: int = 1) -> None:
+        """`hops`: how many backends pass it on, this one among them."""
         self._by = by
         self._to = to
+        self._hops = hops
+        self._threads = by.threads(hops)
         self._sock: Passed | None = None
         self.undecided = True
         self._error = errno.EAGAIN
@@ -133,11 +139,11 @@ class Passing:
 
     async def _ask(self, work: Callable[[], int]) -> int:
         # It runs to its end whoever goes away: what it made is let go of below.
-        return await asyncio.wrap_future(self._by.threads.submit(work))
+        return await asyncio.wrap_future(self._threads.submit(work))
 
     def _begin(self) -> int:
         """On a thread."""
-        sock = self._by.make_passed(self._to.family)
+        sock = self._by.make_passed(self._to.family, self._hops)
         sock.setblocking(False)
         if self._closed:
             sock.close()
@@ -172,4 +178,4 @@ class Passing:
 
     def _drop(self, sock: Passed) -> None:
         with suppress(RuntimeError):  # the network is closed, and it with that
-            self._by.threads.submit(sock.close)
+            self._threads.submit(sock.close)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
+from xensock.calls.hops import MOST, circle
 from xensock.policy.deferred import final
 from xensock.pvcalls.serving import moving, strictly
 from xensock.pvcalls.serving.asking import loopback_name
@@ -141,7 +142,10 @@ class Far:
             family = socket.AF_UNIX if isinstance(self._to, str) else self._to.family
             self._name, self._theirs = carrier.name, None
             if carrier.passer is not None and not isinstance(self._to, str):
-                self._passing = Passing(carrier.passer, self._to)
+                if self._held.hops >= MOST:
+                    self._theirs = circle(carrier.name)
+                    return self._theirs.error
+                self._passing = Passing(carrier.passer, self._to, self._held.hops + 1)
                 return errno.EAGAIN
             try:
                 self._sock = carrier.make(family, socket.SOCK_STREAM, 0)

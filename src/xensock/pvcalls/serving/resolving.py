@@ -11,6 +11,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
+from xensock.calls.hops import passed_on
 from xensock.pvcalls.serving.explaining import explanation
 from xensock.pvcalls.serving.framing import Frames
 from xensock.pvcalls.serving.held import Held, Phase
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 def make(guest: Guest, request: Socket) -> Held:
     """A socket for questions; there is none of the host behind it."""
-    return Held(guest, request.id, 0, socket.SOCK_DGRAM, request.protocol, None, Phase.DATAGRAMS)
+    phase, kind = Phase.DATAGRAMS, socket.SOCK_DGRAM
+    return Held(guest, request.id, 0, kind, request.protocol, None, phase, hops=request.hops)
 
 
 def attached(guest: Guest, held: Held) -> None:
@@ -34,19 +36,21 @@ def attached(guest: Guest, held: Held) -> None:
     assert ring is not None
 
     def take(frame: Frame) -> bool:
-        ask(guest, frame.payload, None, frames)
+        ask(held, frame.payload, None, frames)
         return True
 
     frames = Frames(guest, ring, take, lambda: None)
     held.close = frames.close
 
 
-def ask(guest: Guest, message: bytes, server: Endpoint | None, frames: Frames) -> None:
+def ask(held: Held, message: bytes, server: Endpoint | None, frames: Frames) -> None:
     """Answer a question in its own time; the answer comes from `server`, if it was sent to one."""
+    guest = held.guest
     host: IPAddress | None = server.unmapped().host if server is not None else None
     address = server.sockaddr() if server is not None else b""
 
     async def answer() -> None:
+        passed_on.set(held.hops)
         # Only datagrams to a name server have UDP's limits.
         found = await guest.names.explained(message, host, datagram=server is not None)
         if found is None:

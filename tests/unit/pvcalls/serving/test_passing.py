@@ -72,14 +72,18 @@ class Backend:
     name = "lab"
 
     def __init__(self) -> None:
-        self.threads = ThreadPoolExecutor(1)
+        self.pool = ThreadPoolExecutor(1)
         self.gate = threading.Event()
         self.gate.set()
         self.made: list[Other] = []
         self.next: Other | OSError = Other()
 
-    def make_passed(self, family: int) -> Other:
-        assert family == socket.AF_INET
+    def threads(self, hops: int) -> ThreadPoolExecutor:
+        assert hops == 1
+        return self.pool
+
+    def make_passed(self, family: int, hops: int) -> Other:
+        assert (family, hops) == (socket.AF_INET, 1)
         self.gate.wait(10)
         if isinstance(self.next, OSError):
             raise self.next
@@ -94,7 +98,7 @@ def backend() -> Iterator[Backend]:
     made.next.close()
     yield made
     made.gate.set()
-    made.threads.shutdown()
+    made.pool.shutdown()
     for each in made.made:
         each.close()
 
@@ -170,5 +174,5 @@ def test_one_that_is_given_up_while_the_backend_hangs(backend: Backend) -> None:
         backend.gate.set()
 
     asyncio.run(run())
-    backend.threads.shutdown()
+    backend.pool.shutdown()
     assert all(each.closed for each in backend.made)
