@@ -138,7 +138,7 @@ class Upstream:
         self._check()
         return Carried(family, type & 0xF, protocol, self._link, self)
 
-    def make_passed(self, family: int, hops: int) -> Carried:
+    def make_passed(self, family: int, hops: int = 1) -> Carried:
         """A stream socket, as `make`, whose calls so many backends pass on."""
         self._check()
         return Carried(family, socket.SOCK_STREAM, 0, self._link, self, hops)
