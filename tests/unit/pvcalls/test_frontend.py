@@ -155,6 +155,15 @@ def test_a_call_and_its_answer(make: Make) -> None:
     assert future.result(5).address == b"\x02\x00address"
 
 
+def test_what_v1_leaves_undefined_in_an_answer_is_not_read(make: Make) -> None:
+    """Linux's backend leaves there what was in the slot."""
+    script, front = make()
+    future = front.submit(Accept(7, 8, 9, 10))
+    req_id, _ = script.take()
+    script.respond(Response(req_id, Command.ACCEPT, 0, 7).with_address(b"\x09\x00no address"))
+    assert future.result(5).address == b""
+
+
 def test_answers_come_in_any_order(make: Make) -> None:
     script, front = make()
     futures = {id: front.submit(Bind(id, b"")) for id in range(20)}
