@@ -34,7 +34,7 @@ http {
   }
 }
 """
-KINDS = ("docker", "podman", "rootless")
+KINDS = ("docker", "podman", "rootless", "crun")  # the last is Podman of root with crun
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
@@ -69,8 +69,9 @@ def engine(request, world: World, images) -> Iterator[Engine]:
     directory.mkdir()
     if request.param == "docker":
         made = engines.docker(world, directory)
-    elif request.param == "podman":
-        made = engines.podman(world, directory, None, engines.OWN, "runc")
+    elif request.param in ("podman", "crun"):
+        oci = "runc" if request.param == "podman" else "crun"
+        made = engines.podman(world, directory, None, engines.OWN, oci)
     else:
         world.user.own(directory)
         command = request.getfixturevalue("xensock")

@@ -34,6 +34,7 @@ default_ulimits = ["nofile=1024:4096", "nproc=1024:1024"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+runtime_supports_nocgroup = ["crun", "xensock-runtime"]
 """
 
 
@@ -42,6 +43,7 @@ def missing(engine: str) -> str:
     wanted = {
         "docker": ("docker", "dockerd", "containerd", "runc"),
         "podman": ("podman", "conmon", "runc"),
+        "crun": ("podman", "conmon", "crun"),
         "rootless": ("podman", "conmon", "runc", "newuidmap"),
     }[engine]
     absent = [name for name in ("busybox", *wanted) if program(name) is None]
@@ -108,13 +110,25 @@ class Engine:
         return [] if self.kind == "docker" else self.runtime
 
     def run_options(self) -> list[str]:
-        return self.runtime if self.kind == "docker" else []
+        if self.kind == "docker":
+            return self.runtime
+        return [] if self.has_cgroups else ["--cgroups=disabled"]
+
+    @property
+    def oci(self) -> str:
+        """The runtime that ours is in front of."""
+        return "crun" if any(option.endswith("=crun") for option in self.runtime) else "runc"
+
+    @property
+    def has_cgroups(self) -> bool:
+        """Whether its containers are in control groups of their own; see podman()."""
+        return self.oci != "crun"
 
     def plain(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """A container under the engine's own runtime."""
-        options = ["--runtime=runc"]
+        options = [f"--runtime={self.oci}"]
         before = options if self.kind != "docker" else []
-        after = options if self.kind == "docker" else []
+        after = options if self.kind == "docker" else self.run_options()
         return self(*before, "run", *after, "--rm", "--network=none", *argv)
 
     def records(self) -> list[dict[str, Any]]:
@@ -219,7 +233,9 @@ def podman(
     ]
     runtime.append(f"--runtime-flag=xensock-runtime={oci}")
     # /sys of the world's host shows its own devices; below it is the machine's, with control groups.
-    wrap = ["unshare", "--mount", "sh", "-c", 'umount /sys; exec "$@"', "sh"]
+    # crun runs nothing where both versions of control groups are mounted.
+    only = "mount -t cgroup2 none /sys/fs/cgroup; " if oci == "crun" else ""
+    wrap = ["unshare", "--mount", "sh", "-c", f'umount /sys; {only}exec "$@"', "sh"]
     wrap += [] if user is None else world.user.become()
     env = {"CONTAINERS_CONF": f"{directory}/containers.conf"}
     engine = Engine("podman", world, directory, [*wrap, *argv], runtime, user, env)
