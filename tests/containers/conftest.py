@@ -57,6 +57,10 @@ def images(world: World) -> dict[str, Path]:
         "tools": engines.image(
             directory, "tools", [*filter(None, wanted), *made], {"etc/nginx.conf": NGINX}
         ),
+        # For /usr of this machine, mounted.
+        "machine": engines.image(
+            directory, "machine", links={"lib": "usr/lib", "lib64": "usr/lib64"}
+        ),
     }
 
 

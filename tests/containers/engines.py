@@ -258,9 +258,14 @@ def rootless(world: World, directory: Path, command: list[str]) -> Iterator[Engi
 
 
 def image(
-    directory: Path, name: str, programs: Iterable[str] = (), files: dict[str, str] | None = None
+    directory: Path,
+    name: str,
+    programs: Iterable[str] = (),
+    files: dict[str, str] | None = None,
+    links: dict[str, str] | None = None,
 ) -> Path:
-    """A tar of a root file system: a static busybox, programs of this machine with their libraries, and files."""
+    """A tar of a root file system: a static busybox, programs of this machine with their libraries, files, and symbolic
+    links."""
     root = directory / f"{name}.root"
     for folder in ("bin", "etc", "proc", "sys", "dev", "tmp", "run", "var/log", "var/lib", "www"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -277,6 +282,8 @@ def image(
     shutil.copy(program("busybox") or "", root / "bin" / "busybox")
     for applet in APPLETS:
         (root / "bin" / applet).symlink_to("busybox")
+    for path, to in (links or {}).items():
+        (root / path).symlink_to(to)
     for each in programs:
         shutil.copy(each, root / "bin")
         for path in libraries(each):
