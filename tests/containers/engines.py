@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -98,6 +99,20 @@ class Engine:
 
     def exec(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self(*self.runtime_options(), "exec", *argv, check=check)
+
+    def pid(self, name: str) -> int:
+        """Of a container's first process, as this machine sees it."""
+        ask = (*self.runtime_options(), "inspect", "--format", "{{.State.Pid}}", name)
+        told = self(*ask).stdout.strip()
+        if self.kind != "docker":
+            return int(told)
+        for path in Path("/proc").glob("[0-9]*/status"):  # dockerd is in a PID namespace of its own
+            with contextlib.suppress(OSError):
+                lines = path.read_text().splitlines()
+                own = next(line.split()[1:] for line in lines if line.startswith("NSpid:"))
+                if len(own) == 3 and own[1] == told:
+                    return int(path.parent.name)
+        raise LookupError(f"no process {told} of {name}")
 
     def remove(self) -> None:
         """End what `start` started."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from filters import installed
+
 from world.processes import eventually
+from xensock.supervisor import filter as guest_filter
 
 if TYPE_CHECKING:
     from engines import Engine
@@ -44,6 +47,19 @@ def test_what_is_in_force(engine: Engine) -> None:
         filters = "Seccomp_filters:"
         assert int(ours.pop(filters)) == int(plain.pop(filters)) + 1
         assert ours == plain
+
+
+def test_the_filter_that_is_in_force(engine: Engine) -> None:
+    """Ours, instruction for instruction, on top of what the engine's own runtime installs."""
+    for path in ("direct", "relay"):
+        name = f"read-{path}"
+        engine.start(name, "box", "sleep", "1000", labels={"xensock.datapath": path})
+        *others, last = installed(engine.pid(name))
+        assert last == guest_filter.build(path == "direct")
+        assert others
+        # What is executed later is under the same ones.
+        engine.exec(name, "true")
+        assert installed(engine.pid(name)) == [*others, last]
 
 
 def test_the_world_by_name(engine: Engine) -> None:
