@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from world.fixtures import only
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from world.runner import Guest
+
+SERVER, DNS, PORT = "10.77.0.5", "10.77.0.53", 7077  # of the office
 
 GUESTS = only("direct", "relay", "ring")
 EMBEDDED = only("direct", "relay")
@@ -27,6 +30,34 @@ for host, port in zip(sys.argv[1::2], sys.argv[2::2]):
         print(json.dumps(["NONAME", ""]))
     except OSError as error:
         print(json.dumps([errno.errorcode.get(error.errno, str(error)), ""]))
+"""
+
+# For each HOST PORT: a datagram by a socket that is connected, then by one that sends to all; what comes back. Where
+# connect(2) fails nobody tells the other one.
+EXCHANGE = """
+import socket, sys
+shared = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+shared.settimeout(10)
+def answer(sock, expected):
+    while True:
+        data, source = sock.recvfrom(2048)
+        if data == expected:
+            return "%s from %s:%d" % (data.decode(), *source)
+for number, (host, port) in enumerate(zip(sys.argv[1::2], map(int, sys.argv[2::2]))):
+    where = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+    text = b"loose%d" % number
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.settimeout(10)
+        try:
+            own.connect(where)
+        except OSError as error:
+            print(error.errno)
+            shared.sendto(text, where)
+            continue
+        own.send(b"bound")
+        print(answer(own, b"bound"))
+    shared.sendto(text, where)
+    print(answer(shared, text))
 """
 
 
@@ -57,3 +88,15 @@ def peers(
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """A network that the host has no way to: a namespace with a server and a name server of its own."""
+
+    path: str
+    resolv_conf: Path
+
+    def toml(self) -> str:
+        """The network, as a policy names it."""
+        return f'office = {{ netns = "{self.path}", resolv_conf = "{self.resolv_conf}" }}'

@@ -344,7 +344,7 @@ static void serve(struct xs_udp *u, const struct epoll_event *e)
 		return;
 	}
 	p = xs_port_at(u->flows, (uint32_t)e->data.u64, (uint32_t)(e->data.u64 >> 32));
-	if (p && p->via) {
+	if (p && p->framed) {
 		for (int i = 0; i < ROUNDS && read_frames(u, p); i++)
 			;
 		return;
@@ -466,9 +466,10 @@ int xs_udp_port(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_
 		p->open = flags & XS_PORT_OPEN;
 		p->automatic = flags & XS_PORT_AUTOMATIC;
 		p->raw = flags & XS_PORT_RAW;
+		p->framed = flags & XS_PORT_FRAMED;
 		p->hid = hid;
 		p->last = now_ns() / 1000000u;
-		if (!via)
+		if (!p->framed)
 			xs_in_prepare(p);
 		error = watch(u, fd, (uint64_t)p->generation << 32 | xs_port_slot(u->flows, p));
 		fd = -1;

@@ -16,11 +16,11 @@
 enum xs_flow_state { XS_ASKED, XS_OPEN, XS_REFUSED };
 
 struct xs_port {
-	bool used, six, dual, wild, open, automatic, raw, nogso;
+	bool used, six, dual, wild, open, automatic, raw, nogso, framed;
 	uint8_t proto;
 	uint8_t addr[16]; /* the guest's; of a wildcard: the family's "any" */
 	uint16_t gport, hid;
-	uint8_t via; /* who carries it: 0 this host, by a socket of its own; else another backend, in frames */
+	uint8_t via; /* who carries it: 0 this host; else another network, framed where that is another backend's */
 	uint32_t generation;
 	int fd, discover; /* the socket; its IP_MTU_DISCOVER, -1: not set by us */
 	uint64_t last;

@@ -88,7 +88,7 @@ void xs_out_add(struct xs_out *o, struct xs_port *p, const struct xs_datagram *d
 {
 	struct mmsghdr *m;
 
-	size_t most = (size_t)gso * (p->via ? 1 : MOST_SEGMENTS); /* a frame is one datagram */
+	size_t most = (size_t)gso * (p->framed ? 1 : MOST_SEGMENTS); /* a frame is one datagram */
 
 	if (gso && d->len > most) {
 		struct xs_datagram part = *d;
@@ -102,7 +102,7 @@ void xs_out_add(struct xs_out *o, struct xs_port *p, const struct xs_datagram *d
 	}
 	if (o->n && (o->port != p || o->n == XS_OUT_BATCH))
 		xs_out_flush(o);
-	if (!p->via)
+	if (!p->framed)
 		discover(o, p, d->whole);
 	o->port = p;
 	o->d[o->n] = *d;
@@ -110,9 +110,9 @@ void xs_out_add(struct xs_out *o, struct xs_port *p, const struct xs_datagram *d
 	m = o->msg + o->n;
 	memset(m, 0, sizeof *m);
 	m->msg_hdr.msg_iov = o->iov[o->n];
-	o->iov[o->n][p->via != 0] = (struct iovec){(void *)(uintptr_t)d->data, d->len};
-	m->msg_hdr.msg_iovlen = p->via ? 2 : 1;
-	if (p->via) {
+	o->iov[o->n][p->framed] = (struct iovec){(void *)(uintptr_t)d->data, d->len};
+	m->msg_hdr.msg_iovlen = p->framed ? 2 : 1;
+	if (p->framed) {
 		xs_frame_of(&o->head[o->n], d, p->six);
 		o->iov[o->n][0] = (struct iovec){&o->head[o->n], sizeof o->head[o->n]};
 		o->n++;
@@ -168,7 +168,7 @@ static bool lost(int error) { return error == EAGAIN || error == ENOBUFS || erro
 
 static void send_failed(struct xs_out *o, unsigned i, int error)
 {
-	if (lost(error) || o->port->via)
+	if (lost(error) || o->port->framed)
 		return; /* a full queue loses datagrams, as a wire does; so does a backend that is gone */
 	if (!(error = again(o, i)))
 		return;

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import reached, written
+from policykit import EXCHANGE, reached, written
 from world.fixtures import only
 from world.internet import HERE
 from world.namespaces import Namespace, eventually
@@ -98,6 +98,37 @@ via = ["away", "guest"]
     # The backend's network has no way to it, and what a rule does not send elsewhere does not go there.
     assert "via" not in seen[f"{web}:80"][1]
     assert seen[f"{web}:8080"] == ("relay", f"{web}:8080 via guest")
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_datagrams_of_a_guest_with_both_kinds_of_interface(guest: Guest, far_backend: str) -> None:
+    web = guest.world.web4
+    text = f"""
+[[rule]]
+allow = "{SERVER}:{PORT}"
+
+[[rule]]
+allow = "web.test:7"
+via = "guest"
+"""
+    argv = [
+        *guest.xensock,
+        "run",
+        "--trace=json",
+        "--backend",
+        far_backend,
+        *written(guest, text),
+        "--",
+    ]
+    argv += [guest.world.python, "-c", EXCHANGE, SERVER, str(PORT), "web.test", "7"]
+    done = guest.world.host.run(argv, cwd=guest.directory, timeout=60)
+    assert done.stdout.splitlines() == [
+        f"bound from {SERVER}:{PORT}", f"loose0 from {SERVER}:{PORT}",
+        f"bound from {web}:7", f"loose1 from {web}:7",
+    ], done.stderr  # fmt: skip
+    calls = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    paths = {(c["target"], c["datapath"]) for c in calls if c["target"].endswith("/udp")}
+    assert paths == {(f"{SERVER}:{PORT}/udp", "ring"), (f"{web}:7/udp", "relay")}
 
 
 @pytest.mark.parametrize("guest", only("relay", "ring"), indirect=True)

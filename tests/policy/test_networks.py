@@ -5,27 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import signal
-import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EMBEDDED, reached, written
+from policykit import EMBEDDED, PORT, SERVER, Office, reached, written
 from world.fixtures import only
-from world.internet import HERE
-from world.namespaces import Namespace, eventually
+from world.namespaces import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from world.internet import World
     from world.runner import Guest
 
 embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
-
-SERVER, DNS, PORT = "10.77.0.5", "10.77.0.53", 7077
 
 # Prints what a server says of its own network: the namespace's loopback address, by which nobody else is met.
 ASK = """
@@ -38,40 +29,6 @@ for host, port in zip(sys.argv[1::2], sys.argv[2::2]):
     except OSError as error:
         print(type(error).__name__, error.errno)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Office:
-    """A network that the host has no way to: a namespace with a server and a name server of its own."""
-
-    path: str
-    resolv_conf: Path
-
-    def toml(self) -> str:
-        """The network, as a policy names it."""
-        return f'office = {{ netns = "{self.path}", resolv_conf = "{self.resolv_conf}" }}'
-
-
-@pytest.fixture(scope="module")
-def office(world: World) -> Iterator[Office]:
-    space = Namespace.create("office", world.user)
-    try:
-        space.ip(*(f"addr add {address}/32 dev lo" for address in (SERVER, DNS)))
-        directory = world.directory / "office"
-        directory.mkdir()
-        conf = directory / "resolv.conf"
-        conf.write_text(f"nameserver {DNS}\n")
-        log = directory / "servers.log"
-        server = space.service([sys.executable, str(HERE / "echo.py"), str(PORT)], log)
-        argv = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
-        argv += ["--pid-file", "--bind-interfaces", f"--listen-address={DNS}", "--local=/test/"]
-        argv += [f"--address=/srv.office.test/{SERVER}", "--address=/local.office.test/127.0.0.1"]
-        space.service(argv, log)
-        eventually(lambda: {PORT, 53} <= space.listening(), 20, f"the servers, {log}")
-        # Its name under /run/netns came later than the host's mount namespace, which does not show it.
-        yield Office(f"/proc/{server.pid}/ns/net", conf)
-    finally:
-        space.close()
 
 
 def ask(guest: Guest, options: tuple[str, ...], *places: str) -> list[str]:

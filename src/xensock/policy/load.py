@@ -259,6 +259,7 @@ class _Reader:
             except RuleError as error:
                 self.report(place, False, error.message, error.hint)
                 continue
+            streams = [word for word in extras if word != "via"]
             self.fits(path, place, found, rule, extras)
             terms = Terms(
                 allowed,
@@ -271,7 +272,7 @@ class _Reader:
                 close_on_reload=document.tables.close_on_reload,
                 source=f"{self.path}:{self.where.of(place).line}",
             )
-            if extras and not any(each.direction != "connect" for each in found):
+            if streams and not any(each.direction != "connect" for each in found):
                 # What is verified or counted is TCP: datagrams of such a rule would go past it.
                 found = tuple(replace(each, protocol=Protocol.TCP) for each in found)
             document.rules += [(each, terms) for each in found]
@@ -285,6 +286,7 @@ class _Reader:
         extras: list[str],
     ) -> None:
         """Whether what a rule adds has a meaning for what it is about."""
+        streams = [word for word in extras if word != "via"]
         for each in found[:1]:
             if each.direction != "connect" and extras:
                 self.report(
@@ -293,11 +295,11 @@ class _Reader:
                     f"{', '.join(extras)} in a rule to {each.direction}",
                     "they are about connecting: leave them out, or make two rules",
                 )
-            elif each.protocol not in (None, Protocol.TCP) and extras:
+            elif each.protocol not in (None, Protocol.TCP) and streams:
                 self.report(
                     place,
                     False,
-                    f"{', '.join(extras)} in a rule about {each.protocol}",
+                    f"{', '.join(streams)} in a rule about {each.protocol}",
                     "they are about TCP: leave them out, or make two rules",
                 )
         if rule.verify is not None and not all(each.name for each in found):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Kernel:
     """Sockets of this process's network namespace."""
 
-    local = True
+    local = here = True
     passer = None
 
     def __init__(self, name: str = "host") -> None:

@@ -28,6 +28,8 @@ class Netns(Kernel):
     Raises RightsError where this process may not enter it (setns(2): CAP_SYS_ADMIN), OSError where nothing is there.
     """
 
+    here = False
+
     def __init__(self, name: str, path: str) -> None:
         self.name = name
         self.path = path

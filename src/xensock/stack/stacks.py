@@ -34,10 +34,11 @@ class Look:
 
 class Stack(Protocol):
     """Who carries calls out. `local`: this host's kernel, whose ports can be looked up here. `passer`: the stack itself
-    if it is another backend, which may be slow to answer."""
+    if it is another backend, which may be slow to answer. `here`: it is the network of this process."""
 
     name: str
     local: bool
+    here: bool
 
     @property
     def passer(self) -> Any:

@@ -118,6 +118,7 @@ class Upstream:
     recording   whether somebody keeps records
     """
 
+    here = False
     local = False  # its ports and addresses are another host's, as far as we know
 
     def __init__(self, name: str, url: str, guest: str, recording: bool = False) -> None:

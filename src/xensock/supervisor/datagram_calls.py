@@ -12,6 +12,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
+from xensock.stack.networks import AWAY
 from xensock.stack.stacks import DecidedError, Look, decided
 from xensock.supervisor import binding
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
@@ -47,12 +48,11 @@ def connect(sup: Supervisor, q: Question) -> None:
     protocol = Protocol.ICMP if ping else Protocol.UDP
     inside = is_own(end.host) or (end.port == DNS_PORT and not ping)
     decision = OWN if inside else _judge(datagrams, protocol, end, q.tid)
-    carrier = datagrams.carrier(protocol, end)
+    carrier = datagrams.home
     error = decision.error
     try:
         if decision.allowed and not inside:
-            found = _look(carrier, q, protocol, end)
-            decision, error = final(decision, found.decision), found.error
+            decision, error, carrier, found = _look(datagrams, decision, q, protocol, end)
             if not error:
                 _take_source(q, found)
         if not error:
@@ -66,7 +66,7 @@ def connect(sup: Supervisor, q: Question) -> None:
     sup.answer(q, error)
     if error and not inside:
         # One that succeeds is recorded with its first datagram: resolvers connect only to see a route.
-        path = path_of(datagrams.via(carrier))
+        path = path_of(carrier)
         datagrams.write(Verb.CONNECT, target(end, protocol), decision, path, error, who, start)
 
 
@@ -76,7 +76,8 @@ def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) ->
     if protocol == Protocol.UDP and end.port == 0:
         return Decision(True, "nothing can be sent to port 0")
     if datagrams.point.consults(Verb.CONNECT):
-        return Decision(True, "asked about when something is sent")
+        via = datagrams.point.connect(protocol, end, pid).via
+        return Decision(True, "asked about when something is sent", via=via)
     # Whoever carries connections there may carry no datagrams; what is sent is refused then, not the look at the route.
     decision = datagrams.point.connect(protocol, end, pid)
     if not decision.allowed and decision.error == errno.EACCES and protocol == Protocol.UDP:
@@ -88,18 +89,23 @@ def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) ->
     return decision
 
 
-def _look(carrier: Stack, q: Question, protocol: Protocol, end: Endpoint) -> Look:
-    """What who carries it says. As above: another backend may allow no more than an echo there."""
+def _look(
+    datagrams: Datagrams, decision: Decision, q: Question, protocol: Protocol, end: Endpoint
+) -> tuple[Decision, int, Stack, Look]:
+    """Who carries it, and what they say. As above: another backend may allow no more than an echo there."""
     broadcast = bool(q.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
-    found = carrier.look(protocol, end, broadcast)
-    refused = found.decision is not None and not found.decision.allowed
-    if refused and found.error == errno.EACCES and protocol == Protocol.UDP:
-        if end.port == 0:
-            return Look(0)  # as _judge() says; there is just no address to be learnt
-        echo = carrier.look(Protocol.ICMP, Endpoint(end.host, 0, end.scope))
-        if not echo.error:
-            return echo
-    return found
+    for stack in datagrams.carriers(protocol, end, decision.via):
+        found = stack.look(protocol, end, broadcast)
+        refused = found.decision is not None and not found.decision.allowed
+        if refused and found.error == errno.EACCES and protocol == Protocol.UDP:
+            if end.port == 0:
+                found = Look(0)  # as _judge() says; there is just no address to be learnt
+            else:
+                echo = stack.look(Protocol.ICMP, Endpoint(end.host, 0, end.scope))
+                found = found if echo.error else echo
+        if not decision.via or found.error not in AWAY:
+            break
+    return final(decision, found.decision), found.error, stack, found
 
 
 def _take_source(q: Question, found: Look) -> None:
@@ -144,7 +150,7 @@ def bind(sup: Supervisor, q: Question) -> None:
         decision, error = OWN, _inside_after_all(q, local)
     sup.answer(q, error)
     if datagrams is not None and not ping:
-        path: Path = "guest" if decision is OWN else path_of(datagrams.via(datagrams.home))
+        path: Path = "guest" if decision is OWN else path_of(datagrams.home)
         if outside and not decision.allowed:
             decision = Decision(True, f"answers only ({decision.rule})")
         where = target(local.unmapped(), Protocol.UDP)

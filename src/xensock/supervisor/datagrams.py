@@ -29,6 +29,8 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.loop import IN, Loop
 from xensock.policy.deferred import final
+from xensock.stack.networks import AWAY
+from xensock.stack.stacks import Look
 from xensock.supervisor import echoing, rtnetlink
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 UDP, ECHO = 17, 1
 ASK, INBOUND = 0, 1
-SIX, DUAL, OPEN, AUTOMATIC, RAW, VIA = 1, 2, 4, 8, 16, 8  # native/core/udp.h
+SIX, DUAL, OPEN, AUTOMATIC, RAW, FRAMED, VIA = 1, 2, 4, 8, 16, 32, 8  # native/core/udp.h
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23
 SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_MTU, IPV6_MTU = 33, 32, 14, 24
 IP_RECVERR, IPV6_RECVERR = 11, 25
@@ -57,6 +59,7 @@ COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
 BROADCAST = IPv4Address("255.255.255.255")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
+LAST_VIA = 255  # before the numbers of networks that are long gone come again
 DESCRIPTORS = 8192
 
 
@@ -107,7 +110,8 @@ class Datagrams:
         self.bound: dict[tuple[bytes, int], Bound] = {}
         self._cookies: dict[int, tuple[bytes, int, bool]] = {}  # address, port, automatic
         self._callers: dict[tuple[int, bytes, int], Who] = {}
-        self._vias: dict[str, int] = {}  # backends by their number for the core
+        self._vias: dict[str, tuple[int, Stack]] = {}  # networks by their number for the core
+        self._via = 0  # the last number
         self._nameless: set[str] = set()  # of those, who refuse the guest's port numbers
         _make_room()
         ways = [way(socket.AF_INET, GUEST4)]
@@ -194,7 +198,7 @@ class Datagrams:
         key = (packed(local.host), local.port)
         via = self.via(self.home)
         six = outer.family == socket.AF_INET6
-        flags = (SIX if six else 0) | via << VIA
+        flags = (SIX if six else 0) | _carried(self.home, via)
         if six and not outer.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
             flags |= DUAL
         if decision.allowed:
@@ -255,27 +259,47 @@ class Datagrams:
         """Who has the ports that the guest binds."""
         return self._stacks.default
 
-    def carrier(self, protocol: Protocol, end: Endpoint) -> Stack:
-        """Who carries datagrams to there."""
-        return self._stacks.of(protocol, end.host, end.port, self.point.names_of(end.host))
+    def carriers(self, protocol: Protocol, end: Endpoint, via: Sequence[str]) -> list[Stack]:
+        """Who may carry datagrams to there, in their order. Raises OSError: ENETUNREACH where none of the networks that
+        their rule names (`via`) is there."""
+        return self._stacks.carriers(
+            via, protocol, end.host, end.port, self.point.names_of(end.host)
+        )
 
     def via(self, stack: Stack) -> int:
         """The number by which the core knows who carries something; 0 is this host."""
+        if stack.here:
+            return 0
         with self._lock:
-            return 0 if stack.local else self._vias.setdefault(stack.name, len(self._vias) + 1)
+            number, known = self._vias.get(stack.name, (0, None))
+            if known is stack:
+                return number
+            if known is not None:
+                _core.udp_doubt(
+                    self._core
+                )  # another network of that name: flows go by that from now on
+            self._via = self._via % LAST_VIA + 1
+            self._vias[stack.name] = self._via, stack
+            return self._via
 
     def judge(
         self, protocol: Protocol, end: Endpoint, pid: int = 0, told: Decision | None = None
     ) -> tuple[Decision, int, Stack]:
         """May the guest send there, the errno if not or if nobody can, and who carries it. Another backend is asked.
-        `told` is what was decided beside the rules."""
-        carrier = self.carrier(protocol, end)
+        `told` is what was decided beside the rules. Raises OSError: ENETUNREACH where nobody is there who could."""
         decision = told or self.point.connect(protocol, end, pid)
-        error = decision.error
-        if decision.allowed and not carrier.local:
-            found = carrier.look(protocol, end, end.host == BROADCAST)
-            decision, error = final(decision, found.decision), found.error
-        return decision, error, carrier
+        if not decision.allowed:
+            return decision, decision.error, self.home
+        for carrier in self.carriers(protocol, end, decision.via):
+            said = decision
+            if decision.via:
+                said = replace(decision, rule=f"{decision.rule} via {carrier.name}")
+            found = Look(0)
+            if decision.via or not carrier.local:  # else the first datagram shows it
+                found = carrier.look(protocol, end, end.host == BROADCAST)
+            if not decision.via or found.error not in AWAY:
+                break
+        return final(said, found.decision), found.error, carrier
 
     def _read_events(self) -> None:
         while events := _core.udp_events(self._core):
@@ -320,6 +344,7 @@ class Datagrams:
         protocol = Protocol.UDP if number == UDP else Protocol.ICMP
         verb, who = caller
         decision, error, via = Decision(False, "fault", errno.EPERM), errno.EPERM, 0
+        carrier = self.home
         try:
             decision, error, carrier = self.judge(protocol, end, who.pid, told)
             via = self.via(carrier)
@@ -330,7 +355,7 @@ class Datagrams:
         finally:
             pinned = verb == Verb.CONNECT
             _core.udp_decide(self._core, number, sport, remote, rport, error, pinned, via)
-        self.write(verb, target(end, protocol), decision, path_of(via), error, who, start)
+        self.write(verb, target(end, protocol), decision, path_of(carrier), error, who, start)
 
     def _came(self, source: bytes, sport: int, remote: bytes, rport: int, start: int) -> None:
         """A stranger's first datagram to a port of the guest's."""
@@ -341,21 +366,20 @@ class Datagrams:
             who = self._callers.get((sport, b"", 0), Who())
         decision = held.decision if held is not None else Decision(True, "default: ports from 1024")
         where = target(Endpoint(unpacked(remote), rport), Protocol.UDP)
-        path = path_of(held.via if held is not None else self.via(self.home))
-        self.write(Verb.ACCEPT, where, decision, path, 0, who, start)
+        self.write(Verb.ACCEPT, where, decision, path_of(self.home), 0, who, start)
 
     def _make(self, carrier: Stack, number: int, source: bytes, sport: int, end: Endpoint) -> None:
         """The carrier's socket for a port number from which the guest sends without having bound it."""
         six = unpacked(source).version == 6
         family, wildcard = (socket.AF_INET6, ANY6) if six else (socket.AF_INET, ANY4)
-        flags = AUTOMATIC | (SIX if six else 0) | self.via(carrier) << VIA
+        flags = AUTOMATIC | (SIX if six else 0) | _carried(carrier, self.via(carrier))
         if number == ECHO and not carrier.local:
             ping = carrier.make(family, socket.SOCK_DGRAM, ECHOES[family])
             prepare(ping)
             _core.udp_port(self._core, ECHO, packed(wildcard), sport, ping.detach(), flags, 0)
             return
         if number == ECHO:
-            made, identifier = echoing.open_echo(family)
+            made, identifier = echoing.open_echo(family, carrier.make)
             flags |= RAW if identifier else 0
             _core.udp_port(
                 self._core, ECHO, packed(wildcard), sport, made.detach(), flags, identifier
@@ -492,9 +516,14 @@ class Datagrams:
         )
 
 
-def path_of(via: int) -> Path:
+def path_of(carrier: Stack) -> Path:
     """What records call the way that datagrams take."""
-    return "ring" if via else "relay"
+    return "relay" if carrier.local else "ring"
+
+
+def _carried(carrier: Stack, via: int) -> int:
+    """What the core is told of a port's carrier."""
+    return via << VIA | (0 if carrier.local else FRAMED)
 
 
 def prepare(sock: socket.socket) -> None:

@@ -6,23 +6,30 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from xensock.supervisor.relay_wire import attach_filter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPLY4, REPLY6 = 0, 129
 _LD_H, _LD_B, _LD_H_X, _LD_B_X, _LDX_IHL, _JEQ, _RET = 0x28, 0x30, 0x48, 0x50, 0xB1, 0x15, 0x06
 
 
-def open_echo(family: int) -> tuple[socket.socket, int]:
+def open_echo(
+    family: int, make: Callable[[int, int, int], socket.socket] = socket.socket
+) -> tuple[socket.socket, int]:
     """(socket, 0) for a ping socket (icmp(7)), (socket, identifier) for a raw one that takes only answers to that.
+    `make` makes sockets of a network.
 
     Raises OSError: EACCES where this user may not ping (net.ipv4.ping_group_range).
     """
     protocol = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
     with suppress(PermissionError):
-        return socket.socket(family, socket.SOCK_DGRAM, protocol), 0
+        return make(family, socket.SOCK_DGRAM, protocol), 0
     try:
-        raw = socket.socket(family, socket.SOCK_RAW, protocol)
+        raw = make(family, socket.SOCK_RAW, protocol)
     except PermissionError as error:
         raise PermissionError(13, os.strerror(13)) from error
     number = int.from_bytes(os.urandom(2), "big") | 1

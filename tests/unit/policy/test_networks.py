@@ -113,7 +113,11 @@ def test_private_addresses_belong_to_the_network_of_a_name_and_to_no_name_of_thi
             "in no network",
             "leave one",
         ),
-        ('[[rule]]\nallow = "a.test/udp"\nvia = "host"\n', "via in a rule about udp", "TCP"),
+        (
+            '[[rule]]\nallow = "listen:any:80"\nvia = "host"\n',
+            "via in a rule to listen",
+            "about connecting",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str, hint: str) -> None:

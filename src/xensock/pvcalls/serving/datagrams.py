@@ -10,11 +10,13 @@ import errno
 import socket
 import struct
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, family_of
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.policy.networks import HOST
 from xensock.pvcalls.serving import consulting, listening, resolving
 from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
 from xensock.pvcalls.serving.framing import TURN, Frames
@@ -101,10 +103,25 @@ def decide(guest: Guest, held: Held, end: Endpoint) -> tuple[Decision, bool]:
     if held.protocol in (ICMP, ICMPV6):
         # An echo has no port; a rule that names ports is not about it.
         echo = Endpoint(inner.host, 0, inner.scope)
-        return guest.point.connect(Protocol.ICMP, echo, guest.transport.pid), False
+        return carried(guest.point.connect(Protocol.ICMP, echo, guest.transport.pid)), False
     if guest.backend.ports.is_own(guest, inner, socket.SOCK_DGRAM):
         return OWN, True
-    return guest.point.connect(Protocol.UDP, inner, guest.transport.pid), False
+    return carried(guest.point.connect(Protocol.UDP, inner, guest.transport.pid)), False
+
+
+def carried(decision: Decision) -> Decision:
+    """The decision, or the refusal of what another network were to carry: datagrams of our guests go by our own."""
+    if not decision.allowed or decision.via in ((), (HOST,)):
+        return decision
+    return replace(
+        decision,
+        allowed=False,
+        rule=f"{decision.rule}: datagrams of a backend's guests go by its own network alone",
+        error=errno.ENETUNREACH,
+        cacheable=False,
+        via=(),
+        hint='give the policy to `xensock run`, or the rule via = "host"',
+    )
 
 
 def target(held: Held, end: Endpoint) -> str:
@@ -261,6 +278,7 @@ class Datagrams:
 
     def _remember(self, end: Endpoint, decision: Decision, own: bool) -> int:
         """Hold on to a decision about a destination, and record it; 0, or the errno of the refusal."""
+        decision = carried(decision)
         now, key = time.monotonic(), end.sockaddr()
         known = self._decided.get(key)
         if len(self._decided) >= REMEMBERED:

@@ -1,0 +1,123 @@
+"""Datagrams and pings that rules send by other networks: `via` holds for them as for connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policykit import EXCHANGE, PORT, SERVER, Office, reached, written
+from world.fixtures import only
+
+if TYPE_CHECKING:
+    from world.runner import Guest
+
+embedded = pytest.mark.parametrize("guest", only("direct"), indirect=True)
+
+
+def exchanged(
+    guest: Guest, options: tuple[str, ...], *places: str, user: str | None = None
+) -> list[str]:
+    """What came of the two ways to send to each HOST:PORT."""
+    words = [word for place in places for word in place.rsplit(":", 1)]
+    argv = [guest.world.python, "-c", EXCHANGE, *words]
+    return guest.run(argv, options=options, user=user, check=True, timeout=60).stdout.splitlines()
+
+
+@embedded
+def test_datagrams_by_another_namespace(guest: Guest, office: Office) -> None:
+    """One socket talks to servers of two networks; the name resolves where its rule says; nothing goes elsewhere."""
+    web = guest.world.web4
+    text = f"""
+[networks]
+away = {{ netns = "/run/netns/xensock-no-such" }}
+{office.toml()}
+
+[[rule]]
+allow = "*.office.test:{PORT}"
+via = ["away", "office"]
+
+[[rule]]
+allow = "{web}:7"
+
+[[rule]]
+allow = "198.51.100.12:7/udp"
+via = "office"
+
+[[rule]]
+allow = "198.51.100.11:7"
+via = "away"
+"""
+    places = (f"srv.office.test:{PORT}", f"{web}:7", "198.51.100.12:7", "198.51.100.11:7")
+    found = exchanged(guest, written(guest, text), *places)
+    assert found[:2] == [f"bound from {SERVER}:{PORT}", f"loose0 from {SERVER}:{PORT}"]
+    assert found[2:4] == [f"bound from {web}:7", f"loose1 from {web}:7"]
+    assert found[4:] == ["101"] * 2  # the office has no way there, and nobody else is asked
+    rules = {c["target"]: (c["rule"], c["datapath"]) for c in guest.calls if not c["error"]}
+    assert rules[f"{SERVER}:{PORT}/udp"] == (f"*.office.test:{PORT} via office", "relay")
+    assert rules[f"{web}:7/udp"] == (f"{web}:7", "relay")
+
+
+@embedded
+def test_datagrams_by_another_backend(guest: Guest) -> None:
+    """Its own rules hold for them, too."""
+    url = guest.backend(("--allow", "web.test:7"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{url}" }}
+
+[[rule]]
+allow = ["web.test:7", "web.test:9"]
+via = "lab"
+
+[[rule]]
+allow = "intra.example.test:7"
+"""
+    web, intra = guest.world.web4, "198.51.100.12"
+    places = ("web.test:7", "intra.example.test:7", "web.test:9")
+    found = exchanged(guest, written(guest, text), *places, user="xstest")
+    assert found[:2] == [f"bound from {web}:7", f"loose0 from {web}:7"]
+    assert found[2:4] == [f"bound from {intra}:7", f"loose1 from {intra}:7"]
+    assert found[4:] == ["13"]
+    rules = {c["target"]: (c["rule"], c["datapath"]) for c in guest.calls if not c["error"]}
+    assert rules[f"{web}:7/udp"] == ("web.test:7 via lab", "ring")
+    assert rules[f"{intra}:7/udp"] == ("intra.example.test:7", "relay")
+
+
+@embedded
+def test_pings_by_another_namespace(guest: Guest, office: Office) -> None:
+    text = f"""
+[networks]
+{office.toml()}
+
+[[rule]]
+allow = "{SERVER}"
+via = "office"
+"""
+    argv = ["ping", "-n", "-c", "1", "-W", "10", SERVER]
+    done = guest.run(argv, options=written(guest, text), user=None, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"from {SERVER}" in done.stdout
+
+
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_datagrams_of_a_backends_guests_go_by_no_other_network(guest: Guest) -> None:
+    """They are refused, and the host does not carry them instead; connections are none of theirs."""
+    web = guest.world.web4
+    text = f"""
+[networks]
+away = {{ netns = "/run/netns/xensock-no-such" }}
+
+[[rule]]
+allow = "{web}:7"
+via = ["away", "host"]
+
+[[rule]]
+allow = "198.51.100.12:7"
+via = "host"
+"""
+    found = exchanged(guest, written(guest, text), f"{web}:7", "198.51.100.12:7", user="xstest")
+    assert found == ["101", "bound from 198.51.100.12:7", "loose1 from 198.51.100.12:7"]
+    (rule,) = {call["rule"] for call in guest.calls if call["target"] == f"{web}:7/udp"}
+    assert "go by its own network alone" in rule
+    assert reached(guest, f"{web}:7", options=written(guest, text)) == ["ok"]
