@@ -571,8 +571,8 @@ def _possible(guest: socket.socket, target: Endpoint) -> bool:
 
 def _segments_like(listener: socket.socket, far: socket.socket) -> None:
     """Have the guest's next connection send segments of the size that the far side takes (tcp(7), TCP_MAXSEG)."""
-    if hasattr(far, "splice"):
-        return  # a socket of another stack, whose path the guest's has nothing to do with
+    if hasattr(far, "splice") or far.family == socket.AF_UNIX:
+        return  # another stack's, or no TCP: the guest's path has nothing to do with it
     tcp = socket.IPPROTO_TCP
     size = far.getsockopt(tcp, socket.TCP_MAXSEG)
     if far.getsockopt(tcp, TCP_INFO, 6)[5] & TCPI_OPT_TIMESTAMPS:
