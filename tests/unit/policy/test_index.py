@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xensock.calls import Protocol, Subject
@@ -87,16 +87,15 @@ def guard(host: str) -> str:
 
 
 def holding(rule: Slow, host: str) -> list[int]:
-    """How long the networks of a rule are that hold an address; 32 and 128 are one host."""
+    """How long the networks of a rule are that hold an address, in bits of IPv6 (10.0.0.0/8 is as long as the part of
+    64:ff9b::/96 that means it); 32 and 128 are one host."""
     address = ip_address(host)
     nets = [ip_network(net) for net in GROUPS.get(rule.host, [rule.host])]
     found = [net for net in nets if net.version == address.version and address in net]
     return [
         1000
         if net.prefixlen == net.max_prefixlen
-        else net.prefixlen + (4 - net.version) % 3 * 48
-        if net.version == 6
-        else net.prefixlen + 96
+        else net.prefixlen + (96 if net.version == 4 else 0)
         for net in found
     ]
 
@@ -218,6 +217,10 @@ def compiled(rules: list[Slow]) -> Policy:
 
 @settings(max_examples=200)
 @given(rules_of, calls)
+@example(  # an address of NAT64 is held by networks of both versions
+    [Slow(False, host, (0, 65535), "", (), {}) for host in ("10.0.0.0/8", "64:ff9b::/96")],
+    [Asked("64:ff9b::10.1.2.3", 80, "tcp", (), "", {})],
+)
 def test_it_decides_as_the_slow_evaluator(rules: list[Slow], asked: list[Asked]) -> None:
     policy = compiled(rules)
     for each in asked:
