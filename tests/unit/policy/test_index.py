@@ -112,57 +112,75 @@ def opened(rule: Slow, form: str) -> bool:
     }[group]
 
 
-def host_rank(rule: Slow, asked: Asked) -> int | None:
-    """How specific the host of a rule is for a call; None: it is not about it."""
-    forms = forms_of(asked.host)
-    if rule.host in NAMES:
-        if rule.allow and any(guard(form) for form in forms):
-            return None
-        if rule.host.startswith("*"):
-            ends = rule.host[1:]
-            return 200 + ends.count(".") if any(n.endswith(ends) for n in asked.names) else None
-        return 1000 if rule.host in asked.names else None
-    ranks = holding(rule, forms[0])
+def address_rank(rule: Slow, form: str, forms: list[str]) -> int | None:
+    """How specific a rule by address is about one form of an address; None: it is not about it. What allows must open
+    every form that it is to hold for."""
+    ranks = holding(rule, form)
     if rule.allow:
         group = rule.host in GROUPS and rule.host != "mine"
-        if group and not all(holding(rule, form) for form in forms):
+        if group and not all(holding(rule, each) for each in forms):
             return None
         exact = "/" not in rule.host and rule.host not in GROUPS
         exact = exact or (rule.host == "mine" and 1000 in ranks)
-        if not exact and not all(opened(rule, form) for form in forms):
+        if not exact and not all(opened(rule, each) for each in forms):
             return None
-    else:
-        ranks += [rank for form in forms[1:] for rank in holding(rule, form)]
     return max(ranks, default=None)
+
+
+def name_rank(rule: Slow, asked: Asked) -> int | None:
+    """How specific a rule by name is for a call; None: it is not about it."""
+    if rule.allow and any(guard(form) for form in forms_of(asked.host)):
+        return None
+    if rule.host.startswith("*"):
+        ends = rule.host[1:]
+        return 200 + ends.count(".") if any(n.endswith(ends) for n in asked.names) else None
+    return 1000 if rule.host in asked.names else None
+
+
+def takes(rule: Slow, asked: Asked) -> bool:
+    """Whether a rule is about such calls, wherever they lead."""
+    return (
+        rule.ports[0] <= asked.port <= rule.ports[1]
+        and rule.protocol in ("", asked.protocol)
+        and (not rule.programs or any(fnmatchcase(asked.program, p) for p in rule.programs))
+        and all(asked.labels.get(key) == value for key, value in rule.labels.items())
+    )
 
 
 def slow_decision(rules: list[Slow], asked: Asked) -> int | None:
     """The number of the rule that decides; None where none does."""
-    found = []
-    for number, rule in enumerate(rules):
-        rank = host_rank(rule, asked)
-        low, high = rule.ports
-        if rank is None or not low <= asked.port <= high:
-            continue
-        if rule.protocol not in ("", asked.protocol):
-            continue
-        if rule.programs and not any(fnmatchcase(asked.program, p) for p in rule.programs):
-            continue
-        if any(asked.labels.get(key) != value for key, value in rule.labels.items()):
-            continue
-        program = 0 if not rule.programs else 1 if "*" in rule.programs[0] else 2
-        found.append(
-            (
-                rank,
-                low - high,
-                bool(rule.protocol),
-                program,
-                len(rule.labels),
-                not rule.allow,
-                -number,
-            )
+    forms = forms_of(asked.host)
+    about = [(number, rule) for number, rule in enumerate(rules) if takes(rule, asked)]
+
+    def best(ranked: list[tuple[int | None, int, Slow]]) -> tuple[int | None, int, Slow] | None:
+        def key(each: tuple[int | None, int, Slow]) -> tuple[int, ...]:
+            rank, number, rule = each
+            low, high = rule.ports
+            program = 0 if not rule.programs else 1 if "*" in rule.programs[0] else 2
+            assert rank is not None
+            return (
+                rank, low - high, bool(rule.protocol), program, len(rule.labels), not rule.allow, -number,
+            )  # fmt: skip
+
+        return max((each for each in ranked if each[0] is not None), key=key, default=None)
+
+    found = [
+        (
+            name_rank(rule, asked) if rule.host in NAMES else address_rank(rule, forms[0], forms),
+            number,
+            rule,
         )
-    return -max(found)[-1] if found else None
+        for number, rule in about
+    ]
+    for form in forms[1:]:
+        # What the address means besides must not be refused for itself; that it is allowed does not help.
+        inner = best(
+            [(address_rank(r, form, [form]), n, r) for n, r in about if r.host not in NAMES]
+        )
+        if inner is not None and not inner[2].allow:
+            found.append(inner)
+    decided = best(found)
+    return decided[1] if decided else None
 
 
 rules_of = st.lists(
