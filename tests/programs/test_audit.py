@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +112,32 @@ def test_every_connection_begins_and_ends(tmp_path: Path, path: str) -> None:
         assert line["duration"] > 0
         assert line["user"] >= 0
     assert {(line["sent"], line["received"]) for line in ended} == {(100, 5000)}
+
+
+def test_a_run_that_is_killed_leaves_every_record(tmp_path: Path) -> None:
+    """Of what had happened some milliseconds before; the next one to open the file cuts off what is torn."""
+    log = tmp_path / "log"
+    with answering() as port:
+        code = f"{CLIENT}\nprint('done', flush=True)\nsys.stdin.read()"
+        options = ["--audit", str(log), "--allow", "loopback", "--"]
+        argv = [sys.executable, "-c", code, "127.0.0.1", str(port), "20"]
+        with subprocess.Popen(
+            command("run", *options, *argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+            deadline = time.monotonic() + PATIENCE
+            while log.read_bytes().count(b'"kind":"end"') < 20:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.kill(json.loads(log.read_bytes().partition(b"\n")[0])["pid"], signal.SIGKILL)
+            process.kill()
+    with log.open("ab") as file:
+        file.write(b'{"schema":1,"seq":99,"ki')
+    subprocess.run(command("run", "--audit", str(log), "--", "true"), check=True, timeout=PATIENCE)
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(of_kind(found, "call", "connect")) == len(of_kind(found, "end", "close")) == 20
+    assert [line.get("torn") for line in found if line["kind"] == "open"] == [None, 24]
 
 
 @pytest.mark.skipif("direct" not in guestkit.paths(), reason="no direct data path here")

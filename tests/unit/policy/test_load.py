@@ -247,6 +247,30 @@ def test_options_join_a_file() -> None:
         document.policy(["minne:22"])
 
 
+@pytest.mark.parametrize("first", ["allow", "deny"])
+@pytest.mark.parametrize("what", ["10.1.0.0/16:80", "web.test:80", "private:80-90", "10.1.2.3"])
+def test_of_rules_as_specific_as_each_other_the_refusal_wins(first: str, what: str) -> None:
+    other = "deny" if first == "allow" else "allow"
+    policy = read(f'[[rule]]\n{first} = "{what}"\n[[rule]]\n{other} = "{what}"\n').policy()
+    decision = policy.connect(TCP, ip_address("10.1.2.3"), 80, ("web.test",))
+    assert not decision.allowed
+    assert decision.source == f"p.toml:{2 if first == 'deny' else 4}"
+
+
+def test_a_network_is_for_every_protocol_and_what_is_verified_for_tcp() -> None:
+    text = '[[rule]]\nallow = "a.test"\nvia = "host"\n[[rule]]\nallow = "b.test"\nverify = "sni"\nvia = "host"\n'
+    policy = read(text).policy()
+    for name, protocol, allowed in (
+        ("a.test", TCP, True),
+        ("a.test", Protocol.UDP, True),
+        ("a.test", Protocol.ICMP, True),
+        ("b.test", TCP, True),
+        ("b.test", Protocol.UDP, False),
+    ):
+        decision = policy.connect(protocol, ip_address("198.51.100.9"), 0, (name,))
+        assert (decision.allowed, decision.via) == (allowed, ("host",) if allowed else ()), name
+
+
 def test_a_file_alone_refuses_everything() -> None:
     policy = read("").policy()
     assert not policy.connect(TCP, ip_address("203.0.113.1"), 443).allowed

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import dns.message
 import dns.rcode
 import dns.rrset
+import pytest
 
+from xensock.calls import Protocol
 from xensock.policy.names import Names
 from xensock.policy.policy import Policy
 from xensock.stack import resolver_wire as wire
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 
 
 class Fixed:
-    """A resolver that knows one address for every name."""
+    """A resolver that knows one address for every name, for `ttl` seconds; none, with `rcode`, where that is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, ttl: int = 60, rcode: dns.rcode.Rcode | None = None) -> None:
+        self.ttl, self.rcode = ttl, rcode
         self.asked: list[object] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -35,7 +38,10 @@ class Fixed:
         query = dns.message.from_wire(message)
         response = dns.message.make_response(query)
         name = query.question[0].name.to_text()
-        response.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.1"))
+        if self.rcode is not None:
+            response.set_rcode(self.rcode)
+        else:
+            response.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "A", "192.0.2.1"))
         return response.to_wire()
 
 
@@ -57,9 +63,11 @@ def question(name: str, kind: str = "A") -> bytes:
     return dns.message.make_query(name, kind).to_wire()
 
 
-def ask(server_policy: Policy, *messages: bytes) -> tuple[Server, list[bytes | None]]:
+def ask(
+    server_policy: Policy, *messages: bytes, resolver: Fixed | None = None
+) -> tuple[Server, list[bytes | None]]:
     async def run() -> tuple[Server, list[bytes | None]]:
-        server = Server(server_policy, Fixed())
+        server = Server(server_policy, resolver or Fixed())
         questions = Questions(server)
         return server, [await questions.answer(m, None, datagram=True) for m in messages]
 
@@ -74,6 +82,27 @@ def test_an_answer_is_known_before_it_leaves_and_recorded() -> None:
     assert [(r.verb, r.target, r.result, r.decision) for r in server.records] == [
         ("resolve", "web.test", 1, "allow")
     ]
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.NOERROR, dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL])
+def test_a_negative_answer_is_passed_on_and_opens_nothing(rcode: dns.rcode.Rcode) -> None:
+    policy = Policy.parse(["web.test:80"])
+    server, (answer,) = ask(policy, question("web.test"), resolver=Fixed(rcode=rcode))
+    assert answer is not None
+    assert wire.rcode(answer) == rcode
+    assert len(server.names) == 0
+    assert server.records[0].result in (0, -1)
+    assert server.records[0].decision == "allow"
+
+
+def test_an_answer_with_no_time_to_live_opens_its_address_long_enough_to_connect() -> None:
+    policy = Policy.parse(["web.test:80"])
+    server, (answer,) = ask(policy, question("web.test"), resolver=Fixed(ttl=0))
+    assert answer is not None
+    assert dns.message.from_wire(answer).answer[0].ttl == 0
+    address = ip_address("192.0.2.1")
+    assert policy.connect(Protocol.TCP, address, 80, server.names.of(address)).allowed
+    assert not policy.connect(Protocol.TCP, address, 80).allowed
 
 
 def test_a_refused_name_does_not_exist_and_is_not_asked_for() -> None:
