@@ -89,16 +89,29 @@ int xs_super_answer(struct xs_super *s, uint64_t id, int64_t val, int error, boo
 	r.val = error || go_on ? 0 : val;
 	r.error = go_on ? 0 : -error;
 	r.flags = go_on ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0;
-	return ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SEND, &r) ? errno : 0;
+	error = ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_SEND, &r) ? errno : 0;
+	if (s->journal)
+		xs_journal_done(s->journal, id);
+	return error;
 }
 
 bool xs_super_valid(struct xs_super *s, uint64_t id) { return ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0; }
 
+/*
+ * Installing and answering in one go (SECCOMP_ADDFD_FLAG_SEND) has a gap: if we are killed while the caller is to install it,
+ * the kernel takes the descriptor back and the answer stands, which is 0. So with a journal they are two steps, the first of
+ * which can be found out about (replay.c).
+ */
 int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32_t newfd_flags)
 {
 	struct seccomp_notif_addfd a;
+	bool both = newfd == -1 && s->journal;
 	int r;
 
+	if (both) {
+		xs_journal_note(s->journal, id, xs_inode_of(srcfd));
+		newfd = -2;
+	}
 	memset(&a, 0, sizeof a);
 	a.id = id;
 	a.srcfd = (uint32_t)srcfd;
@@ -110,40 +123,14 @@ int xs_super_addfd(struct xs_super *s, uint64_t id, int srcfd, int newfd, uint32
 		a.flags = SECCOMP_ADDFD_FLAG_SEND;
 	}
 	r = ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_ADDFD, &a);
-	return r < 0 ? -errno : r;
+	if (r < 0)
+		return -errno;
+	if (both)
+		xs_super_answer(s, id, r, 0, false);
+	return r;
 }
 
 int xs_super_getfd(struct xs_super *s, uint32_t tid, int fd) { return xs_guestfd_get(s->fds, tid, fd); }
-
-void xs_super_keep(struct xs_super *s, uint64_t c, int nr, int error)
-{
-	if (!c)
-		return;
-	pthread_mutex_lock(&s->lock);
-	s->kept[s->kept_at % KEPT].cookie = c;
-	s->kept[s->kept_at % KEPT].nr = nr;
-	s->kept[s->kept_at % KEPT].error = error;
-	s->kept_at++;
-	if (s->nkept < KEPT)
-		s->nkept++;
-	pthread_mutex_unlock(&s->lock);
-}
-
-bool xs_super_kept(struct xs_super *s, uint64_t c, int nr, int *error)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&s->lock);
-	for (unsigned i = 0; c && i < s->nkept && !found; i++) {
-		if (s->kept[i].cookie == c && s->kept[i].nr == nr) {
-			*error = s->kept[i].error;
-			s->kept[i].cookie = 0;
-			found = true;
-		}
-	}
-	pthread_mutex_unlock(&s->lock);
-	return found;
-}
 
 void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 		      uint64_t start_ns, bool cache, bool begun)
@@ -167,43 +154,6 @@ void xs_super_record(struct xs_super *s, bool on)
 	else
 		xs_flag_clear(&s->record);
 	xs_super_flush(s);
-}
-
-static void note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid, int domain)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_BOOTTIME, &t);
-	pthread_mutex_lock(&s->lock);
-	s->born[cookie % BORN].cookie = cookie;
-	s->born[cookie % BORN].boot_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-	s->born[cookie % BORN].tid = tid;
-	s->born[cookie % BORN].domain = domain;
-	pthread_mutex_unlock(&s->lock);
-}
-
-bool xs_super_born(struct xs_super *s, uint64_t cookie, uint32_t *tid, uint64_t *boot_ns)
-{
-	bool found;
-
-	pthread_mutex_lock(&s->lock);
-	found = cookie && s->born[cookie % BORN].cookie == cookie;
-	*tid = s->born[cookie % BORN].tid;
-	*boot_ns = s->born[cookie % BORN].boot_ns;
-	pthread_mutex_unlock(&s->lock);
-	return found;
-}
-
-/* What the kernel would say of a socket that was handed out, without asking it three times. Not of AF_INET6, which the guest
- * can make AF_INET (ipv6(7), IPV6_ADDRFORM). The receiver's, which alone writes what it reads here. */
-static bool handed_out(const struct xs_super *s, uint64_t cookie, struct xs_event *ev)
-{
-	if (!cookie || s->born[cookie % BORN].cookie != cookie || s->born[cookie % BORN].domain != AF_INET)
-		return false;
-	ev->domain = AF_INET;
-	ev->type = SOCK_STREAM;
-	ev->host = true;
-	return true;
 }
 
 /* A socket of the own family is one of AF_INET6, in the network that the data path uses: that is known elsewhere. So is
@@ -233,6 +183,10 @@ static void on_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_
 {
 	int domain = (int)n->data.args[0], type = (int)n->data.args[1], proto = (int)n->data.args[2], fd, r;
 
+	if (s->entry && s->entry->seen && (r = xs_installed(n->pid, s->entry->before)) >= 0) {
+		xs_super_answer(s, n->id, r, 0, false);
+		return;
+	}
 	if (domain == XS_AF_XENSOCK) {
 		ask_for_socket(s, n, start);
 		return;
@@ -250,7 +204,7 @@ static void on_socket(struct xs_super *s, const struct seccomp_notif *n, uint64_
 		xs_super_answer(s, n->id, 0, errno, false);
 		return;
 	}
-	note_birth(s, xs_cookie_of(fd), n->pid, domain);
+	xs_note_birth(s, xs_cookie_of(fd), n->pid, domain);
 	r = xs_super_addfd(s, n->id, fd, -1, (uint32_t)(type & SOCK_CLOEXEC));
 	if (r < 0 && r != -ENOENT)
 		xs_super_answer(s, n->id, 0, -r, false);
@@ -312,7 +266,7 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		return;
 	}
 	cookie = xs_cookie_of(ev.fd);
-	known = handed_out(s, cookie, &ev);
+	known = xs_handed_out(s, cookie, &ev);
 	if (!known && (getsockopt(ev.fd, SOL_SOCKET, SO_DOMAIN, &ev.domain, &l) || getsockopt(ev.fd, SOL_SOCKET, SO_TYPE, &ev.type, &l))) {
 		error = errno;
 		/* As the kernel words it for any other file; the descriptor may name a socket by now. */
@@ -337,6 +291,8 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 		xs_super_answer(s, n->id, 0, error, false);
 		return;
 	}
+	if (s->journal && xs_again(s, &ev))
+		return;
 	/* A path leads out of the guest's networks, so whose socket is there is judged. And whatever the descriptor is of now: a
 	 * connect that went on after that could be one to a path. */
 	paths = ev.domain == AF_UNIX && (ev.nr == SYS_connect || ev.nr == SYS_listen || ev.nr == SYS_getsockopt);
@@ -396,10 +352,33 @@ static void let_callers_go_on(void)
 		pthread_setschedparam(pthread_self(), SCHED_BATCH, &p);
 }
 
+void xs_look_at(struct xs_super *s, const struct seccomp_notif *n)
+{
+	if (n->data.nr == SYS_socket)
+		on_socket(s, n, xs_now_ns());
+	else
+		on_call(s, n, xs_now_ns());
+}
+
+/* Receives straight into the journal, if there is one (journal.c). Returns errno. */
+static int next_call(struct xs_super *s, struct seccomp_notif *n)
+{
+	s->entry = s->journal ? xs_journal_room(s->journal, s->nfd) : NULL;
+	memset(n, 0, sizeof *n);
+	if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, s->entry ? &s->entry->call : n))
+		return errno;
+	if (s->entry) {
+		*n = s->entry->call;
+		xs_journal_received(s->journal, s->entry);
+	}
+	return 0;
+}
+
 static void *receive(void *arg)
 {
 	struct xs_super *s = arg;
-	union { struct seccomp_notif n; char room[512]; } u;
+	struct seccomp_notif n;
+	int error;
 	struct pollfd p = {s->nfd, POLLIN, 0};
 	uint64_t one = 1;
 	bool missed = false;
@@ -407,13 +386,15 @@ static void *receive(void *arg)
 	xs_only_wake_signal();
 	if (s->in_step)
 		let_callers_go_on();
+	if (s->journal)
+		xs_replay(s);
 	while (!xs_flag_get(&s->stop)) {
-		memset(&u, 0, sizeof u);
-		if (ioctl(s->nfd, SECCOMP_IOCTL_NOTIF_RECV, &u.n)) {
-			if (errno == EINTR)
+		error = next_call(s, &n);
+		if (error) {
+			if (error == EINTR)
 				continue;
 			/* ENOENT: the caller went away first, which is no time to lose, or the last guest process did. */
-			if (errno == ENOENT && (!missed || !(poll(&p, 1, 0) > 0 && (p.revents & POLLHUP)))) {
+			if (error == ENOENT && (!missed || !(poll(&p, 1, 0) > 0 && (p.revents & POLLHUP)))) {
 				missed = true;
 				continue;
 			}
@@ -421,10 +402,10 @@ static void *receive(void *arg)
 		}
 		missed = false;
 		xs_pace(s);
-		if (u.n.data.nr == SYS_socket)
-			on_socket(s, &u.n, xs_now_ns());
+		if (s->journal && !s->entry)
+			xs_super_answer(s, n.id, 0, ENOMEM, false); /* it would be lost with us */
 		else
-			on_call(s, &u.n, xs_now_ns());
+			xs_look_at(s, &n);
 	}
 	xs_flag_set(&s->gone);
 	if (write(s->wake, &one, sizeof one) < 0)
@@ -433,6 +414,11 @@ static void *receive(void *arg)
 }
 
 struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *error)
+{
+	return xs_super_resume(notify_fd, record, killable, -1, error);
+}
+
+struct xs_super *xs_super_resume(int notify_fd, bool record, bool killable, int journal_fd, int *error)
 {
 	struct xs_super *s = calloc(1, sizeof *s);
 	sigset_t all, old;
@@ -453,6 +439,8 @@ struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *er
 	s->fds = xs_guestfd_new();
 	s->verdicts = xs_verdicts_new();
 	*error = xs_wake_install();
+	if (!*error && journal_fd >= 0)
+		s->journal = xs_journal_open(journal_fd, error);
 	if (*error || s->wake < 0 || s->poke < 0 || s->ep < 0 || !s->fds || !s->verdicts) {
 		if (!*error)
 			*error = errno ? errno : ENOMEM;
@@ -579,6 +567,8 @@ void xs_super_free(struct xs_super *s)
 		xs_guestfd_free(s->fds);
 	if (s->verdicts)
 		xs_verdicts_free(s->verdicts);
+	if (s->journal)
+		xs_journal_free(s->journal);
 	close(s->nfd);
 	pthread_mutex_destroy(&s->lock);
 	pthread_mutex_destroy(&s->settling);

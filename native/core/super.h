@@ -41,6 +41,8 @@ struct xs_super;
 
 /* killable: the filter was installed with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV. */
 struct xs_super *xs_super_new(int notify_fd, bool record, bool killable, int *error);
+/* With a memfd, which stays the caller's, for calls under way (journal.h); what a predecessor left there is finished first. */
+struct xs_super *xs_super_resume(int notify_fd, bool record, bool killable, int journal_fd, int *error);
 /* How many sockets are handed out before Python is asked for each, how many connects are waited for at once (further ones:
  * EAGAIN), how many calls a second are looked at (further ones wait). Without this call there is no limit. */
 void xs_super_limit(struct xs_super *s, uint32_t sockets, uint32_t connects, uint32_t calls);

@@ -3,6 +3,7 @@
 #define XS_SUPER_PARTS_H
 
 #include "interrupt.h"
+#include "journal.h"
 #include "order.h"
 #include "super.h"
 
@@ -48,6 +49,8 @@ struct xs_super {
 	struct pending *pend;
 	struct xs_guestfd *fds;
 	struct xs_verdicts *verdicts;
+	struct xs_journal *journal; /* NULL: nobody comes after us */
+	struct xs_entry *entry;	    /* the receiver's: of the call that it looks at */
 	struct { uint64_t cookie; int nr, error; } kept[KEPT];
 	unsigned nkept, kept_at;
 	struct { uint64_t cookie, boot_ns; uint32_t tid; int domain; } born[BORN]; /* by cookie: sockets handed out last */
@@ -57,6 +60,9 @@ uint64_t xs_now_ns(void);
 /* SO_COOKIE, 0 if the socket has none. */
 uint64_t xs_cookie_of(int fd);
 void xs_only_wake_signal(void);
+/* A socket was handed out; what is known of it then. The receiver's. */
+void xs_note_birth(struct xs_super *s, uint64_t cookie, uint32_t tid, int domain);
+bool xs_handed_out(const struct xs_super *s, uint64_t cookie, struct xs_event *ev);
 void xs_post(struct xs_super *s, const struct xs_event *ev);
 /* Answers a connect, keeps the outcome for this socket if the caller was interrupted, records. */
 void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
@@ -70,6 +76,17 @@ void xs_forget_pending(struct xs_super *s, struct pending *p);
 bool xs_take_room(struct xs_super *s);
 /* Lets a guest that calls faster than it may wait: its threads do, and nobody else. The receiver's. */
 void xs_pace(struct xs_super *s);
+/* Answers a call, or has it answered. The receiver's, as the two below. */
+void xs_look_at(struct xs_super *s, const struct seccomp_notif *n);
+/* Does what the predecessor received and did not answer. */
+void xs_replay(struct xs_super *s);
+/* Of a call in the journal whose caller's socket is ev->fd: whether the predecessor had carried it out, so that it is
+ * answered now. Notes the socket's state where the call is new. */
+bool xs_again(struct xs_super *s, const struct xs_event *ev);
+/* Of the file that a descriptor names; 0: unknown. */
+uint32_t xs_inode_of(int fd);
+/* Under which number a process has the socket with this inode; -1: it has not. */
+int xs_installed(uint32_t tid, uint32_t inode);
 /* The waiter's thread. */
 void *xs_waiter(void *super);
 

@@ -24,13 +24,13 @@ static void drop(PyObject *capsule)
 
 static PyObject *start(PyObject *self, PyObject *args)
 {
-	int fd, record, killable, error;
+	int fd, record, killable, journal = -1, error;
 	struct xs_super *s;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "ipp:super_start", &fd, &record, &killable))
+	if (!PyArg_ParseTuple(args, "ipp|i:super_start", &fd, &record, &killable, &journal))
 		return NULL;
-	s = xs_super_new(fd, record != 0, killable != 0, &error);
+	s = xs_super_resume(fd, record != 0, killable != 0, journal, &error);
 	if (!s) {
 		errno = error;
 		return PyErr_SetFromErrno(PyExc_OSError);
@@ -321,7 +321,7 @@ static PyObject *interrupt(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record, killable) -> handle; takes the descriptor over"},
+	{"super_start", start, METH_VARARGS, "super_start(notify_fd, record, killable, journal_fd) -> handle; takes the first over"},
 	{"super_limit", limit, METH_VARARGS, "super_limit(handle, sockets, connects, calls a second): see native/core/super.h"},
 	{"super_room", room, METH_VARARGS, "super_room(handle, sockets): so many more may be handed out"},
 	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},

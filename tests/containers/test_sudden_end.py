@@ -4,75 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import engines
 import pytest
-
-from world.processes import eventually, stop
+from mortal import mortal, shell, told
 
 if TYPE_CHECKING:
-    import socket
-    import subprocess
-    from collections.abc import Iterator
-
     from engines import Engine
 
 pytestmark = pytest.mark.parametrize("engine", ["podman", "rootless"], indirect=True)
 
 OPEN = 20  # connections of each container
-ENDED = b"-- ended\n"
 GET = "wget -O - http://198.51.100.11/address"  # by number: nobody is asked for a name
-
-
-@contextmanager
-def mortal(engine: Engine, command: list[str]) -> Iterator[tuple[Engine, subprocess.Popen]]:
-    """The same engine with a backend of its own, which the test may kill."""
-    directory = engine.directory / "mortal"
-    directory.mkdir(exist_ok=True)
-    if engine.user is not None:
-        engine.world.user.own(directory)
-    runtime = [each for each in engine.runtime if "xensock-backend=" not in each]
-    runtime.append(f"--runtime-flag=xensock-backend={directory}/containers.sock")
-    other = replace(engine, directory=directory, runtime=runtime, made=[])
-    (directory / "backend.log").unlink(
-        missing_ok=True
-    )  # its predecessor's: whether it listens is read there
-    process = engines.backend(engine.world, directory, engine.user, command)
-    try:
-        yield other, process
-    finally:
-        other.remove()
-        stop(process)
-
-
-def shell(engine: Engine, port: int) -> socket.socket:
-    """A connection to a server that gives each client a shell in its container."""
-    made: list[socket.socket] = []
-
-    def connected() -> bool:
-        try:
-            made.append(engine.world.peer.connect(engine.world.host.addr4, port))
-        except ConnectionRefusedError:
-            return False
-        return True
-
-    eventually(connected, 30, f"port {port}")
-    made[0].settimeout(30)
-    return made[0]
-
-
-def told(connection: socket.socket, script: str) -> bytes:
-    """What a shell says to a line."""
-    connection.sendall(f"{script}; echo '{ENDED.decode().strip()}'\n".encode())
-    got = b""
-    while not got.endswith(ENDED):
-        more = connection.recv(65536)
-        assert more, got
-        got += more
-    return got.removesuffix(ENDED)
 
 
 def test_a_backend_that_is_killed(engine: Engine, request: pytest.FixtureRequest) -> None:

@@ -18,10 +18,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xensock.backend import oci, systemd
+from xensock.backend import oci, resuming, systemd
 from xensock.backend.embedded import choose_path
 from xensock.backend.groups import GroupNames, Groups
+from xensock.backend.resuming import Description, Keeping, Session
 from xensock.backend.serving import Carriers, Serving, Terms, serve
+from xensock.backend.store import Store, inherited
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
@@ -67,6 +69,7 @@ class _Guest:
 
     container: oci.Container
     allowance: Allowance
+    keeping: Keeping
     undo: ExitStack = field(default_factory=ExitStack)
     member: Member | None = None
     serving: Serving | None = None
@@ -97,6 +100,7 @@ class Containers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._groups = Groups()
+        self._store = Store()
         self._leaving: set[_Guest] = set()  # ended, and their last bytes are under way
         self._loop = asyncio.get_running_loop()
 
@@ -121,14 +125,21 @@ class Containers:
         """
         from xensock.backend.control import listening_socket
 
+        left = inherited()
         self._listener = systemd.socket_at(path, socket.SOCK_SEQPACKET)
         if self._listener is None:
             self._listener = listening_socket(path, socket.SOCK_SEQPACKET)
+            self._store.keep(resuming.LISTENER, self._listener.fileno())
             self._path = path
+        elif left.get(resuming.LISTENER) == self._listener.fileno():
+            self._path = path  # a predecessor's own
+        for key, descriptors in resuming.by_key(left).items():
+            self._resume(key, descriptors)
         self._start(self._accept(self._listener))
 
     async def close(self) -> None:
         """Stop listening and let go of every guest: what they still ask for is refused from then on."""
+        self._store.close()  # what is in there is for a successor, if there is one
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -212,7 +223,7 @@ class Containers:
             # Restarted: its last processes are dead, but we may not have seen to it yet.
             with suppress(TimeoutError):
                 await asyncio.wait_for(before.gone.wait(), ENDS_S)
-        guest = self._guests[ident] = _Guest(container, allowance)
+        guest = self._guests[ident] = _Guest(container, allowance, Keeping(self._store))
         return guest
 
     async def _arrives(self, sock: socket.socket, guest: _Guest, direct: bool) -> None:
@@ -225,21 +236,25 @@ class Containers:
             return
         killable = bool(MESSAGE.unpack(data)[1])
         self._numbers += 1
+        journal = resuming.journal() if self._store.there else -1
+        session = Session(self._numbers, fds[0], killable, journal)
         try:
-            begin = self._begin if guest.serving is None else self._join
-            await asyncio.to_thread(begin, guest, fds[0], killable, pid, direct, self._numbers)
+            if guest.serving is None:
+                await asyncio.to_thread(self._begin, guest, session, pid, direct)
+            else:
+                await asyncio.to_thread(self._join, guest, session)
         except (oci.RefusedError, LaunchError, OSError) as error:
             log.warning("container %s: %s", guest.container.name, error)
             text = f"{error}".encode()[:1000]
             _send(sock, MESSAGE.pack(ord("N"), 0, 0, 0) + text)
             return
+        finally:
+            _close([journal] if journal >= 0 else [])
         _send(sock, MESSAGE.pack(ord("G"), 0, 0, 0))
 
-    def _begin(
-        self, guest: _Guest, listener: int, killable: bool, pid: int, direct: bool, number: int
-    ) -> None:
+    def _begin(self, guest: _Guest, session: Session, pid: int, direct: bool) -> None:
         """Serve a container from its first process on. On a thread."""
-        undo, ended = guest.undo, self._ending(guest, number)
+        undo = guest.undo
         try:
             cards = joined.devices(pid)
             if cards:
@@ -249,16 +264,70 @@ class Containers:
                 )
             made = joined.join(pid)
             undo.callback(made.close)
-            made.listener, made.killable = listener, killable
             made.pidfd = os.pidfd_open(pid)
             made.level = joined.level(pid)
             made.proc = os.open(
                 os.path.join(f"/proc/{pid}/root", "proc"), os.O_RDONLY | os.O_DIRECTORY
             )
+            self._serve(guest, made, session, direct)
+        except BaseException:
+            os.close(session.listener)
+            undo.close()
+            guest.keeping.close()
+            raise
+
+    def _resume(self, key: str, left: dict[str, int]) -> None:
+        """Serve a container that a predecessor served. One that cannot be served is refused what it asks for, by the
+        kernel. On the loop, which is not to hear of its end before all of it is here."""
+        name, keeping, undo = "?", Keeping(self._store, key, left), ExitStack()
+        sessions = resuming.sessions(left)
+        listeners = [each.listener for each in sessions]
+        try:
+            known = Description.read(left["container"])
+            name = known.container.name
+            if not sessions:
+                raise KeyError("listener")
+            guest = _Guest(known.container, self._judge(known.container), keeping, undo)
+            made = joined.rejoin(left["netns"])
+            undo.callback(made.close)
+            made.left, made.resumed = left, True
+            made.pidfd, made.proc, made.level = left.pop("pidfd"), left.pop("proc"), known.level
+            for at, each in enumerate(sessions):
+                self._numbers = max(self._numbers, each.number)
+                if at == 0:
+                    self._serve(guest, made, each, known.direct, known.member)
+                else:
+                    self._join(guest, each)
+                listeners.remove(each.listener)
+            self._guests[known.container.id] = guest
+            log.info("container %s goes on", name)
+        except Exception as error:  # of one container: the others are to be served
+            if sessions:  # else it had not begun
+                log.error("container %s cannot go on: %s; restart it", name, error)
+            _close(listeners)
+            undo.close()
+            keeping.close()
+        finally:
+            _close([each.journal for each in sessions if each.journal >= 0])
+            _close(list(left.values()))
+
+    def _serve(
+        self, guest: _Guest, made: joined.Joined, session: Session, direct: bool, had: int = 0
+    ) -> None:
+        """Serve a container under the filter of its first process. `had`: its number among members before."""
+        undo, number = guest.undo, session.number
+        made.listener, made.killable = session.listener, session.killable
+        made.journal = session.journal
+        if self._store.there:
+            made.keep = guest.keeping.keep
+        guest.sessions.add(number)
+        try:
             resolver = Resolver()
             allowance = guest.allowance
-            member = guest.member = self._groups.join(allowance.group, _names(guest.container))
+            member = guest.member = self._groups.join(allowance.group, _names(guest.container), had)
             undo.callback(member.leave)
+            if made.keep is not None and not made.resumed:
+                self._keep(guest, made, session, direct)
             stacks = Stacks(Routes((), "host"), [Kernel()])
             carriers = Carriers(stacks, GroupNames(member, resolver), resolver, ExitStack())
             terms = Terms(
@@ -272,24 +341,33 @@ class Containers:
                 inner=member.inner if allowance.published_only else None,
                 near=member,
             )
-            guest.sessions.add(number)
-            serving = serve(made, terms, carriers, undo, ended)
+            serving = serve(made, terms, carriers, undo, self._ending(guest, number))
             member.published = allowance.publications
             member.listens = serving.first.listens
             guest.serving = serving
         except BaseException:
-            os.close(listener)
             guest.sessions.discard(number)
-            undo.close()
             raise
 
-    def _join(
-        self, guest: _Guest, listener: int, killable: bool, pid: int, direct: bool, number: int
-    ) -> None:
+    def _keep(self, guest: _Guest, made: joined.Joined, session: Session, direct: bool) -> None:
+        assert guest.member is not None
+        described = Description(guest.container, direct, made.level, guest.member.number)
+        fds = {"container": described.file(), "netns": made.network()}
+        for name, fd in (*fds.items(), ("pidfd", made.pidfd), ("proc", made.proc)):
+            guest.keeping.keep(name, fd)
+        _close(list(fds.values()))
+        guest.keeping.begin(session)
+
+    def _join(self, guest: _Guest, session: Session) -> None:
         """Serve a process that an engine executes in a container that runs. On a thread."""
         assert guest.serving is not None
+        number = session.number
         guest.sessions.add(number)
-        made = guest.serving.also(listener, killable, self._ending(guest, number))
+        if self._store.there:
+            guest.keeping.begin(session)
+        made = guest.serving.also(
+            session.listener, session.killable, self._ending(guest, number), session.journal
+        )
         guest.others[number] = made
         made.start()
 
@@ -302,6 +380,7 @@ class Containers:
 
     def _ended(self, guest: _Guest, number: int) -> None:
         guest.sessions.discard(number)
+        guest.keeping.end(number)
         if (other := guest.others.pop(number, None)) is not None:
             self._start(asyncio.to_thread(other.stop))
         if not guest.sessions and not guest.gone.is_set():
@@ -312,6 +391,7 @@ class Containers:
         assert serving is not None
         if guest.member is not None:
             guest.member.leave()
+        guest.keeping.close()
         await asyncio.to_thread(serving.first.stop)  # its ports are free
         guest.gone.set()
         if self._guests.get(guest.container.id) is guest:

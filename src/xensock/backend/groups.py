@@ -86,10 +86,12 @@ class Groups:
     def close(self) -> None:
         self._host.close()
 
-    def join(self, group: str, names: frozenset[str]) -> Member:
-        """A member, to `leave`; `group` "" is a group of its own. Raises OSError (ENOSPC)."""
+    def join(self, group: str, names: frozenset[str], had: int = 0) -> Member:
+        """A member, to `leave`; `group` "" is a group of its own; `had`: its number at a backend before this one.
+        Raises OSError (ENOSPC)."""
         with self._lock:
-            number = next((n for n in range(1, MOST) if n not in self._members), 0)
+            number = had if 0 < had < MOST and had not in self._members else 0
+            number = number or next((n for n in range(1, MOST) if n not in self._members), 0)
             if not number:
                 raise OSError(errno.ENOSPC, "too many containers")
             made = Member(self, group, names, number)

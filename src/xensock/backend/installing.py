@@ -185,6 +185,7 @@ Type=notify
 NotifyAccess=main
 ExecStart={" ".join(map(_quoted, command))}
 Restart=on-failure
+FileDescriptorStoreMax=65536
 KillMode=mixed
 LimitNOFILE=524288
 {more}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from xensock.backend.learned import Learned
 from xensock.calls.call import Protocol
 from xensock.observe.tap import Tap
 from xensock.policy.names import Names
@@ -85,12 +88,16 @@ class Serving:
         """Whether what the guest sent is still on its way, or the ends of its connections are yet to be recorded."""
         return bool(self.relay.connections() or self.stacks.live() or self.endings.live())
 
-    def also(self, listener: int, killable: bool, ended: Callable[[], None]) -> Supervisor:
+    def also(
+        self, listener: int, killable: bool, ended: Callable[[], None], journal: int = -1
+    ) -> Supervisor:
         """A supervisor, not started yet, for processes that came into the guest under a filter of their own.
 
         `listener` is that filter's, and the supervisor's from now on; `ended` is called on its thread at their end.
         """
-        parts = replace(self.parts, listener=listener, killable=killable, ended=ended)
+        parts = replace(
+            self.parts, listener=listener, killable=killable, ended=ended, journal=journal
+        )
         return Supervisor(parts, beside=self.first)
 
     def deliver(self) -> None:
@@ -111,6 +118,8 @@ def serve(
     `ended` is called on the supervisor's thread once no process of the guest's filter is left.
     """
     names, record, stacks = Names(), terms.record, carriers.stacks
+    if guest.keep is not None:
+        stack.callback(_learned(guest, names).close)
     carriers.undo.pop_all()
     stack.callback(stacks.close, LAST_BYTES_S)
     current = terms.policy if isinstance(terms.policy, Current) else Current(terms.policy)
@@ -174,13 +183,27 @@ def serve(
         point,
         terms.limits,
         terms.warn,
+        guest.journal,
     )
     first = Supervisor(parts)
+    if guest.resumed:
+        first.ports.adopt(first.open_sockets())
     first.start()
     stack.callback(first.stop)
     if isinstance(record, Tap):
         _follow(record, first, endings, stack)
     return Serving(relay, stacks, parts, first, endings)
+
+
+def _learned(guest: Guest, names: Names) -> Learned:
+    fd = guest.left.pop("names", -1)
+    fd = fd if fd >= 0 else os.memfd_create("xensock-names", os.MFD_CLOEXEC)
+    try:
+        assert guest.keep is not None
+        guest.keep("names", fd)
+        return Learned(names, fd)
+    finally:
+        os.close(fd)
 
 
 def _follow(tap: Tap, supervisor: Supervisor, endings: Endings, stack: ExitStack) -> None:
@@ -197,18 +220,21 @@ def _follow(tap: Tap, supervisor: Supervisor, endings: Endings, stack: ExitStack
 def _name_sockets(guest: Guest) -> list[socket.socket]:
     """Port 53 of every address of the guest's network."""
     made = []
-    for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    for family in (socket.AF_INET, socket.AF_INET6):
         try:
-            sock = guest.socket(family, socket.SOCK_DGRAM, 0)
+            made.append(guest.kept(f"dns{family}", partial(_name_socket, guest, family)))
         except OSError as error:
-            if error.errno == errno.EAFNOSUPPORT:
-                continue
-            raise
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Answers come from the address that was asked, which need not be any interface's.
-            sock.setsockopt(*options.FREEBIND6, 1)
-        sock.bind((any_address, 53))
-        made.append(sock)
+            if error.errno != errno.EAFNOSUPPORT:
+                raise
     return made
+
+
+def _name_socket(guest: Guest, family: int) -> socket.socket:
+    sock = guest.socket(family, socket.SOCK_DGRAM, 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Answers come from the address that was asked, which need not be any interface's.
+        sock.setsockopt(*options.FREEBIND6, 1)
+    sock.bind(("0.0.0.0" if family == socket.AF_INET else "::", 53))
+    return sock

@@ -85,6 +85,11 @@ Examples:
     metavar="UID",
     help="Let processes of this user be guests, too. Repeatable.",
 )
+@click.option(
+    "--hold",
+    is_flag=True,
+    help="Run behind a small process that starts the backend again if it is killed; containers go on.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.pass_context
 def backend(
@@ -108,9 +113,15 @@ def backend(
     log_size: int,
     control: str | None,
     user: tuple[int, ...],
+    hold: bool,
     debug: bool,
 ) -> None:
     """Carry out the socket calls of guests that connect to it, on this host's network."""
+    if hold:
+        from xensock.backend import holder
+
+        if not holder.held():
+            ctx.exit(holder.hold())
     from xensock.backend import daemon
     from xensock.cli.policy import policy_of, source_of
     from xensock.policy.point import Current

@@ -47,7 +47,9 @@ class Names:
         self._limit = limit
         self._grace = grace
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        # Hears of what is learned, and when that lapses, before anybody can act on it.
+        self.told: Callable[[str, list[IPAddress], float], None] | None = None
         # Both dicts keep the order of learning, oldest first.
         self._expiry: dict[tuple[IPAddress, str], float] = {}
         self._names: dict[IPAddress, dict[str, None]] = {}
@@ -61,6 +63,15 @@ class Names:
         """Remember that the backend resolved `name` to `addresses`, for `ttl` seconds."""
         name = normal_name(name)
         expiry = self._clock() + min(max(ttl, 0), LONGEST) + self._grace
+        learned = list(addresses)
+        with self._lock:
+            self.restore(name, learned, expiry)
+            if self.told is not None:
+                self.told(name, learned, expiry)
+
+    def restore(self, name: str, addresses: Iterable[IPAddress], expiry: float) -> None:
+        """Remember what was learned before, until `expiry`, a time of the clock."""
+        name = normal_name(name)
         with self._lock:
             for address in addresses:
                 pair = (unmapped(address), name)
@@ -69,6 +80,12 @@ class Names:
                 self._names.setdefault(pair[0], {})[name] = None
                 if len(self._expiry) > self._limit:
                     self._forget(next(iter(self._expiry)))
+
+    def current(self) -> list[tuple[IPAddress, str, float]]:
+        """The pairs that have not lapsed and when they do, in the order of learning."""
+        with self._lock:
+            now = self._clock()
+            return [(*pair, expiry) for pair, expiry in self._expiry.items() if expiry > now]
 
     def of(self, address: IPAddress) -> tuple[str, ...]:
         """The names by which the guest knows this address, the latest first."""

@@ -34,6 +34,8 @@ class Held:
     cookie: int
     host: IPv4Address | IPv6Address
     v6only: bool
+    port: int
+    inode: int
 
 
 class Diag:
@@ -116,7 +118,9 @@ class Diag:
                     continue
                 where = data[at + 24 : at + (28 if family == socket.AF_INET else 40)]
                 only = _attribute(data[at + _ATTRIBUTES : at + length], INET_DIAG_SKV6ONLY)
-                yield Held(_cookie_in(data, at), ip_address(where), any(only))
+                (number,) = struct.unpack_from("!H", data, at + 20)
+                (inode,) = struct.unpack_from("=I", data, at + _ATTRIBUTES - 4)
+                yield Held(_cookie_in(data, at), ip_address(where), any(only), number, inode)
                 at += (length + 3) & ~3
 
 

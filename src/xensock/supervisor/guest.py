@@ -8,11 +8,15 @@ import socket
 import struct
 import threading
 from contextlib import suppress
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MESSAGE = struct.Struct("=iiii")
+Socket = socket.socket  # a name that no method has
 
 
 class Guest:
@@ -24,6 +28,10 @@ class Guest:
     proc      the guest's /proc, which shows its processes and no others
     level     how many PID namespaces its processes are below this one
     init      the number in there of a process of ours, "" where there is none
+    left      what a predecessor of this backend left: descriptors by name, for whoever takes them out
+    keep      has a copy of a descriptor kept for a successor, if there may be one
+    resumed   whether a predecessor served it
+    journal   a memfd for calls under way (native/core/journal.h), -1 where they end with this process
     """
 
     def __init__(self, maker: socket.socket, init: str = "") -> None:
@@ -35,6 +43,10 @@ class Guest:
         self.proc = -1
         self.level = 1
         self.init = init
+        self.left: dict[str, int] = {}
+        self.keep: Callable[[str, int], None] | None = None
+        self.journal = -1
+        self.resumed = False
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket of the guest's network namespace. Raises OSError as socket(2), ESRCH once the guest is gone."""
@@ -50,6 +62,14 @@ class Guest:
         if error or not fds:
             raise OSError(error or errno.ENOTCONN, os.strerror(error or errno.ENOTCONN))
         return socket.socket(family, kind & 0xF, protocol, fileno=fds[0])
+
+    def kept(self, name: str, make: Callable[[], Socket]) -> Socket:
+        """The predecessor's socket of this name, or a new one; it is kept for a successor. Raises OSError."""
+        fd = self.left.pop(name, -1)
+        sock = socket.socket(fileno=fd) if fd >= 0 else make()
+        if self.keep is not None:
+            self.keep(name, sock.fileno())
+        return sock
 
     def diag(self) -> Diag:
         """A sock_diag(7) socket of the guest's network. Raises OSError."""

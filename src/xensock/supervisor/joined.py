@@ -45,6 +45,10 @@ class Joined(Guest):
         self._control = control
         self._helper = helper
 
+    def network(self) -> int:
+        """A descriptor of its network namespace. Raises OSError."""
+        return os.open(f"/proc/{self._helper.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
     def close(self) -> None:
         self._control.close()
         self._helper.wait()
@@ -66,42 +70,51 @@ def level(pid: int) -> int:
 
 def join(pid: int) -> Joined:
     """Join the network namespace of a process, and lay it out as a guest's. Raises LaunchError, OSError."""
+    netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        guest = rejoin(netns)
+    finally:
+        os.close(netns)
+    try:
+        with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
+            rtnetlink.lay_out(link, rtnetlink.host_has_ipv6())
+    except BaseException as error:
+        guest.close()
+        if isinstance(error, OSError):
+            raise LaunchError("veth", error.errno or 5) from error
+        raise
+    return guest
+
+
+def rejoin(netns: int) -> Joined:
+    """Join a network namespace that is laid out already. Raises LaunchError, OSError."""
     control, far_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     maker, far_maker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with far_control, far_maker:
-            netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fds = (far_control.fileno(), far_maker.fileno(), netns)
-                argv = [str(launcher_path()), "join", *map(str, fds)]
-                helper = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL)
-            finally:
-                os.close(netns)
+            fds = (far_control.fileno(), far_maker.fileno(), netns)
+            argv = [str(launcher_path()), "join", *map(str, fds)]
+            helper = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL)
     except BaseException:
         control.close()
         maker.close()
         raise
     guest = Joined(control, maker, helper)
     try:
-        _bring_up(guest, control)
+        _begun(control)
     except BaseException:
         guest.close()
         raise
     return guest
 
 
-def _bring_up(guest: Joined, control: socket.socket) -> None:
+def _begun(control: socket.socket) -> None:
     data = control.recv(MESSAGE.size)
     if len(data) != MESSAGE.size:
         raise LaunchError("launcher", 32)
     kind, stage, error, _ = MESSAGE.unpack(data)
     if chr(kind) == "F":
         raise LaunchError(STAGES[stage], error)
-    try:
-        with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
-            rtnetlink.lay_out(link, rtnetlink.host_has_ipv6())
-    except OSError as error_:
-        raise LaunchError("veth", error_.errno or 5) from error_
 
 
 def terms(filter: bytes, landlock: bool) -> int:

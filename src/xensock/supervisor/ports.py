@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
-from xensock.supervisor.diag import Diag, cookie
+from xensock.supervisor.diag import TCP_LISTEN, Diag, cookie
 from xensock.supervisor.options import freebind
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ class Ports:
         self._listening[cookie(sock)] = local
         if len(self._listening) > 4096:
             self._forget()
+
+    def adopt(self, inodes: set[int]) -> None:
+        """Take what the host's sockets among these have for this guest's. Raises OSError."""
+        for each in self._host.held():
+            if each.inode in inodes:
+                self._shared.setdefault(each.port, set()).add(each.cookie)
+        for each in self._host.held(states=1 << TCP_LISTEN):
+            if each.inode in inodes:
+                self._listening[each.cookie] = Endpoint(each.host, each.port)
 
     def is_listening(self, sock: socket.socket) -> bool:
         return cookie(sock) in self._listening
@@ -139,6 +148,9 @@ class ForeignPorts(Ports):
         """See Ports."""
         self._open = {key: held for key, held in self._open.items() if _is_open(held[0])}
         self._open[id(sock)] = (weakref.ref(sock), local)
+
+    def adopt(self, inodes: set[int]) -> None:
+        """Nothing: these sockets are this process's alone, and end with it."""
 
     def is_listening(self, sock: socket.socket) -> bool:
         """See Ports."""

@@ -96,6 +96,7 @@ class Parts:
     point: Point | None = None  # the guest's, where others decide by it too
     limits: Limits = field(default_factory=Limits)
     warn: Callable[[str], None] = field(default=lambda text: None)
+    journal: int = -1  # see Guest
 
 
 @dataclass(slots=True)
@@ -167,7 +168,9 @@ class Supervisor:
 
     def start(self) -> None:
         parts = self.parts
-        self.handle = _core.super_start(parts.listener, self.point.recording, parts.killable)
+        self.handle = _core.super_start(
+            parts.listener, self.point.recording, parts.killable, parts.journal
+        )
         with self.held.lock:
             self.held.supervisors.add(self)
         limits = parts.limits

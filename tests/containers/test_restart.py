@@ -1,0 +1,110 @@
+"""A backend that is killed under load and comes back: its containers lose nothing. See docs/explanation/restart.md."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import engines
+import pytest
+from mortal import ENDED, mortal, shell, told
+
+from world.processes import eventually
+
+if TYPE_CHECKING:
+    import socket
+    import subprocess
+
+    from engines import Engine
+
+OPEN = 20  # connections of each container
+ROUNDS = 5
+CALLS = 15  # of each shell in a round: socket, connect, and for a name questions
+BY_NUMBER = "wget -q -O - http://198.51.100.11/address"
+BY_NAME = "wget -q -O - http://v4only.test/address"
+
+
+def served_by(holder: subprocess.Popen) -> int:
+    """The backend that runs behind a holder."""
+
+    def children(pid: int) -> list[int]:
+        try:
+            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [each for child in found for each in (int(child), *children(int(child)))]
+
+    def held() -> int:
+        for pid in children(holder.pid):
+            try:
+                if b"XENSOCK_HELD=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    return pid
+            except OSError:
+                continue
+        return 0
+
+    return eventually(held, 30, "a backend behind the holder")
+
+
+def begin(connection: socket.socket, script: str) -> None:
+    connection.sendall(f"{script}; echo '{ENDED.decode().strip()}'\n".encode())
+
+
+def rest(connection: socket.socket) -> bytes:
+    got = b""
+    while not got.endswith(ENDED):
+        more = connection.recv(65536)
+        assert more, got
+        got += more
+    return got.removesuffix(ENDED)
+
+
+@pytest.mark.parametrize("engine", ["podman", "rootless"], indirect=True)
+def test_a_backend_that_is_killed_under_load(
+    engine: Engine, request: pytest.FixtureRequest
+) -> None:
+    command = engines.OWN if engine.user is None else request.getfixturevalue("xensock")
+    with mortal(engine, command, "--hold") as (ours, holder):
+        ports = [ours.world.host.free_port() for _ in range(2)]
+        for port in ports:
+            ours.start(f"box{port}", "box", "nc", "-ll", "-p", str(port), "-e", "/bin/sh")
+        held = [shell(ours, port) for port in ports for _ in range(OPEN)]
+        said = f"{ours.world.host.addr4}\n".encode()
+        try:
+            for number in range(ROUNDS):
+                what = BY_NAME if number % 2 else BY_NUMBER
+                for each in held:
+                    begin(each, f"for i in $(seq {CALLS}); do {what} 2>&1; done")
+                first = held[0].recv(len(said))  # calls are under way
+                os.kill(served_by(holder), signal.SIGKILL)
+                # Every call is answered as if nothing had been.
+                for at, each in enumerate(held):
+                    got = (b"" if at else first) + rest(each)
+                    wrong = [line for line in got.splitlines(True) if line != said]
+                    assert not wrong, (number, at, wrong, ours.said())
+                    assert got == said * CALLS
+                # What is open stays open, both ways and byte for byte.
+                for each in held[:: len(held) // 4]:
+                    text = os.urandom(65536).hex()
+                    lines = "\n".join(text[at : at + 1024] for at in range(0, len(text), 1024))
+                    assert told(each, f"cat <<'EOF'\n{lines}\nEOF\ntrue").decode() == lines + "\n"
+                # Listeners go on, and their port is still the container's own to its loopback.
+                for port in ports:
+                    late = shell(ours, port)
+                    held.append(late)
+                    assert told(late, f"echo 'echo own' | nc 127.0.0.1 {port}") == b"own\n"
+            # It is the same backend to the engine.
+            done = ours.exec(ours.made[0], *BY_NAME.split())
+            assert done.stdout.encode() == said
+            done = ours.run("box", *BY_NUMBER.split())
+            assert done.stdout.encode() == said
+        finally:
+            for each in held:
+                each.close()
+        # A container that ends while nobody serves it is gone for the next one.
+        os.kill(served_by(holder), signal.SIGKILL)
+        ours.remove()
+        done = ours.run("box", *BY_NUMBER.split())  # waits for the backend
+        assert done.stdout.encode() == said

@@ -1,0 +1,104 @@
+"""The holder with backends that are a few lines: when it starts one again, what that finds, and when it ends itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOLDER = """
+import sys
+from xensock.backend import holder
+holder.FIRST_WAIT_S, holder.TRIES = 0.001, 4
+sys.exit(holder.Holder([sys.executable, "-c", *sys.argv[1:]]).run())
+"""
+COUNTS = """
+import os, signal, socket, sys
+from xensock.backend import holder, systemd
+from xensock.backend.store import Store, inherited
+assert holder.held() and not holder.held()
+left = inherited()
+store = Store()
+mine = left.get("count", -1)
+if mine < 0:
+    mine = os.memfd_create("count")
+    store.keep("count", mine)
+    store.keep("gone", mine)
+    store.drop("gone")
+count = len(os.pread(mine, 100, 0))
+os.pwrite(mine, b"x", count)
+print(count, sorted(left), flush=True)
+if count < 6:
+    systemd.notify("READY=1")
+    if count % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(5)
+"""
+FAILS = """
+import os, sys
+from xensock.backend import systemd
+print("tried", flush=True)
+if not os.path.exists(sys.argv[1]):
+    open(sys.argv[1], "w").close()
+    systemd.notify("READY=1")
+sys.exit(7)
+"""
+WAITS = """
+import os, signal
+signal.signal(signal.SIGHUP, lambda *_: print("hangup", flush=True))
+print("waits", os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def held(code: str, *argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, code, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_starts_again_and_finds_what_was_kept() -> None:
+    with held(COUNTS) as holder:
+        out, err = holder.communicate(timeout=60)
+    assert holder.returncode == 0, err
+    assert out.splitlines() == ["0 []", *(f"{count} ['count']" for count in range(1, 7))]
+    assert err.count("started again") == 6
+    assert "signal 9" in err
+    assert "status 5" in err
+
+
+def test_one_that_cannot_be_started() -> None:
+    with held("import sys; sys.exit(3)") as holder:
+        _, err = holder.communicate(timeout=60)
+    assert (holder.returncode, err) == (3, "")
+
+
+def test_one_that_cannot_be_started_again(tmp_path: Path) -> None:
+    with held(FAILS, str(tmp_path / "ran")) as holder:
+        out, _ = holder.communicate(timeout=60)
+    assert holder.returncode == 7
+    assert out.count("tried") == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on(number: signal.Signals) -> None:
+    with held(WAITS) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().startswith("waits")
+        holder.send_signal(signal.SIGHUP)
+        assert holder.stdout.readline() == "hangup\n"
+        holder.send_signal(number)
+        _, err = holder.communicate(timeout=60)
+        # Python itself makes an exception of SIGINT, and then ends by the signal.
+        assert holder.returncode == 128 + number, err
+        assert "started again" not in err
