@@ -121,5 +121,5 @@ def tap_of(trace: Callable[[Record], None] | None, log: AuditLog | None) -> Tap:
     if trace is not None:
         tap.add(trace)
     if log is not None:
-        tap.add(log.record, ends=True)
+        tap.add(log.record, ends=True, lines=log.take)
     return tap

@@ -65,7 +65,7 @@ class AuditLog:
         self._path = os.path.abspath(path)
         self._size, self._keep, self._room = size, keep, queue
         self._complain = complain
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[Record | bytes] = deque()
         self._lock = threading.Lock()  # of what is lost
         self._lost = 0
         self._failing = False
@@ -89,6 +89,10 @@ class AuditLog:
 
     def record(self, record: Record) -> None:
         """Take one; what finds no room is counted, and the count recorded."""
+        self.take(record)
+
+    def take(self, record: Record | bytes) -> None:
+        """As `record`; also a line that somebody made, from its "kind" on (supervisor.swift)."""
         if len(self._waiting) >= self._room:
             with self._lock:
                 self._lost += 1
@@ -147,8 +151,10 @@ class AuditLog:
             self._failing = True
             self._complain(f"cannot write the audit log {self._path}: {error.strerror}")
 
-    def _line(self, record: Record) -> bytes:
+    def _line(self, record: Record | bytes) -> bytes:
         self._seq += 1
+        if isinstance(record, bytes):
+            return b'{"schema":%d,"seq":%d,%b' % (SCHEMA, self._seq, record)
         kind = b"end" if record.verb == "close" else b"call"
         body = self._encode(record)
         if not body.isascii():

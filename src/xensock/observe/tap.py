@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from xensock.calls.record import Record
 
+    Take = Callable[[bytes], None]
+
 
 class Tap:
     """Passes each record to every sink there is. Sinks come and go while calls are made; any thread may call it.
@@ -21,7 +23,7 @@ class Tap:
 
     def __init__(self) -> None:
         self.denials = Denials()
-        self._sinks: tuple[tuple[Callable[[Record], None], bool], ...] = ()
+        self._sinks: tuple[tuple[Callable[[Record], None], bool, Take | None], ...] = ()
         self._watchers: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
@@ -33,18 +35,29 @@ class Tap:
     @property
     def ends(self) -> bool:
         """Whether anybody wants the ends of connections, too."""
-        return any(ends for _, ends in self._sinks)
+        return any(ends for _, ends, _ in self._sinks)
+
+    @property
+    def lines(self) -> Take | None:
+        """Takes lines in the place of records, where the only sink there is can."""
+        return self._sinks[0][2] if len(self._sinks) == 1 else None
 
     def __call__(self, record: Record) -> None:
         self.denials.note(record)
-        for sink, ends in self._sinks:
+        for sink, ends, _ in self._sinks:
             if ends or record.verb != "close":
                 sink(record)
 
-    def add(self, sink: Callable[[Record], None], *, ends: bool = False) -> None:
+    def add(
+        self,
+        sink: Callable[[Record], None],
+        *,
+        ends: bool = False,
+        lines: Take | None = None,
+    ) -> None:
         """From now on the sink takes each record, those of connections' ends only with `ends`. It must not wait, and
-        must not raise."""
-        self._change((*self._sinks, (sink, ends)))
+        must not raise. `lines` takes the audit log's lines of records instead, as long as nobody else wants any."""
+        self._change((*self._sinks, (sink, ends, lines)))
 
     def remove(self, sink: Callable[[Record], None]) -> None:
         """Undo `add`."""
@@ -61,7 +74,9 @@ class Tap:
         with self._lock:
             self._watchers.remove(changed)
 
-    def _change(self, sinks: tuple[tuple[Callable[[Record], None], bool], ...]) -> None:
+    def _change(
+        self, sinks: tuple[tuple[Callable[[Record], None], bool, Take | None], ...]
+    ) -> None:
         with self._lock:
             self._sinks = sinks
             for changed in self._watchers:

@@ -109,7 +109,7 @@ class Point:
         self._generation = self.current.policy.generation
         self._gate = gate
         self._subject = Subject(labels=dict(labels or {}))
-        self._epoch = time.time() - time.monotonic()
+        self.epoch = time.time() - time.monotonic()  # unix time where CLOCK_MONOTONIC began
 
     @property
     def recording(self) -> bool:
@@ -328,6 +328,12 @@ class Point:
             )
         return decision.allowed
 
+    def name(self, decision: Decision, address: IPAddress | None) -> str | None:
+        """What a record calls a destination besides its address."""
+        if decision.name or address is None:
+            return decision.name
+        return next(iter(self.names_of(address)), None)
+
     def write(
         self,
         verb: Verb,
@@ -385,7 +391,7 @@ class Point:
     ) -> Record:
         """The record of one call, as `write`."""
         return Record(
-            time=self._epoch + start / 1e9,
+            time=self.epoch + start / 1e9,
             guest=self.guest,
             pid=pid,
             program=program,
@@ -408,12 +414,17 @@ class Point:
 
 def known_name(names_of: NamesOf, target: str) -> str | None:
     """The name by which the guest learnt the address of `target`, if any."""
+    address = address_of(target)
+    return next(iter(names_of(address)), None) if address is not None else None
+
+
+def address_of(target: str) -> IPAddress | None:
+    """The address in the target of a record, if it has one."""
     host = target.rpartition(":")[0].strip("[]").partition("%")[0]
     try:
-        address: IPAddress = IPv6Address(host) if ":" in host else IPv4Address(host)
+        return IPv6Address(host) if ":" in host else IPv4Address(host)
     except ValueError:
         return None
-    return next(iter(names_of(address)), None)
 
 
 def user_of(pid: int) -> int:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from xensock.calls.record import closed
 from xensock.supervisor import tcpinfo
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG
+from xensock.supervisor.swift import Begun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,13 +46,13 @@ class Endings:
     def __init__(self, record: Callable[[Record], None]) -> None:
         self._record = record
         self._lock = threading.Lock()
-        self._live: dict[int, Record] = {}
+        self._live: dict[int, Record | Begun] = {}
         self._listening: dict[int, tuple[Endpoint, Record]] = {}
         self._ports: set[int] = set()
         self._past: list[
             tuple[float, Endpoint, Record]
         ] = []  # listeners, and until when they matter
-        self._strangers: OrderedDict[int, Seen] = OrderedDict()
+        self._strangers: OrderedDict[int, bytes] = OrderedDict()  # what the kernel said of each
         self._epoch = time.time() - time.monotonic()
         self._running: _Running | None = None
         self._switching = threading.Lock()
@@ -69,16 +70,24 @@ class Endings:
                     self._listening.clear()
                     self._strangers.clear()
 
-    def began(self, record: Record) -> None:
+    def began(self, record: Record | Begun) -> None:
         """A connection of a host's socket that the guest holds was begun, by the call of that record."""
         with self._lock:
             if self._running is None or record.connection in self._live or len(self._live) >= MOST:
                 return
-            seen = self._strangers.pop(record.connection, None)
-            if seen is None:
+            message = self._strangers.pop(record.connection, None)
+            if message is None:
                 self._live[record.connection] = record
-        if seen is not None:
-            self._tell(record, seen)
+        if message is not None and not self._swiftly(record, message):
+            self._tell(record, tcpinfo.parse(message))
+
+    def _swiftly(self, begun: Record | Begun | None, message: bytes) -> bool:
+        """Tell of the end of a connection that began as a line; whether it was one, and lines are wanted."""
+        take = getattr(self._record, "lines", None)
+        if take is None or not isinstance(begun, Begun):
+            return False
+        take(begun.end(self._now(), *tcpinfo.counted(tcpinfo.info_of(message), False)))
+        return True
 
     def ended(self, record: Record) -> Callable[[int, int, int], None]:
         """For whoever moves the bytes of a connection: takes those sent, those received, and the errno of its end."""
@@ -128,17 +137,22 @@ class Endings:
                     raise
                 self._missed()
                 continue
-            if len(message) >= 88:
-                self._destroyed(tcpinfo.parse(message))
+            if len(message) < 88:
+                continue
+            self._destroyed(message)
 
-    def _destroyed(self, seen: Seen) -> None:
+    def _destroyed(self, message: bytes) -> None:
+        cookie = tcpinfo.cookie_of(message)
         with self._lock:
-            record = self._live.pop(seen.cookie, None)
+            record = self._live.pop(cookie, None)
             if record is None:
-                held = self._listening.pop(seen.cookie, None)
-                if held is None and seen.local[1] not in self._ports:
-                    self._remember(seen)
+                held = self._listening.pop(cookie, None)
+                if held is None and tcpinfo.port_of(message) not in self._ports:
+                    self._remember(cookie, message)
                     return
+        if self._swiftly(record, message):
+            return
+        seen = tcpinfo.parse(message)
         if record is None:
             if held is not None:
                 self._listener_gone(*held)
@@ -148,11 +162,11 @@ class Endings:
             self._tell(record, seen)
         else:
             with self._lock:
-                self._remember(seen)
+                self._remember(cookie, message)
 
-    def _remember(self, seen: Seen) -> None:
+    def _remember(self, cookie: int, message: bytes) -> None:
         """The lock is held."""
-        self._strangers[seen.cookie] = seen
+        self._strangers[cookie] = message
         if len(self._strangers) > REMEMBERED:
             self._strangers.popitem(last=False)
 
@@ -203,7 +217,8 @@ class Endings:
             known = known or [r for key, r in self._live.items() if key not in there]
             for record in known:
                 del self._live[record.connection]
-        for record in known:
+        for each in known:
+            record = each.record if isinstance(each, Begun) else each
             seen = there.get(record.connection)
             if seen is None:
                 self._record(closed(record, self._now(), None, None, 0))
@@ -213,7 +228,9 @@ class Endings:
                 error = errno.EINPROGRESS
             self._record(closed(record, self._now(), sent, received, error))
 
-    def _tell(self, record: Record, seen: Seen) -> None:
+    def _tell(self, record: Record | Begun, seen: Seen) -> None:
+        if isinstance(record, Begun):
+            record = record.record
         sent, received, error = tcpinfo.counted(seen.info, record.accepted)
         self._record(closed(record, self._now(), sent, received, error))
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Verb
-from xensock.policy.point import Point
+from xensock.policy.point import Point, address_of, user_of
 from xensock.supervisor import (
     astray,
     binding,
@@ -30,6 +30,7 @@ from xensock.supervisor import (
     options,
     queries,
     swap,
+    swift,
 )
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.holders import Holders
@@ -150,6 +151,7 @@ class Supervisor:
         self.waiting = Waiting(self)
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
+        self._kinds: dict[tuple[bytes, int, int], swift.Kind] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
         self._stopped = False
         self.handle: _core.Handle = None
@@ -384,6 +386,8 @@ class Supervisor:
         _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
         verdict = self._verdicts[number]
         begun = verdict.datapath in _CARRIED and error in (0, errno.EINPROGRESS)
+        if begun and verdict.datapath == "direct" and self._swiftly(event, verdict):
+            return
         record = self._write(
             tid,
             shown(name),
@@ -397,6 +401,29 @@ class Supervisor:
         )
         if record is not None and record.connection and verdict.datapath == "direct":
             self.began(record)
+
+    def _swiftly(self, event: _core.Event, verdict: Verdict) -> bool:
+        """Record a connection as a line, where only the audit log wants to know; whether that was so."""
+        take = getattr(self.point.record, "lines", None)
+        if take is None or self.endings is None:
+            return False
+        _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
+        kind = self._kinds.get((addr, number, error))
+        if kind is None or self.point.name(verdict.decision, kind.address) != kind.record.name:
+            if len(self._kinds) >= swift.MOST:
+                self._kinds.clear()
+            target = connecting.describe(addr)
+            record = self.point.make(
+                Verb.CONNECT, target, verdict.decision, verdict.outcome, "direct", error,
+                pid=tid, program="", start=start, took=took, connection=args[0],
+            )  # fmt: skip
+            kind = self._kinds[addr, number, error] = swift.Kind.of(record, address_of(target))
+        line, begun = kind.begin(
+            self.point.epoch + start / 1e9, tid, shown(name), took / 1e9, user_of(tid), args[0]
+        )
+        take(line)
+        self.endings.began(begun)
+        return True
 
     def began(self, record: Record) -> None:
         """A connection of the host's socket that the guest holds: its end is to be told."""

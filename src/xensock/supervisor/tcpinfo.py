@@ -30,6 +30,7 @@ STATES = (
 _IDS = struct.Struct("!HH16s16s")
 _OWNER = struct.Struct("=II")
 _COOKIE = struct.Struct("=Q")
+_ATTRIBUTE = struct.Struct("=HH")
 _ACKED = struct.Struct("=QQ")
 _HEAD, _BODY = 16, 72  # struct nlmsghdr, struct inet_diag_msg
 _RTT, _COUNTED, _SENT, _LONG = 68, 120, 200, 216  # within struct tcp_info
@@ -92,16 +93,33 @@ def parse(message: bytes, at: int = 0) -> Seen:
     family, state = message[at + 16], message[at + 17]
     sport, dport, src, dst = _IDS.unpack_from(message, at + 20)
     user, inode = _OWNER.unpack_from(message, at + 80)
+    info = info_of(message, at)
+    return Seen(
+        cookie_of(message, at), state, family, (src, sport), (dst, dport), user, inode, info
+    )
+
+
+def cookie_of(message: bytes, at: int = 0) -> int:
+    """The SO_COOKIE of the socket that a message is about."""
+    found: int = _COOKIE.unpack_from(message, at + 60)[0]
+    return found
+
+
+def port_of(message: bytes, at: int = 0) -> int:
+    """Its local port."""
+    return int.from_bytes(message[at + 20 : at + 22], "big")
+
+
+def info_of(message: bytes, at: int = 0) -> bytes:
+    """Its struct tcp_info, empty if the kernel did not tell."""
     length = int.from_bytes(message[at : at + 4], "little")
-    info, here = b"", at + _HEAD + _BODY
+    here = at + _HEAD + _BODY
     while here + 4 <= at + length:
-        size, kind = struct.unpack_from("=HH", message, here)
+        size, kind = _ATTRIBUTE.unpack_from(message, here)
         if kind == INET_DIAG_INFO:
-            info = message[here + 4 : here + size]
-            break
+            return message[here + 4 : here + size]
         here += max((size + 3) & ~3, 4)
-    cookie = _COOKIE.unpack_from(message, at + 60)[0]
-    return Seen(cookie, state, family, (src, sport), (dst, dport), user, inode, info)
+    return b""
 
 
 def dump(
