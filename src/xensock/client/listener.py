@@ -7,15 +7,19 @@ accept finds out whose it is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
+import threading
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING
 
 from xensock.client import kernel
 from xensock.client.held import State, outcome
 from xensock.client.stream import Stream
-from xensock.wire.commands import Accept, Listen
+from xensock.wire.commands import Accept, Listen, Poll
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 MARK = b"\0xensock-"
 RETRY_S = 0.01
+ANSWER_S = 1.0
 
 
 def knock_name() -> bytes:
@@ -38,6 +43,12 @@ class Door:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.name = b""
+        # Linux's backend takes its kernel down when a listener is released before the work that ACCEPT queued has
+        # begun. So it is asked by POLL, and to accept when somebody is there, which it answers at once.
+        self._polls = not stream.link.frontend.features.extensions
+        self._lock = threading.Lock()  # of the two below
+        self._closed = False
+        self._asked: Future[Response] | None = None
 
     def open(self, backlog: int) -> socket.socket | None:
         """listen(2): the unix listener that is to take the descriptor's place; None where it has. Raises OSError."""
@@ -66,18 +77,49 @@ class Door:
 
     def wait(self) -> None:
         """Ask the backend for the next connection."""
+        if not self._polls:
+            self._accept()
+            return
+        with contextlib.suppress(OSError):
+            future = self.stream.submit(Poll(self.stream.id))
+            future.add_done_callback(
+                lambda done: self.stream.link.loop.later(0, lambda: self._polled(done))
+            )
+
+    def _polled(self, done: Future[Response]) -> None:
+        response = outcome(done)
+        if isinstance(response, int) or self.stream.state is not State.LISTENING:
+            return
+        if response.ret < 0:
+            self.stream.link.loop.later(RETRY_S, self.wait)
+        else:
+            self._accept()
+
+    def _accept(self) -> None:
         stream = self.stream
         link = stream.link
         pages = link.frontend.data_ring(link.order)
         new = link.frontend.new_id()
-        try:
-            future = stream.submit(Accept(stream.id, new, pages.ref, pages.port))
-        except OSError:
-            pages.free()
-            return
+        with self._lock:
+            try:
+                if self._closed:
+                    raise OSError(errno.EBADF, "the listener is closed")
+                future = self._asked = stream.submit(Accept(stream.id, new, pages.ref, pages.port))
+            except OSError:
+                pages.free()
+                return
         future.add_done_callback(
             lambda done: link.loop.later(0, lambda: self._came(done, new, pages))
         )
+
+    def close(self) -> None:
+        """The listener is about to be released: ask no more, and let the backend answer what it answers at once."""
+        with self._lock:
+            self._closed = True
+            asked = self._asked
+        if self._polls and asked is not None:
+            with contextlib.suppress(FutureTimeout, CancelledError):
+                asked.exception(ANSWER_S)
 
     def _came(self, done: Future[Response], new: int, pages: DataPages) -> None:
         response = outcome(done)

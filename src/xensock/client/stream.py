@@ -236,5 +236,7 @@ class Stream(Held):
 
     def release(self, wait: bool = False) -> None:
         """See Held."""
+        if self.door is not None:
+            self.door.close()
         super().release(wait)
         self.settled.set()

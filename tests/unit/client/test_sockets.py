@@ -358,3 +358,28 @@ def test_a_backend_of_version_1_has_no_half_close(backend_url: str) -> None:
                 assert read_all(server, 100) == b"all of it, and more"
         finally:
             link.close()
+
+
+def test_a_listener_at_a_backend_of_version_1(backend_url: str) -> None:
+    """Connections that come, one by one and together, and the end of a listener that is asked for the next."""
+    link = Link(Frontend(connect(backend_url, name="one"), wanted=frozenset(), ring_page_order=0))
+    try:
+        for _ in range(20):
+            port = free_port()
+            with sockets.socket(link=link) as listener:
+                listener.bind((HOST, port))
+                listener.listen(8)
+                listener.settimeout(PATIENCE_S)
+                for together in (1, 3):
+                    callers = [standard.create_connection((HOST, port)) for _ in range(together)]
+                    for _ in callers:
+                        server, name = listener.accept()
+                        with server:
+                            assert name == ("0.0.0.0", 0), "version 1 has no names"
+                            server.sendall(b"hello")
+                    for caller in callers:
+                        with caller:
+                            caller.settimeout(PATIENCE_S)
+                            assert read_all(caller, 100) == b"hello"
+    finally:
+        link.close()
