@@ -6,7 +6,6 @@ difference: some depend on the moment at which a signal arrives.
 
 SIGNALS = "a signal without SA_RESTART can end a trapped call before the backend has noticed it"
 FREED = "the host's port is freed a moment after the guest's close or shutdown"
-V6ONLY = "IPV6_V6ONLY reads 1 once the socket has the host's address"
 
 KNOWN: dict[tuple[str, str], str] = {
     **{
@@ -21,8 +20,6 @@ KNOWN: dict[tuple[str, str], str] = {
         for name, why in {
             "bind:closed_is_refused": FREED,
             "bind:listener_in_child_only": FREED,
-            "options:changed_after.6": V6ONLY,
-            "options:defaults.6": V6ONLY,
         }.items()
     },
     ("relay", "bind:shutdown_listener"): FREED,

@@ -28,12 +28,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
-from xensock.supervisor.relay_names import called_as
+from xensock.supervisor.relay_names import Start, called_as
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
     SO_MARK,
@@ -219,11 +220,14 @@ class Client:
             if self._closed:
                 far.close()
                 return errno.ENETDOWN
-            with called_as(guest, far, target, self._make) if named else contextlib.nullcontext():
+            plain: Start = partial(_core.connect_start, guest.fileno())
+            naming = called_as(guest, far, target, self._make)
+            with naming if named else contextlib.nullcontext(plain) as start:
+                begin = partial(start, address)
                 if error == 0:
-                    return self._fast(guest, address, target, far, ended)
+                    return self._fast(guest, begin, target, far, ended)
                 # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
-                return self._hold(guest, address, target, far, error, ended)
+                return self._hold(guest, begin, target, far, error, ended)
 
     def dialling(self) -> int:
         """Connections whose far side has not answered."""
@@ -315,7 +319,7 @@ class Client:
     def _fast(
         self,
         guest: socket.socket,
-        address: bytes,
+        begin: Callable[[int], int],
         target: Endpoint,
         far: socket.socket,
         ended: Ended | None,
@@ -324,7 +328,7 @@ class Client:
         _segments_like(listener.sock, far)
         guest.setsockopt(socket.SOL_SOCKET, SO_MARK, self._mark)
         try:
-            error = _core.connect_start(guest.fileno(), address, _FAST_WAIT_US)
+            error = begin(_FAST_WAIT_US)
         finally:
             guest.setsockopt(socket.SOL_SOCKET, SO_MARK, 0)  # the guest can read it
         if error not in (0, errno.EINPROGRESS):
@@ -403,7 +407,7 @@ class Client:
     def _hold(
         self,
         guest: socket.socket,
-        address: bytes,
+        begin: Callable[[int], int],
         target: Endpoint,
         far: socket.socket,
         failed: int,
@@ -412,7 +416,7 @@ class Client:
         listener = self._listener(target)
         for _ in self._wire.captured(target.host.version):
             pass  # SYNs of the guest's own connections and repeated ones
-        error = _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
+        error = begin(_HOLD_WAIT_US)
         if error != errno.EINPROGRESS:
             far.close()
             self._tidy(listener)

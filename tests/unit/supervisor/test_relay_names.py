@@ -11,7 +11,11 @@ from relaykit import FAR4, FAR6, Ground
 
 import nskit
 from xensock.calls.address import Endpoint
-from xensock.supervisor.relay_names import called_as
+from xensock.supervisor.relay_names import (
+    IP_BIND_ADDRESS_NO_PORT,
+    IP_LOCAL_PORT_RANGE,
+    called_as,
+)
 
 pytestmark = pytest.mark.skipif(bool(nskit.missing()), reason=nskit.missing())
 
@@ -92,3 +96,48 @@ def test_one_without_a_name_is_given_the_hosts(ground):
             assert guest.getsockname() == outer.getsockname()
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
             guest.bind(("0.0.0.0", 0))
+
+
+def v6only(sock):
+    return sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_ipv6_v6only_is_what_the_program_left_it(ground, chosen):
+    """And nothing else of the socket's shows how it got its name, which the far side sees."""
+    with ground.server(FAR6) as server, ground.client(socket.AF_INET6) as guest:
+        guest.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, chosen)
+        assert ground.connect_to(guest, Endpoint.from_python(server.getsockname())) == 0
+        far, name = server.accept()
+        with far:
+            assert guest.getsockname()[:2] == name[:2]
+        assert v6only(guest) == chosen
+        for option in (IP_BIND_ADDRESS_NO_PORT, IP_LOCAL_PORT_RANGE):
+            assert guest.getsockopt(socket.IPPROTO_IP, option) == 0
+
+
+def test_a_port_that_the_guest_has_too_is_shared(ground):
+    with ground.server(FAR6) as server, ground.client(socket.AF_INET6) as guest:
+        outer = ground.host.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        outer.bind(("::", 0))
+        with ground.client(socket.AF_INET6) as other:
+            other.bind(("::1", outer.getsockname()[1]))
+            dest = Endpoint.from_python(server.getsockname())
+            assert ground.connect_to(guest, dest, far=outer) == 0
+            far, name = server.accept()
+            with far:
+                assert guest.getsockname()[:2] == name[:2]
+
+
+def test_after_an_attempt_that_failed_the_next_has_the_next_name(ground):
+    with ground.server(FAR6) as server, ground.client(socket.AF_INET6) as guest:
+        dest = Endpoint.from_python(server.getsockname())
+        with ground.host.socket(socket.AF_INET6, socket.SOCK_STREAM) as outer:
+            outer.bind((FAR6, 0))
+            with called_as(guest, outer, dest, ground.guest.socket) as start:
+                assert start(Endpoint.from_python((FAR6, 9)).sockaddr(), 0) == errno.ECONNREFUSED
+            assert guest.getsockname() == outer.getsockname()
+        assert ground.connect_to(guest, dest) == 0
+        far, name = server.accept()
+        with far:
+            assert guest.getsockname()[:2] == name[:2]
