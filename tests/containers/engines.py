@@ -176,6 +176,8 @@ def backend(world: World, directory: Path, user: str | None, command: list[str],
     """A backend for containers on the world's host. Ends it after the yield."""
     argv = [*command, "backend", f"--containers={directory}/containers.sock", "--trace=json"]
     argv += [f"--trace-file={directory}/trace", f"--control={directory}/control", *rules]
+    (directory / "policies").mkdir(exist_ok=True)
+    argv.append(f"--policies={directory}/policies")
     log = directory / "backend.log"
     with log.open("ab") as out:
         process = world.host.popen(

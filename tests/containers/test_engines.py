@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from filters import installed
 
+from world.internet import HERE
+from world.namespaces import Namespace
 from world.processes import eventually
 from xensock.supervisor import filter as guest_filter
 
@@ -151,6 +154,35 @@ def test_what_does_not_start_says_why(engine: Engine) -> None:
     done = engine(*before, "run", *after, "--rm", "--network=host", "box", "true", check=False)
     assert done.returncode != 0
     assert "--network none" in done.stderr
+
+
+def test_a_rule_sends_calls_by_another_network(engine: Engine) -> None:
+    """A namespace that only root's backends may enter; the container of another's does not start."""
+    server, port = "10.77.9.5", 7079
+    policy = engine.directory / "policies" / "office.toml"
+    space = Namespace.create("boxoffice", engine.world.user)
+    try:
+        space.ip(f"addr add {server}/32 dev lo")
+        log = engine.world.directory / "boxoffice.log"
+        echo = space.service([sys.executable, str(HERE / "echo.py"), str(port)], log)
+        eventually(lambda: port in space.listening(), 20, f"the server, {log}")
+        policy.write_text(
+            f'[networks]\noffice = {{ netns = "/proc/{echo.pid}/ns/net" }}\n'
+            f'[[rule]]\nallow = "{server}:{port}"\nvia = "office"\n'
+            '[[rule]]\nallow = "web.test:80"\n'
+        )
+        asks = f"echo hello | nc -w 10 {server} {port}; wget -q -O- http://web.test/host"
+        done = engine.run(
+            "box", "sh", "-c", asks, labels={"xensock.policy": "office"}, check=engine.user is None
+        )
+    finally:
+        policy.unlink(missing_ok=True)
+        space.close()
+    if engine.user is None:
+        assert done.stdout == "hello\nweb.test\n", done.stderr
+    else:
+        assert done.returncode != 0
+        assert "ermission denied" in done.stderr or "not permitted" in done.stderr, done.stderr
 
 
 def test_a_program_that_is_not_there(engine: Engine) -> None:

@@ -24,6 +24,7 @@ from xensock.backend.groups import GroupNames, Groups
 from xensock.backend.resuming import Description, Keeping, Session
 from xensock.backend.serving import Carriers, Serving, Terms, serve
 from xensock.backend.store import Store, inherited
+from xensock.policy.point import Current
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from xensock.backend.groups import Member
     from xensock.calls.record import Record
-    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.supervisor import Supervisor
@@ -328,8 +328,8 @@ class Containers:
             undo.callback(member.leave)
             if made.keep is not None and not made.resumed:
                 self._keep(guest, made, session, direct)
-            stacks = Stacks(Routes((), "host"), [Kernel()])
-            carriers = Carriers(stacks, GroupNames(member, resolver), resolver, ExitStack())
+            carriers = self._carriers(guest.container.name, allowance, member, resolver)
+            undo.callback(carriers.undo.close)
             terms = Terms(
                 guest.container.name,
                 allowance.policy,
@@ -357,6 +357,31 @@ class Containers:
             guest.keeping.keep(name, fd)
         _close(list(fds.values()))
         guest.keeping.begin(session)
+
+    def _carriers(
+        self, name: str, allowance: Allowance, member: Member, resolver: Resolver
+    ) -> Carriers:
+        """Who carries a container's calls: this host, and the networks of its policy. Raises RightsError."""
+        host, names, undo = Kernel(), GroupNames(member, resolver), ExitStack()
+        policy = (
+            allowance.policy.policy if isinstance(allowance.policy, Current) else allowance.policy
+        )
+        if not policy.networks_needed:
+            return Carriers(Stacks(Routes((), "host"), [host]), names, resolver, undo)
+        from xensock.backend.networks import reach
+        from xensock.stack.networks import NetworkResolver
+
+        made = reach(
+            policy.networks,
+            host,
+            resolver,
+            name,
+            self._record,
+            lambda text: log.warning("container %s: %s", name, text),
+        )
+        undo.callback(made.close)
+        answering = NetworkResolver(names, resolver, made)
+        return Carriers(Stacks(Routes((), "host"), [host], made), answering, resolver, undo)
 
     def _join(self, guest: _Guest, session: Session) -> None:
         """Serve a process that an engine executes in a container that runs. On a thread."""
