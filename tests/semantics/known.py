@@ -25,7 +25,6 @@ KNOWN: dict[tuple[str, str], str] = {
     ("relay", "bind:shutdown_listener"): FREED,
     ("ring", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
     ("ring", "options:changed_after"): "TCP_MAXSEG is that of the guest's own connection",
-    ("ring", "static"): "a bound socket refuses a second address before it is looked at",
     ("ring", "stream:out_of_band"): "rings carry no urgent data",
     (
         "ring",

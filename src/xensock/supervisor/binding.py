@@ -185,14 +185,22 @@ def _bound_already(sup: Supervisor, q: Question, local: Endpoint) -> int:
         _like(q.sock, other)
         name = options.freebind(q.sock.family)
         other.setsockopt(*name, q.sock.getsockopt(*name))
-        if not q.host and sup.parts.stacks.default.local and q.sock.family == socket.AF_INET:
-            # IPv4 looks at the address first (__inet_bind), and the guest's network would have any.
-            with socket.socket(q.sock.family, socket.SOCK_STREAM) as here:
-                here.setsockopt(*name, q.sock.getsockopt(*name))
-                here.bind((str(local.host), 0))
+        if not q.host and q.sock.family == socket.AF_INET and not other.getsockopt(*name):
+            _look_at(sup, local)
         other.bind((str(LOOPBACK4 if q.sock.family == socket.AF_INET else LOOPBACK6), 0))
         other.bind(local.as_python())
     return errno.EINVAL
+
+
+def _look_at(sup: Supervisor, local: Endpoint) -> None:
+    """IPv4 looks at the address before it finds a socket bound (__inet_bind), and the guest's network would have any.
+    Raises OSError: EADDRNOTAVAIL where the network that guests are bound in lacks it."""
+    try:
+        with sup.parts.stacks.default.make(socket.AF_INET, socket.SOCK_STREAM, 0) as trial:
+            trial.bind((str(local.host), 0))
+    except OSError as error:  # what else another backend says is about this trial
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise OSError(error.errno, os.strerror(error.errno)) from error
 
 
 def _listen_judged(sock: socket.socket, local: Endpoint, backlog: int) -> None:

@@ -6,12 +6,14 @@ import errno
 import socket
 from ipaddress import IPv4Address
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from xensock.calls import Endpoint
-from xensock.supervisor import binding
+from xensock.calls.call import Decision
+from xensock.stack.stacks import DecidedError
+from xensock.supervisor import binding, options
 
 if TYPE_CHECKING:
     from xensock.supervisor.question import Question
@@ -54,3 +56,31 @@ def test_a_second_bind_is_never_carried_out() -> None:
                 binding._bound_already(sup, q, Endpoint(IPv4Address(host), 0))
             assert failed.value.errno == error
         assert unbound.getsockname()[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(errno.EADDRNOTAVAIL, errno.EADDRNOTAVAIL), (errno.EACCES, errno.EINVAL)],
+)
+@pytest.mark.parametrize("freebind", [0, 1])
+def test_of_a_second_bind_another_backend_is_asked_for_the_address_alone(
+    theirs: int, ours: int, freebind: int
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Theirs(socket.socket):
+        def bind(self, address: Any) -> None:
+            asked.append(address)
+            raise DecidedError(theirs, Decision(False, "theirs"))
+
+    stacks = SimpleNamespace(default=SimpleNamespace(make=Theirs, local=False))
+    parts = SimpleNamespace(stacks=stacks, guest=SimpleNamespace(socket=socket.socket))
+    sup = cast("Supervisor", SimpleNamespace(parts=parts))
+    with socket.socket() as sock:
+        sock.setsockopt(*options.freebind(socket.AF_INET), freebind)
+        q = cast("Question", SimpleNamespace(host=False, sock=sock))
+        with pytest.raises(OSError, match=r"Invalid argument|Cannot assign") as failed:
+            binding._bound_already(sup, q, Endpoint(IPv4Address("127.0.0.2"), 80))
+    assert failed.value.errno == (errno.EINVAL if freebind else ours)
+    assert type(failed.value) is OSError  # nothing was decided about the call itself
+    assert asked == ([] if freebind else [("127.0.0.2", 0)])
