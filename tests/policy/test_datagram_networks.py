@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EXCHANGE, PORT, SERVER, Office, reached, written
+from policykit import EXCHANGE, PORT, SERVER, Office, written
 from world.fixtures import only
 
 if TYPE_CHECKING:
@@ -101,23 +101,38 @@ via = "office"
 
 
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
-def test_datagrams_of_a_backends_guests_go_by_no_other_network(guest: Guest) -> None:
-    """They are refused, and the host does not carry them instead; connections are none of theirs."""
-    web = guest.world.web4
+def test_datagrams_of_a_backends_guests(guest: Guest, office: Office) -> None:
+    """A namespace carries them, another backend does not, and the host never carries them instead."""
+    web, intra, other = guest.world.web4, "198.51.100.12", "198.51.100.11"
+    url = guest.backend(("--allow", f"{other}:7"), "xstest")
     text = f"""
 [networks]
-away = {{ netns = "/run/netns/xensock-no-such" }}
+lab = {{ backend = "{url}" }}
+{office.toml()}
+
+[[rule]]
+allow = "{SERVER}:{PORT}"
+via = ["lab", "office"]
 
 [[rule]]
 allow = "{web}:7"
-via = ["away", "host"]
+via = ["office", "host"]
 
 [[rule]]
-allow = "198.51.100.12:7"
-via = "host"
+allow = "{other}:7"
+via = "lab"
+
+[[rule]]
+allow = "{intra}:7"
+via = "office"
 """
-    found = exchanged(guest, written(guest, text), f"{web}:7", "198.51.100.12:7", user="xstest")
-    assert found == ["101", "bound from 198.51.100.12:7", "loose1 from 198.51.100.12:7"]
-    (rule,) = {call["rule"] for call in guest.calls if call["target"] == f"{web}:7/udp"}
-    assert "go by its own network alone" in rule
-    assert reached(guest, f"{web}:7", options=written(guest, text)) == ["ok"]
+    options = written(guest, text)
+    places = (f"{SERVER}:{PORT}", f"{web}:7", f"{other}:7", f"{intra}:7")
+    found = exchanged(guest, options, *places)
+    assert found[:2] == [f"bound from {SERVER}:{PORT}", f"loose0 from {SERVER}:{PORT}"]
+    assert found[2:4] == [f"bound from {web}:7", f"loose1 from {web}:7"]
+    assert found[4:] == ["101", "101"]
+    rules = {call["target"]: call["rule"] for call in guest.calls}
+    assert rules[f"{SERVER}:{PORT}/udp"] == f"{SERVER}:{PORT} via office"
+    assert rules[f"{web}:7/udp"] == f"{web}:7 via host"
+    assert "no network of its via carries datagrams" in rules[f"{other}:7/udp"]

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, family_of
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.policy.networks import HOST
 from xensock.pvcalls.serving import consulting, listening, resolving
 from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
+from xensock.pvcalls.serving.beside import Beside, carried
 from xensock.pvcalls.serving.framing import TURN, Frames
+from xensock.pvcalls.serving.held import in_family
 from xensock.pvcalls.serving.limits import refuse
 from xensock.pvcalls.serving.rings import map_ring
 from xensock.wire.errors import to_wire
@@ -28,6 +29,7 @@ from xensock.wire.frames import Frame, Icmp
 
 if TYPE_CHECKING:
     from xensock.calls.record import Outcome
+    from xensock.pvcalls.serving.beside import Network
     from xensock.pvcalls.serving.call import Call
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
@@ -83,45 +85,40 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
     end = endpoint(held, request.address)
     decision, own = decide(guest, held, end)
     later = not own and guest.point.consults(Verb.CONNECT)
+    network, source = None, None
     if later:
         decision = LATER  # connecting sends nothing
+    elif not own:
+        decision, network, source = carried(guest, decision, *about(held, end))
     held.decided = decision, own
-    error = (
-        decision.error if not decision.allowed else held.datagrams.connect(end, judged=not later)
-    )
+    error = decision.error
+    if decision.allowed:
+        error = held.datagrams.connect(end, judged=not later, network=network)
     outcome: Outcome | None = "guest" if own else None
     guest.record(call, Verb.CONNECT, target(held, end), decision, error, outcome=outcome)
     response = call.response(to_wire(error))
     if not error and Extension.NAMES in guest.extensions:
-        response = response.with_address(name_of(held.host.getsockname()))
+        name = name_of(held.host.getsockname())
+        if network is not None and source is not None:
+            name = in_family(source, held.family).sockaddr()
+        response = response.with_address(name)
     call.send(response)
 
 
 def decide(guest: Guest, held: Held, end: Endpoint) -> tuple[Decision, bool]:
     """The policy's decision about a destination, and whether it is a socket of the guest itself."""
+    protocol, where = about(held, end)
+    if protocol == Protocol.UDP and guest.backend.ports.is_own(guest, where, socket.SOCK_DGRAM):
+        return OWN, True
+    return guest.point.connect(protocol, where, guest.transport.pid), False
+
+
+def about(held: Held, end: Endpoint) -> tuple[Protocol, Endpoint]:
+    """What a rule is asked about; an echo has no port, and a rule that names ports is not about it."""
     inner = end.unmapped()
     if held.protocol in (ICMP, ICMPV6):
-        # An echo has no port; a rule that names ports is not about it.
-        echo = Endpoint(inner.host, 0, inner.scope)
-        return carried(guest.point.connect(Protocol.ICMP, echo, guest.transport.pid)), False
-    if guest.backend.ports.is_own(guest, inner, socket.SOCK_DGRAM):
-        return OWN, True
-    return carried(guest.point.connect(Protocol.UDP, inner, guest.transport.pid)), False
-
-
-def carried(decision: Decision) -> Decision:
-    """The decision, or the refusal of what another network were to carry: datagrams of our guests go by our own."""
-    if not decision.allowed or decision.via in ((), (HOST,)):
-        return decision
-    return replace(
-        decision,
-        allowed=False,
-        rule=f"{decision.rule}: datagrams of a backend's guests go by its own network alone",
-        error=errno.ENETUNREACH,
-        cacheable=False,
-        via=(),
-        hint='give the policy to `xensock run`, or the rule via = "host"',
-    )
+        return Protocol.ICMP, Endpoint(inner.host, 0, inner.scope)
+    return Protocol.UDP, inner
 
 
 def target(held: Held, end: Endpoint) -> str:
@@ -143,8 +140,10 @@ class Datagrams:
         self._sock = held.host
         self._fd = self._sock.fileno()
         self._loop = guest.backend.loop
-        self._decided: dict[bytes, tuple[float, Endpoint, int]] = {}
+        self._decided: dict[bytes, tuple[float, Endpoint, int, Beside | None]] = {}
+        self._beside: dict[Network, Beside] = {}  # sockets in other networks
         self._peer: Endpoint | None = None
+        self._by: Beside | None = None  # which of those sends to the peer
         self._asks = False  # the peer is a name server, whom we stand in for
         self._judged = True  # what goes to the peer was decided when it became that
         self._held_back: dict[bytes, list[Frame]] = {}  # by destination: until it is decided about
@@ -163,11 +162,23 @@ class Datagrams:
         self._held_back.clear()
         self._watch(False)
         self._unblock()
+        for other in self._beside.values():
+            other.close()
         self._frames.close()
 
-    def connect(self, end: Endpoint, judged: bool = True) -> int:
-        """Set the peer; the errno of connect(2). `judged`: whether it is decided about."""
+    def connect(self, end: Endpoint, judged: bool = True, network: Network | None = None) -> int:
+        """Set the peer; the errno of connect(2). `judged`: whether it is decided about; `network`: one that is not the
+        host's own."""
         self._judged = judged
+        if network is not None:
+            self.disconnect()
+            try:
+                self._by = self._in(network)
+            except OSError as error:
+                return error.errno or errno.EIO
+            self._peer = end
+            return 0
+        self._by = None
         if self._is_name_service(end):
             self._peer, self._asks = end, True
             return 0
@@ -181,9 +192,22 @@ class Datagrams:
 
     def disconnect(self) -> None:
         """Forget the peer."""
-        if self._peer is not None and not self._asks:
+        if self._peer is not None and not self._asks and self._by is None:
             _core.connect_start(self._fd, UNSPECIFIED, 0)
-        self._peer, self._asks = None, False
+        self._peer, self._asks, self._by = None, False, None
+
+    def _in(self, network: Network) -> Beside:
+        """The socket in another network. Raises OSError."""
+        if network not in self._beside:
+            self._beside[network] = Beside(self._held, network, self._frames, self._heard)
+        return self._beside[network]
+
+    def _heard(self, source: Endpoint) -> bool:
+        """Whether one who sends by another network is a peer there, or one to whom the guest may send."""
+        if self._peer is not None:
+            return self._by is not None and source == self._peer
+        known = self._decided.get(source.sockaddr())
+        return known is not None and known[3] is not None and not known[2]
 
     # --- from the guest
 
@@ -205,7 +229,8 @@ class Datagrams:
         if error_number == ASKED:
             return True
         if not error_number:
-            error_number = self._transmit(frame.payload, end)
+            by = self._by if end is None and self._judged else self._decided[to.sockaddr()][3]
+            error_number = by.send(frame.payload, to) if by else self._transmit(frame.payload, end)
         if error_number == errno.EAGAIN:
             if not self._writing:
                 self._writing = True
@@ -249,10 +274,7 @@ class Datagrams:
             if key in self._held_back:
                 self._hold_back(key, frame)
                 return ASKED
-            inner = end.unmapped()
-            echo = self._held.protocol in (ICMP, ICMPV6)
-            where = Endpoint(inner.host, 0, inner.scope) if echo else inner
-            protocol = Protocol.ICMP if echo else Protocol.UDP
+            protocol, where = about(self._held, end)
             word = consulting.ask(self._guest, Verb.CONNECT, decision, protocol, where)
             if word is not None:
                 self._held_back[key] = []
@@ -278,13 +300,21 @@ class Datagrams:
 
     def _remember(self, end: Endpoint, decision: Decision, own: bool) -> int:
         """Hold on to a decision about a destination, and record it; 0, or the errno of the refusal."""
-        decision = carried(decision)
+        by = None
+        if not own:
+            decision, network, _ = carried(self._guest, decision, *about(self._held, end))
+            try:
+                by = self._in(network) if network is not None else None
+            except OSError as error:
+                why = f"{decision.rule}: no socket there"
+                number = error.errno or errno.EIO
+                decision = replace(decision, allowed=False, error=number, rule=why)
         now, key = time.monotonic(), end.sockaddr()
         known = self._decided.get(key)
         if len(self._decided) >= REMEMBERED:
             del self._decided[next(iter(self._decided))]
         self._decided.pop(key, None)
-        self._decided[key] = (now + HOLDS, end, decision.error)
+        self._decided[key] = (now + HOLDS, end, decision.error, by)
         if known is None or known[2] != decision.error:
             self._guest.record_datagram(Verb.SEND, target(self._held, end), decision, own)
         return decision.error
@@ -332,6 +362,8 @@ class Datagrams:
 
     def _may_come(self, source: tuple[str, int]) -> bool:
         """Answers may always; strangers where the guest may have a port of its own."""
+        if self._by is not None:
+            return False
         if self._peer is not None or self._held.protocol in (ICMP, ICMPV6):
             return True
         now = time.monotonic()

@@ -1,0 +1,140 @@
+"""Datagrams of a guest's socket that a rule sends by another network of this host: by a socket there, beside the
+host's own one.
+
+A datagram that finds a buffer full is lost, as on a wire. Only those to whom the guest may send by that network are
+heard: nobody else knows the port.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from xensock.policy.networks import HOST
+from xensock.pvcalls.serving import redirecting
+from xensock.pvcalls.serving.addresses import name_of
+from xensock.pvcalls.serving.framing import TURN
+from xensock.wire.frames import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xensock.calls.address import Endpoint
+    from xensock.calls.call import Decision
+    from xensock.calls.call import Protocol as Transport
+    from xensock.pvcalls.serving.framing import Frames
+    from xensock.pvcalls.serving.guest import Guest
+    from xensock.pvcalls.serving.held import Held
+
+LONGEST = 65535
+
+
+class Seen(Protocol):
+    """What a look at a route showed (stack.stacks.Look)."""
+
+    error: int
+    own: Endpoint | None
+
+
+class Network(Protocol):
+    """A network of this host."""
+
+    name: str
+
+    def make(self, family: int, type: int, protocol: int, /) -> socket.socket:
+        """A socket of it. Raises OSError."""
+        ...
+
+    def look(self, protocol: Transport, end: Endpoint, /) -> Seen:
+        """Whether and from where datagrams would be sent to `end`."""
+        ...
+
+
+def carried(
+    guest: Guest, decision: Decision, protocol: Transport, end: Endpoint
+) -> tuple[Decision, Network | None, Endpoint | None]:
+    """The decision about an (unmapped) destination, what carries it (None: the host's own network), and the address
+    that it is sent from, where that is known. Refused is what no network that is there carries; another backend
+    carries connections alone."""
+    if not decision.allowed or decision.via in ((), (HOST,)):
+        return decision, None, None
+    error = errno.ENETUNREACH
+    for each in redirecting.carriers(guest.backend.elsewhere, decision):
+        if each.passer is not None:
+            continue
+        network: Network = each  # type: ignore[assignment]
+        seen = network.look(protocol, end)
+        if not seen.error:
+            said = replace(decision, rule=f"{decision.rule} via {network.name}", cacheable=False)
+            return said, None if network.name == HOST else network, seen.own
+        error = seen.error
+        if error not in redirecting.AWAY:
+            break
+    return (
+        replace(
+            decision,
+            allowed=False,
+            rule=f"{decision.rule}: no network of its via carries datagrams there",
+            error=error,
+            cacheable=False,
+            via=(),
+            hint="see that the network is there; another backend carries connections alone",
+        ),
+        None,
+        None,
+    )
+
+
+class Beside:
+    """A socket of another network, on the loop's thread. `heard`: whether one who sends may be heard.
+
+    Raises OSError where there is none for the guest's.
+    """
+
+    def __init__(
+        self, held: Held, network: Network, frames: Frames, heard: Callable[[Endpoint], bool]
+    ) -> None:
+        self._sock = network.make(held.family, socket.SOCK_DGRAM, held.protocol)
+        self._sock.setblocking(False)
+        self._held, self._frames, self._heard = held, frames, heard
+        self._loop = held.guest.backend.loop
+        self._loop.add_reader(self._sock.fileno(), self._receive)
+
+    def send(self, payload: bytes, to: Endpoint) -> int:
+        """The errno of sendto(2)."""
+        for last in (False, True):
+            try:
+                self._sock.sendto(payload, to.as_python())
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                if (
+                    last or error.errno != errno.ECONNREFUSED
+                ):  # else an earlier one's failure, told late
+                    return error.errno or errno.EIO
+            else:
+                self._held.guest.counters.sent += len(payload)
+                return 0
+        return 0
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+
+    def _receive(self) -> None:
+        from xensock.calls.address import Endpoint
+
+        for _ in range(TURN):
+            try:
+                payload, _, flags, source = self._sock.recvmsg(min(LONGEST, self._frames.longest))
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    return
+                continue  # what became of an earlier one
+            if self._heard(Endpoint.from_python(source)):
+                cut = bool(flags & socket.MSG_TRUNC)
+                if self._frames.put(Frame(payload, name_of(source), truncated=cut)):
+                    self._held.guest.counters.received += len(payload)

@@ -1,0 +1,77 @@
+"""Which network carries a datagram of a backend's guest."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from xensock.calls import Decision, Endpoint, Protocol
+from xensock.pvcalls.serving.beside import carried
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+END = Endpoint(ip_address("192.0.2.1"), 7)
+OWN = Endpoint(ip_address("192.0.2.2"), 0)
+
+
+@dataclass
+class Network:
+    name: str
+    error: int = 0
+    passer: object = None
+    looked: list[Endpoint] = field(default_factory=list)
+
+    def look(self, protocol: Protocol, end: Endpoint) -> Any:
+        self.looked.append(end)
+        return SimpleNamespace(error=self.error, own=None if self.error else OWN)
+
+
+def judged(decision: Decision, *networks: Network) -> tuple[Decision, Any, Endpoint | None]:
+    class There:
+        def carriers(self, names: Sequence[str]) -> list[Network]:
+            return [each for name in names for each in networks if each.name == name]
+
+    guest: Any = SimpleNamespace(backend=SimpleNamespace(elsewhere=There()))
+    return carried(guest, decision, Protocol.UDP, END)
+
+
+@pytest.mark.parametrize("via", [(), ("host",)])
+def test_what_no_rule_sends_elsewhere_is_the_hosts(via: tuple[str, ...]) -> None:
+    decision = Decision(True, "any", via=via)
+    assert judged(decision, Network("host")) == (decision, None, None)
+
+
+def test_the_first_that_has_a_way_carries_it() -> None:
+    other, away, office = (
+        Network("lab", passer=object()),
+        Network("a", errno.ENETUNREACH),
+        Network("b"),
+    )
+    decision, network, own = judged(
+        Decision(True, "any", via=("lab", "a", "b")), other, away, office
+    )
+    assert (decision.allowed, decision.rule, network, own) == (True, "any via b", office, OWN)
+    assert other.looked == []
+
+
+def test_the_host_may_be_the_next() -> None:
+    decision, network, _ = judged(Decision(True, "any", via=("a", "host")), Network("host"))
+    assert (decision.allowed, decision.rule, network) == (True, "any via host", None)
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH])
+def test_what_none_carries_is_refused(number: int) -> None:
+    decision, network, _ = judged(Decision(True, "any", via=("a",)), Network("a", number))
+    assert (decision.allowed, decision.error, network) == (False, number, None)
+    assert "no network of its via" in decision.rule
+
+
+def test_a_refusal_stays_one() -> None:
+    refused = Decision(False, "no", errno.EACCES, via=("a",))
+    assert judged(refused, Network("a")) == (refused, None, None)
