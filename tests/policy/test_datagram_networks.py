@@ -59,6 +59,7 @@ via = "away"
 
 
 @embedded
+@pytest.mark.slow
 def test_datagrams_by_another_backend(guest: Guest) -> None:
     """Its own rules hold for them, too."""
     url = guest.backend(("--allow", "web.test:7"), "xstest")
@@ -85,6 +86,7 @@ allow = "intra.example.test:7"
 
 
 @embedded
+@pytest.mark.slow
 def test_pings_by_another_namespace(guest: Guest, office: Office) -> None:
     text = f"""
 [networks]

@@ -101,6 +101,7 @@ via = ["away", "guest"]
 
 
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
+@pytest.mark.slow
 def test_datagrams_of_a_guest_with_both_kinds_of_interface(guest: Guest, far_backend: str) -> None:
     web = guest.world.web4
     text = f"""

@@ -365,6 +365,7 @@ print(len(found), *set(found))
 
 
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
+@pytest.mark.slow
 def test_backends_that_forward_in_a_circle_refuse_at_once(guest: Guest) -> None:
     web = guest.world.web4
 
