@@ -50,7 +50,7 @@ native: build
 # Real Xen domains under emulation. Root only; the bed takes some minutes to build and is kept in build/.
 xen: build
 	tools/xen-bed build/xen-bed
-	XENSOCK_XEN_BED=$(CURDIR)/build/xen-bed $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/xen $(ARGS)
+	XENSOCK_XEN_BED=$(CURDIR)/build/xen-bed $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/xen --slow $(ARGS)
 
 bench: build
 	tools/prepare

@@ -165,6 +165,7 @@ class Bed:
         for source in (HERE / "modules").iterdir():
             shutil.copy(source, build)
         # Linux 6.1's backend forgets to arm its interrupt again when an event finds an empty ring; later ones do not.
+        # Nor does it see the end of a stream that came in the segment of the last bytes: the queue is empty then.
         text = (build / "pvcalls-back.c").read_text()
         late = "\tatomic_set(&map->write, 0);\n\tret = inet_sendmsg"
         early = "\tcons = intf->out_cons;\n\tprod = intf->out_prod;\n"
@@ -172,6 +173,13 @@ class Bed:
         assert text.count(early) == 1
         text = text.replace(late, "\tret = inet_sendmsg")
         text = text.replace(early, f"\tatomic_set(&map->write, 0);\n{early}")
+        empty = "skb_queue_empty(&map->sock->sk->sk_receive_queue)"
+        over = "(map->sock->sk->sk_shutdown & RCV_SHUTDOWN)"
+        nothing, more = f"if ({empty}) {{", f"if (ret > 0 && !{empty})"
+        assert text.count(nothing) == 1
+        assert text.count(more) == 1
+        text = text.replace(nothing, f"if ({empty} && !{over}) {{")
+        text = text.replace(more, f"if (ret > 0 && (!{empty} || {over}))")
         (build / "pvcalls-back-mended.c").write_text(text)
         headers = packages / "usr/src" / f"linux-headers-{self.kernel}"
         # Debian's headers name each other by absolute paths.

@@ -11,7 +11,7 @@ import xensock
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("click", "dns")
-"""Packages of the base installation that the guest's side imports: pure Python, all of them."""
+"""Packages of the base installation that a backend imports: pure Python, all of them. A domU has none of them."""
 
 
 def build(bed: Path, into: Path, strip: str = "strip") -> None:
@@ -27,7 +27,9 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
         if file.is_file():
             shutil.copy(file, overlay / "guest" / file.name)
     (overlay / "opt").mkdir()
-    shutil.copytree(library, overlay / "opt/xensock")
+    shutil.copytree(library / "xensock", overlay / "opt/xensock/xensock")
+    for name in NEEDED:  # of a backend in a domU; elsewhere it is out of the way
+        shutil.copytree(library / name, overlay / "opt/needed" / name)
     names = subprocess.run(["find", "."], cwd=overlay, stdout=subprocess.PIPE, check=True).stdout
     archive = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet"],

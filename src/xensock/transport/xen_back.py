@@ -197,8 +197,12 @@ class XenListener:
             self._look = True
         if self._look:
             for back, domain in self._devices():
-                if back not in self._sessions and (found := self._begin(back, domain)) is not None:
-                    return found
+                if back in self._sessions:
+                    continue
+                # Outside dom0 the nodes of a domain that is gone are forbidden, not missing; others have their turn.
+                with contextlib.suppress(PermissionError):
+                    if (found := self._begin(back, domain)) is not None:
+                        return found
             self._look = False
         return None
 

@@ -1,12 +1,13 @@
 """The far end of what the probes do: servers on an address, one port a kind. peer.py ADDRESS [SECONDS]"""
 
 import contextlib
+import errno
 import hashlib
 import socket
 import sys
 import threading
 
-ECHO, SINK, SOURCE, RESET = 7001, 7002, 7003, 7004
+ECHO, SINK, SOURCE, ENDLESS = 7001, 7002, 7003, 7004
 SIZE = 16 << 20
 
 
@@ -38,9 +39,17 @@ def source(sock):
         sock.sendall(block(number))
 
 
-def reset(sock):
-    sock.recv(1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+def endless(sock):
+    """Says that much came, and how it ended."""
+    size = 0
+    try:
+        while data := sock.recv(1 << 16):
+            if size < 1 << 20 <= size + len(data):
+                print("flowing", flush=True)
+            size += len(data)
+        print("endless ended", flush=True)
+    except OSError as error:
+        print("endless ended", errno.errorcode[error.errno], flush=True)
 
 
 def serve(address, port, what):
@@ -58,7 +67,7 @@ def serve(address, port, what):
 
 
 if __name__ == "__main__":
-    for port, what in ((ECHO, echo), (SINK, sink), (SOURCE, source), (RESET, reset)):
+    for port, what in ((ECHO, echo), (SINK, sink), (SOURCE, source), (ENDLESS, endless)):
         threading.Thread(target=serve, args=(sys.argv[1], port, what), daemon=True).start()
     print("peer ready", flush=True)
     threading.Event().wait(float(sys.argv[2]) if len(sys.argv) > 2 else None)
