@@ -234,7 +234,7 @@ static void framed(void)
 	CHECK(write(card[1], packet, XS_CARD_PREFIX + head + 5) > 0);
 	wait_for(xs_udp_fd(u));
 	CHECK(xs_udp_events(u, &e, 1) == 1);
-	CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, dup(pair[0]), XS_PORT_AUTOMATIC | XS_PORT_VIA(3), 0));
+	CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, dup(pair[0]), XS_PORT_AUTOMATIC | XS_PORT_FRAMED | XS_PORT_VIA(3), 0));
 	CHECK(xs_udp_has(u, XS_UDP, guest, 4000, 3) && !xs_udp_has(u, XS_UDP, guest, 4000, 0));
 	xs_udp_decide(u, XS_UDP, 4000, remote, 123, 0, true, 3);
 	n = read(pair[1], packet, sizeof packet);
