@@ -68,8 +68,7 @@ def _is_free(guest: socket.socket, ours: Endpoint, make_socket: MakeSocket) -> b
     """Whether the socket has no port. After an attempt that failed it goes on showing that attempt's."""
     if not ours.port:
         return True
-    named_before = guest.family == socket.AF_INET6 and not ours.host.is_unspecified
-    return named_before and not options.is_bound(guest, make_socket)
+    return not ours.host.is_unspecified and not options.is_bound(guest, make_socket)
 
 
 def _name_for(guest: socket.socket, far: socket.socket) -> Name:
@@ -83,10 +82,8 @@ def _name_for(guest: socket.socket, far: socket.socket) -> Name:
 
 
 def _can_wait_for_port(guest: socket.socket, name: Name) -> bool:
-    if guest.family != socket.AF_INET6 or name[0].startswith("::ffff:") or name[1] not in PORTS:
+    if name[1] not in PORTS or (guest.family == socket.AF_INET6 and guest.getsockopt(*V6ONLY)):
         return False
-    if guest.getsockopt(*V6ONLY):
-        return False  # nothing to keep
     try:
         guest.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE)
     except OSError:
@@ -96,10 +93,10 @@ def _can_wait_for_port(guest: socket.socket, name: Name) -> bool:
 
 @contextlib.contextmanager
 def _port_at_connect(guest: socket.socket, name: Name) -> Iterator[None]:
-    """Give the socket this name, whose port connect(2) takes meanwhile.
+    """Give the socket this name, whose port connect(2) takes meanwhile, as the only one of the socket's range.
 
-    bind(2) to an address of IPv6 sets IPV6_V6ONLY, which cannot be changed once there is a port (__inet6_bind,
-    net/ipv6/af_inet6.c). So the address comes first, and the port is the only one of the socket's range.
+    A port that bind(2) gives stays when the attempt fails, and the next one has another. And to bind an address of IPv6
+    sets IPV6_V6ONLY, which cannot be changed once there is a port (__inet6_bind, net/ipv6/af_inet6.c).
     """
     port = name[1]
     address: Name = (name[0], 0) if len(name) == 2 else (name[0], 0, name[2], name[3])
@@ -108,7 +105,8 @@ def _port_at_connect(guest: socket.socket, name: Name) -> Iterator[None]:
     try:
         guest.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         options.bind_anywhere(guest, address)
-        guest.setsockopt(*V6ONLY, 0)
+        if guest.family == socket.AF_INET6:
+            guest.setsockopt(*V6ONLY, 0)
         only = struct.pack("=I", port << 16 | port)
         guest.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, only)
         yield

@@ -7,7 +7,7 @@ import os
 import socket
 
 import pytest
-from relaykit import FAR4, FAR6, Ground
+from relaykit import FAR4, FAR6, Ground, error_of, events
 
 import nskit
 from xensock.calls.address import Endpoint
@@ -89,13 +89,15 @@ def test_what_the_program_chose_stays(ground):
             assert guest.getsockname() == name
 
 
-def test_one_without_a_name_is_given_the_hosts(ground):
-    with ground.client() as guest, ground.host.socket(socket.AF_INET, socket.SOCK_STREAM) as outer:
-        outer.bind((FAR4, 0))
-        with called_as(guest, outer, Endpoint.from_python((FAR4, 9)), ground.guest.socket):
-            assert guest.getsockname() == outer.getsockname()
-        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-            guest.bind(("0.0.0.0", 0))
+@pytest.mark.parametrize("host", [FAR4, FAR6])
+def test_one_without_a_name_is_given_the_hosts(ground, host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with ground.client(family) as guest, ground.host.socket(family, socket.SOCK_STREAM) as outer:
+        outer.bind((host, 0))
+        nobody = Endpoint.from_python((host, 9))
+        with called_as(guest, outer, nobody, ground.guest.socket) as start:
+            assert start(nobody.sockaddr(), 0) == errno.ECONNREFUSED
+        assert guest.getsockname() == outer.getsockname()
 
 
 def v6only(sock):
@@ -129,15 +131,30 @@ def test_a_port_that_the_guest_has_too_is_shared(ground):
                 assert guest.getsockname()[:2] == name[:2]
 
 
-def test_after_an_attempt_that_failed_the_next_has_the_next_name(ground):
-    with ground.server(FAR6) as server, ground.client(socket.AF_INET6) as guest:
-        dest = Endpoint.from_python(server.getsockname())
-        with ground.host.socket(socket.AF_INET6, socket.SOCK_STREAM) as outer:
-            outer.bind((FAR6, 0))
-            with called_as(guest, outer, dest, ground.guest.socket) as start:
-                assert start(Endpoint.from_python((FAR6, 9)).sockaddr(), 0) == errno.ECONNREFUSED
-            assert guest.getsockname() == outer.getsockname()
-        assert ground.connect_to(guest, dest) == 0
-        far, name = server.accept()
+@pytest.mark.parametrize(
+    ("family", "host"),
+    [(socket.AF_INET, FAR4), (socket.AF_INET6, FAR6), (socket.AF_INET6, "::ffff:" + FAR4)],
+)
+def test_after_an_attempt_that_failed_the_next_has_the_next_name(ground, family, host):
+    with (
+        ground.server(host.removeprefix("::ffff:")) as server,
+        ground.client(family, blocking=False) as guest,
+    ):
+        nowhere, there = (Endpoint.from_python((host, n)) for n in (9, server.getsockname()[1]))
+        assert ground.connect_to(guest, nowhere) == errno.EINPROGRESS
+        assert events(guest, 10_000)
+        assert error_of(guest) == errno.ECONNREFUSED
+        assert ground.connect_to(guest, nowhere) == errno.ECONNABORTED  # as natively, once
+        assert ground.connect_to(guest, there) in (0, errno.EINPROGRESS)
+        far, (seen, port, *_) = server.accept()
         with far:
-            assert guest.getsockname()[:2] == name[:2]
+            name = f"::ffff:{seen}" if "ffff" in host else seen
+            assert guest.getsockname()[:2] == (name, port)
+
+
+def test_a_program_can_bind_after_an_attempt_that_failed(ground):
+    with ground.client(blocking=False) as guest:
+        assert ground.connect_to(guest, Endpoint.from_python((FAR4, 9))) == errno.EINPROGRESS
+        assert events(guest, 10_000)
+        guest.bind(("127.0.0.1", 0))
+        assert guest.getsockname()[0] == "127.0.0.1"
