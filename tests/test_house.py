@@ -64,6 +64,7 @@ TESTED_BY: dict[str, str] = {
     "cli/doctor.py": "tests/unit/doctor/test_checks.py",
     "cli/version.py": "tests/unit/cli/test_main.py",
     "cli/failures.py": "tests/unit/cli/test_run.py",
+    "supervisor/rearming.py": "tests/containers/test_restart.py",
     # The own sockets are tested as a whole, beside the kernel's.
     **{
         f"client/{name}.py": "tests/unit/client/test_sockets.py"

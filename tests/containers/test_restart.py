@@ -52,6 +52,13 @@ def begin(connection: socket.socket, script: str) -> None:
     connection.sendall(f"{script}; echo '{ENDED.decode().strip()}'\n".encode())
 
 
+def ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 def rest(connection: socket.socket) -> bytes:
     got = b""
     while not got.endswith(ENDED):
@@ -70,6 +77,9 @@ def test_a_backend_that_is_killed_under_load(
         ports = [ours.world.host.free_port() for _ in range(2)]
         for port in ports:
             ours.start(f"box{port}", "box", "nc", "-ll", "-p", str(port), "-e", "/bin/sh")
+        mapped = ours.world.host.free_port()
+        label = {"xensock.publish": f"{mapped}:8000"}
+        ours.start("mapped", "box", "nc", "-ll", "-p", "8000", "-e", "/bin/sh", labels=label)
         held = [shell(ours, port) for port in ports for _ in range(OPEN)]
         said = f"{ours.world.host.addr4}\n".encode()
         try:
@@ -77,8 +87,14 @@ def test_a_backend_that_is_killed_under_load(
                 what = BY_NAME if number % 2 else BY_NUMBER
                 for each in held:
                     begin(each, f"for i in $(seq {CALLS}); do {what} 2>&1; done")
+                relayed = shell(ours, mapped)
+                assert told(relayed, "echo relayed") == b"relayed\n"
                 first = held[0].recv(len(said))  # calls are under way
                 os.kill(served_by(holder), signal.SIGKILL)
+                with relayed:  # its bytes went through the backend
+                    assert ended(relayed)
+                with shell(ours, mapped) as meanwhile:
+                    assert told(meanwhile, "echo meanwhile") == b"meanwhile\n"
                 # Every call is answered as if nothing had been.
                 for at, each in enumerate(held):
                     got = (b"" if at else first) + rest(each)

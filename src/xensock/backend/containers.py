@@ -319,7 +319,7 @@ class Containers:
         made.listener, made.killable = session.listener, session.killable
         made.journal = session.journal
         if self._store.there:
-            made.keep = guest.keeping.keep
+            made.keep, made.drop = guest.keeping.keep, guest.keeping.drop
         guest.sessions.add(number)
         try:
             resolver = Resolver()

@@ -70,6 +70,11 @@ class Keeping:
         self._names.add(name)
         self._store.keep(f"{PREFIX}.{self._key}.{name}", fd)
 
+    def drop(self, name: str) -> None:
+        """See Store. A name that is not kept is fine."""
+        if name in self._names:
+            self._drop(name)
+
     def begin(self, session: Session) -> None:
         """Keep what serves a filter's processes; the journal first: where a listener is, one is."""
         if session.journal >= 0:

@@ -187,7 +187,9 @@ def serve(
     )
     first = Supervisor(parts)
     if guest.resumed:
-        first.ports.adopt(first.open_sockets())
+        from xensock.supervisor import rearming
+
+        rearming.resume(first)
     first.start()
     stack.callback(first.stop)
     if isinstance(record, Tap):

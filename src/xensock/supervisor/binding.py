@@ -35,6 +35,7 @@ DROP_S = 1.0
 CAP_NET_BIND_SERVICE = 10
 V6ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
+OUTER, INSIDE = "outer", "inside"  # in names of what is kept for a successor
 
 
 @dataclass(slots=True)
@@ -294,7 +295,8 @@ def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
             each.close()
     key = cookie(q.sock)
     sup.reserved[key] = Outers([outer], outer.getsockname()[1])
-    sup.parts.relay.watch(key, lambda: _drop(sup, key), listening=False)
+    _keep(sup, key, sup.reserved[key])
+    sup.parts.relay.watch(key, lambda: drop(sup, key), listening=False)
     return 0
 
 
@@ -359,16 +361,38 @@ def release_gone(sup: Supervisor) -> None:
         if key in held or not (outers.listening or diag.shows_bound(sup.parts.guest.socket)):
             continue
         if all(each.cookie != key for each in diag.held(outers.guest_port, CONNECTED)):
-            _drop(sup, key)
+            drop(sup, key)
     for dropped in list(sup.dropping):  # last: the relay's thread drops, too
         dropped.wait(DROP_S)
 
 
-def _drop(sup: Supervisor, key: int) -> None:
+def _names(key: int, outers: Outers) -> list[str]:
+    inside = INSIDE if outers.inside else "both"
+    return [f"{OUTER}.{key}.{outers.guest_port}.{inside}.{n}" for n in range(len(outers.sockets))]
+
+
+def _keep(sup: Supervisor, key: int, outers: Outers) -> None:
+    """For a successor of this backend (rearming)."""
+    keep = sup.parts.guest.keep
+    for name, each in zip(_names(key, outers), outers.sockets, strict=True):
+        if keep is not None:
+            keep(name, each.fileno())
+
+
+def forget(sup: Supervisor, key: int, outers: Outers) -> None:
+    """Undo _keep()."""
+    for name in _names(key, outers):
+        sup.parts.guest.drop(name)
+
+
+def drop(sup: Supervisor, key: int) -> None:
+    """Free what the host holds for a socket of the guest's that is gone."""
     dropped = threading.Event()
     sup.dropping.add(dropped)
     try:
         outers = sup.reserved.pop(key, None)
+        if outers is not None:
+            forget(sup, key, outers)
         for each in outers.sockets if outers is not None else ():
             sup.parts.relay.unpublish(each)
             each.close()
@@ -389,7 +413,7 @@ def _shut(sup: Supervisor, key: int) -> None:
     if outers is None or not outers.listening:
         return
     if outers.inside:
-        _drop(sup, key)
+        drop(sup, key)
         return
     outers.listening = False
     outer = outers.sockets[0]
@@ -401,7 +425,7 @@ def _shut(sup: Supervisor, key: int) -> None:
         outer.bind((host, outers.guest_port, *more))  # the kernel takes back a port that it chose
     except OSError as error:
         if error.errno != errno.EINVAL:  # still bound
-            _drop(sup, key)
+            drop(sup, key)
 
 
 def bind_reusing(sock: socket.socket, local: Endpoint) -> None:
@@ -473,8 +497,8 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
             sup.ports.listens(outer, end)
             key = cookie(q.sock)
             sup.reserved[key].listening = True
-            sup.parts.relay.watch(key, lambda: _drop(sup, key))
-            opened = sup.accepts(q, Verdict(decision, _path(sup, decision), "allow"))
+            sup.parts.relay.watch(key, lambda: drop(sup, key))
+            opened = sup.accepts(q.tid, q.program, Verdict(decision, _path(sup, decision), "allow"))
             sup.parts.relay.publish(outer, end.port, None, lambda: None, opened=opened)
         _heed(sup, q)
         return Verdict(decision, _path(sup, decision), "allow"), 0
@@ -503,13 +527,14 @@ def _listen_inside(
             return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
         raise
     published = Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow")
-    opened = sup.accepts(q, published)
+    opened = sup.accepts(q.tid, q.program, published)
     for outer in outers:
-        sup.parts.relay.publish(outer, end.port, _only_loopback(end), lambda: None, opened=opened)
+        sup.parts.relay.publish(outer, end.port, only_loopback(end), lambda: None, opened=opened)
     if outers:
         key = cookie(q.sock)
         sup.reserved[key] = Outers(outers, end.port, listening=True, inside=True)
-        sup.parts.relay.watch(key, lambda: _drop(sup, key))
+        _keep(sup, key, sup.reserved[key])
+        sup.parts.relay.watch(key, lambda: drop(sup, key))
         _heed(sup, q)
         return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
     return Verdict(OWN, "guest", "guest"), 0
@@ -520,7 +545,7 @@ def _shown(sup: Supervisor, port: int) -> bool:
     return any(each.listening and each.guest_port == port for each in sup.reserved.values())
 
 
-def _only_loopback(end: Endpoint) -> IPAddress | None:
+def only_loopback(end: Endpoint) -> IPAddress | None:
     return end.host if end.host.is_loopback else None
 
 

@@ -281,6 +281,10 @@ def _carry_out(
     key = cookie(q.sock)
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
     outers = sup.reserved.pop(key, None)
+    if outers is not None:
+        from xensock.supervisor import binding
+
+        binding.forget(sup, key, outers)
     bound = None if outers is None else outers.sockets[0]
     asked, error = decision, 0
     for stack in carriers:

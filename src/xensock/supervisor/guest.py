@@ -30,6 +30,7 @@ class Guest:
     init      the number in there of a process of ours, "" where there is none
     left      what a predecessor of this backend left: descriptors by name, for whoever takes them out
     keep      has a copy of a descriptor kept for a successor, if there may be one
+    drop      undoes that
     resumed   whether a predecessor served it
     journal   a memfd for calls under way (native/core/journal.h), -1 where they end with this process
     """
@@ -45,6 +46,7 @@ class Guest:
         self.init = init
         self.left: dict[str, int] = {}
         self.keep: Callable[[str, int], None] | None = None
+        self.drop: Callable[[str], None] = lambda name: None
         self.journal = -1
         self.resumed = False
 

@@ -450,11 +450,11 @@ class Supervisor:
             )
         )
 
-    def accepts(self, q: Question, verdict: Verdict) -> Opened | None:
+    def accepts(self, tid: int, program: str, verdict: Verdict) -> Opened | None:
         """For whoever passes on connections of others to a listener of the guest's: who is told of the end of each."""
         if self.endings is None:
             return None
-        endings, tid, program = self.endings, q.tid, q.program
+        endings = self.endings
 
         def opened(client: socket.socket) -> Ended | None:
             if not self.point.recording:

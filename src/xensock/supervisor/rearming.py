@@ -1,0 +1,63 @@
+"""Listeners that the host has for sockets of the guest's own network, taken over from a backend before this one.
+
+They were kept, listening: clients that came meanwhile are in their queues. Which of the guest's sockets each stands for
+is in its name, the rest is asked of the kernel: a socket that has gone meanwhile has nothing outside any more.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import TYPE_CHECKING
+
+from xensock.calls.address import Endpoint
+from xensock.calls.call import Decision
+from xensock.supervisor import binding
+from xensock.supervisor.diag import TCP_LISTEN
+
+if TYPE_CHECKING:
+    from xensock.supervisor.supervisor import Supervisor
+
+
+def resume(sup: Supervisor) -> None:
+    """Take over what a predecessor left of this guest's ports. Before the supervisor starts. Raises OSError."""
+    sup.ports.adopt(sup.open_sockets())
+    left = sup.parts.guest.left
+    found: dict[int, binding.Outers] = {}
+    for name in sorted(each for each in left if each.startswith(f"{binding.OUTER}.")):
+        _, number, port, inside, _ = name.split(".")
+        outers = found.setdefault(
+            int(number), binding.Outers([], int(port), inside=inside == binding.INSIDE)
+        )
+        outers.sockets.append(socket.socket(fileno=left.pop(name)))
+    if not found:
+        return
+    diag = sup.guest_diag
+    held = {each.cookie for each in diag.held()}
+    listening = {each.cookie: each.host for each in diag.held(states=1 << TCP_LISTEN)}
+    bound = diag.shows_bound(sup.parts.guest.socket)
+    for key, outers in found.items():
+        if key in listening:
+            _listens(sup, key, outers, Endpoint(listening[key], outers.guest_port))
+        elif outers.inside or (bound and key not in held):
+            binding.forget(sup, key, outers)
+            for each in outers.sockets:
+                each.close()
+        else:
+            sup.reserved[key] = outers
+            sup.parts.relay.watch(key, partial(binding.drop, sup, key), listening=False)
+
+
+def _listens(sup: Supervisor, key: int, outers: binding.Outers, end: Endpoint) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
+    outers.listening = True
+    sup.reserved[key] = outers
+    sup.parts.relay.watch(key, partial(binding.drop, sup, key))
+    rule = Decision(True, f"port {end.port}, from before a restart")
+    opened = sup.accepts(0, "?", Verdict(rule, "relay", "allow"))
+    only = binding.only_loopback(end) if outers.inside else None
+    for each in outers.sockets:
+        if not outers.inside:
+            sup.ports.listens(each, end)
+        sup.parts.relay.publish(each, end.port, only, lambda: None, opened=opened)
