@@ -53,7 +53,7 @@ def images(world: World) -> dict[str, Path]:
     made = [go_program(world)] if program("go") else []
     made += [musl_program(world), musl_dynamic(world)] if program("musl-gcc") else []
     return {
-        "box": engines.image(directory, "box"),
+        "box": engines.image(directory, "box", filter(None, [program("socat")])),
         "tools": engines.image(
             directory, "tools", [*filter(None, wanted), *made], {"etc/nginx.conf": NGINX}
         ),

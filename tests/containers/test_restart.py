@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from mortal import ENDED, mortal, shell, told
 from world.processes import eventually
 
 if TYPE_CHECKING:
-    import socket
     import subprocess
 
     from engines import Engine
@@ -59,6 +59,17 @@ def ended(connection: socket.socket) -> bool:
         return True
 
 
+def echoed(sender: socket.socket, data: bytes) -> bool:
+    sender.settimeout(1)
+    try:
+        sender.send(data)
+        return sender.recv(100) == data
+    except OSError:  # refused: nobody is there yet
+        return False
+    finally:
+        sender.settimeout(30)
+
+
 def rest(connection: socket.socket) -> bytes:
     got = b""
     while not got.endswith(ENDED):
@@ -80,6 +91,12 @@ def test_a_backend_that_is_killed_under_load(
         mapped = ours.world.host.free_port()
         label = {"xensock.publish": f"{mapped}:8000"}
         ours.start("mapped", "box", "nc", "-ll", "-p", "8000", "-e", "/bin/sh", labels=label)
+        answers = ours.world.host.free_port()
+        echo = (f"UDP4-RECVFROM:{answers},fork", "EXEC:/bin/cat")
+        ours.start("echo", "box", "socat", *echo)
+        sender = ours.world.peer.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect((ours.world.host.addr4, answers))
+        eventually(lambda: echoed(sender, b"first"), 30, "an answer by UDP")
         held = [shell(ours, port) for port in ports for _ in range(OPEN)]
         said = f"{ours.world.host.addr4}\n".encode()
         try:
@@ -91,6 +108,7 @@ def test_a_backend_that_is_killed_under_load(
                 assert told(relayed, "echo relayed") == b"relayed\n"
                 first = held[0].recv(len(said))  # calls are under way
                 os.kill(served_by(holder), signal.SIGKILL)
+                sender.send(b"meanwhile %d" % number)
                 with relayed:  # its bytes went through the backend
                     assert ended(relayed)
                 with shell(ours, mapped) as meanwhile:
@@ -101,6 +119,8 @@ def test_a_backend_that_is_killed_under_load(
                     wrong = [line for line in got.splitlines(True) if line != said]
                     assert not wrong, (number, at, wrong, ours.said())
                     assert got == said * CALLS
+                while (got := sender.recv(100)) != b"meanwhile %d" % number:
+                    assert got == b"first"  # a late answer
                 # What is open stays open, both ways and byte for byte.
                 for each in held[:: len(held) // 4]:
                     text = os.urandom(65536).hex()
@@ -117,6 +137,7 @@ def test_a_backend_that_is_killed_under_load(
             done = ours.run("box", *BY_NUMBER.split())
             assert done.stdout.encode() == said
         finally:
+            sender.close()
             for each in held:
                 each.close()
         # A container that ends while nobody serves it is gone for the next one.

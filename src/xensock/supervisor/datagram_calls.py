@@ -201,7 +201,7 @@ def _bind(
     if local.port and datagrams.holds(at):
         # Another socket of the guest's has it, or had it just now: its kernel knows whether they may share.
         _guest_bind(q, local)
-        datagrams.share(at, key)
+        datagrams.share(at, key, os.fstat(q.sock.fileno()).st_ino)
         return at, decision
     published = datagrams.published(local.port)
     for tries in range(TRIES):
@@ -218,7 +218,7 @@ def _bind(
             if local.port or error.errno != errno.EADDRINUSE or tries == TRIES - 1:
                 raise
             continue
-        datagrams.share(at, key)
+        datagrams.share(at, key, os.fstat(q.sock.fileno()).st_ino)
         return at, decision
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 

@@ -59,6 +59,7 @@ COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
 BROADCAST = IPv4Address("255.255.255.255")
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
+PORT = "udp"  # in names of what is kept for a successor
 LAST_VIA = 255  # before the numbers of networks that are long gone come again
 DESCRIPTORS = 8192
 
@@ -109,6 +110,7 @@ class Datagrams:
         self._lock = threading.RLock()
         self.bound: dict[tuple[bytes, int], Bound] = {}
         self._cookies: dict[int, tuple[bytes, int, bool]] = {}  # address, port, automatic
+        self._names: dict[int, str] = {}  # under which they are kept for a successor
         self._callers: dict[tuple[int, bytes, int], Who] = {}
         self._vias: dict[str, tuple[int, Stack]] = {}  # networks by their number for the core
         self._via = 0  # the last number
@@ -214,12 +216,16 @@ class Datagrams:
                 raise
             self.bound[key] = Bound(outer, decision, via)
 
-    def share(self, local: Endpoint, cookie: int) -> None:
+    def share(self, local: Endpoint, cookie: int, inode: int) -> None:
         """A socket of the guest's is bound there."""
         key = (packed(local.host), local.port)
         with self._lock:
-            self.bound[key].cookies.add(cookie)
+            held = self.bound[key]
+            held.cookies.add(cookie)
             self._cookies[cookie] = (*key, False)
+            self._names[cookie] = f"{PORT}.{key[0].hex()}.{local.port}.{cookie}.{inode}"
+            if self._guest.keep is not None:
+                self._guest.keep(self._names[cookie], held.outer.fileno())
 
     def drop(self, local: Endpoint) -> None:
         """Nobody is bound there after all."""
@@ -228,6 +234,8 @@ class Datagrams:
     def _release(self, key: tuple[bytes, int]) -> None:
         held = self.bound.pop(key, None)
         if held is not None:
+            for cookie in held.cookies:
+                self._guest.drop(self._names.pop(cookie, ""))
             _core.udp_unport(self._core, UDP, *key, held.via)
             held.outer.close()
 
@@ -447,6 +455,7 @@ class Datagrams:
     def _gone(self, cookie: int) -> None:
         with self._lock:
             address, number, automatic = self._cookies.pop(cookie, (b"", 0, False))
+            self._guest.drop(self._names.pop(cookie, ""))
             if not address:
                 return
             if automatic:

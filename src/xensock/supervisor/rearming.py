@@ -11,17 +11,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
-from xensock.calls.call import Decision
+from xensock.calls.call import Decision, Protocol
 from xensock.supervisor import binding
+from xensock.supervisor.datagrams import PORT, unpacked
 from xensock.supervisor.diag import TCP_LISTEN
 
 if TYPE_CHECKING:
+    from xensock.supervisor.datagrams import Datagrams
     from xensock.supervisor.supervisor import Supervisor
 
 
 def resume(sup: Supervisor) -> None:
     """Take over what a predecessor left of this guest's ports. Before the supervisor starts. Raises OSError."""
-    sup.ports.adopt(sup.open_sockets())
+    inodes = sup.open_sockets()
+    sup.ports.adopt(inodes)
+    if sup.parts.datagrams is not None:
+        _datagrams(sup, sup.parts.datagrams, inodes)
     left = sup.parts.guest.left
     found: dict[int, binding.Outers] = {}
     for name in sorted(each for each in left if each.startswith(f"{binding.OUTER}.")):
@@ -61,3 +66,30 @@ def _listens(sup: Supervisor, key: int, outers: binding.Outers, end: Endpoint) -
         if not outers.inside:
             sup.ports.listens(each, end)
         sup.parts.relay.publish(each, end.port, only, lambda: None, opened=opened)
+
+
+def _datagrams(sup: Supervisor, datagrams: Datagrams, inodes: set[int]) -> None:
+    """UDP ports of the guest's sockets that are there still. What was sent to them meanwhile is in their queues."""
+    guest = sup.parts.guest
+    for name in [each for each in guest.left if each.startswith(f"{PORT}.")]:
+        _, address, port, cookie, inode = name.split(".")
+        outer = socket.socket(fileno=guest.left.pop(name))
+        local = Endpoint(unpacked(bytes.fromhex(address)), int(port))
+        if int(inode) not in inodes:
+            guest.drop(name)
+            outer.close()
+            continue
+        if datagrams.holds(local):
+            outer.close()  # of another socket that shares it
+        else:
+            datagrams.hold(local, outer, _decision(datagrams, local, outer))
+        datagrams.share(local, int(cookie), int(inode))
+
+
+def _decision(datagrams: Datagrams, local: Endpoint, outer: socket.socket) -> Decision:
+    if datagrams.published(local.port) is not None:
+        return Decision(True, f"--publish {local.port}/udp")
+    only = outer.family == socket.AF_INET6 and bool(
+        outer.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    )
+    return datagrams.point.listen(Protocol.UDP, local, only)
