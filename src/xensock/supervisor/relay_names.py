@@ -66,9 +66,7 @@ def called_as(
 
 def _is_free(guest: socket.socket, ours: Endpoint, make_socket: MakeSocket) -> bool:
     """Whether the socket has no port. After an attempt that failed it goes on showing that attempt's."""
-    if not ours.port:
-        return True
-    return not ours.host.is_unspecified and not options.is_bound(guest, make_socket)
+    return not ours.port or not options.is_bound(guest, make_socket)
 
 
 def _name_for(guest: socket.socket, far: socket.socket) -> Name:

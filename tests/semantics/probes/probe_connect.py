@@ -121,6 +121,11 @@ def refused_non_blocking(net: Net) -> None:
     poll(other)
     say("recv", outcome(other.recv, 1), "ECONNREFUSED")
     say("recv again", outcome(other.recv, 1))
+    say("fourth connect", outcome(other.connect, (net.peer, PORTS["closed"])), "ECONNABORTED")
+    other.setblocking(True)
+    say("fifth connect", outcome(other.connect, (net.peer, PORTS["greet"])), "ok")
+    seen = json.loads(read_all(other))
+    say("own name is what the peer sees", seen == list(other.getsockname()[:2]), True)
 
 
 @both
