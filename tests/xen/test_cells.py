@@ -33,7 +33,7 @@ class Cell:
 
 ALWAYS = [
     Cell("xensock", "linux", "pv", 1),
-    Cell("xensock", "xensock", "pvh", 2),
+    Cell("xensock", "xensock", "pv", 1),
     Cell("mended", "xensock", "pv", 1),
 ]
 CELLS = [
@@ -45,11 +45,18 @@ CELLS = [
 ]
 
 
+# docs/xen.md has it among what was tested.
+ANEW = "after the backend's restart a program with XenSock's frontend cannot attach again"
+
+
 def cells() -> list[object]:
-    return [
-        pytest.param(cell, id=str(cell), marks=[] if cell in ALWAYS else [pytest.mark.slow])
-        for cell in CELLS
-    ]
+    found = []
+    for cell in CELLS:
+        marks = [] if cell in ALWAYS else [pytest.mark.slow]
+        if cell.front == cell.back == "xensock":
+            marks.append(pytest.mark.xfail(reason=ANEW))
+        found.append(pytest.param(cell, id=str(cell), marks=marks))
+    return found
 
 
 @pytest.mark.timeout(2 * SECONDS + 300)
@@ -98,3 +105,10 @@ def test_the_backend_in_a_domu(dom0: Dom0) -> None:
     assert found.keys() == CHECKS - {"restarted"}, said
     assert found["refused"] == "EACCES ECONNREFUSED"
     assert f"sink 16777216 {SUM}" in said
+
+
+@pytest.mark.timeout(2 * SECONDS + 300)
+def test_the_routes_of_a_domu_with_an_interface_and_two_devices(dom0: Dom0) -> None:
+    said = dom0.scenario("two.py pv 1", SECONDS)
+    told = dict(re.findall(r"^told (\S+) (.*?) *$", said, re.MULTILINE))
+    assert told == {"198.51.100.1": "near", "198.51.100.2": "far", "192.0.2.1": "interface"}, said

@@ -200,14 +200,15 @@ def restarted():
     if not os.environ.get("INSTALL"):
         sock.close()  # Linux's frontend does not end what was connected
     print("backend-may-end", flush=True)
+    print("backend-may-begin", flush=True)
     ended = ""
     if os.environ.get("INSTALL"):
+        # Nobody tells that a process was killed; the next backend ends what it finds.
         try:
             ended = repr(sock.recv(1))
         except OSError as error:
             ended = errno.errorcode.get(error.errno, str(error))
         sock.close()
-    print("backend-may-begin", flush=True)
     deadline = time.monotonic() + 80
     while True:
         try:
