@@ -80,7 +80,7 @@ def test_of_a_second_bind_another_backend_is_asked_for_the_address_alone(
         sock.setsockopt(*options.freebind(socket.AF_INET), freebind)
         q = cast("Question", SimpleNamespace(host=False, sock=sock))
         with pytest.raises(OSError, match=r"Invalid argument|Cannot assign") as failed:
-            binding._bound_already(sup, q, Endpoint(IPv4Address("127.0.0.2"), 80))
+            binding._bound_already(sup, q, Endpoint(IPv4Address("127.0.0.2"), 8080))
     assert failed.value.errno == (errno.EINVAL if freebind else ours)
     assert type(failed.value) is OSError  # nothing was decided about the call itself
     assert asked == ([] if freebind else [("127.0.0.2", 0)])
