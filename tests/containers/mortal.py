@@ -61,7 +61,17 @@ def shell(engine: Engine, port: int) -> socket.socket:
 
 def told(connection: socket.socket, script: str) -> bytes:
     """What a shell says to a line."""
+    begin(connection, script)
+    return rest(connection)
+
+
+def begin(connection: socket.socket, script: str) -> None:
+    """Have a shell begin with a line."""
     connection.sendall(f"{script}; echo '{ENDED.decode().strip()}'\n".encode())
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What a shell goes on to say, until it has ended what it was told."""
     got = b""
     while not got.endswith(ENDED):
         more = connection.recv(65536)

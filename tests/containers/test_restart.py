@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import engines
 import pytest
-from mortal import ENDED, mortal, shell, told
+from mortal import begin, mortal, rest, shell, told
 
 from world.processes import eventually
 
@@ -48,10 +48,6 @@ def served_by(holder: subprocess.Popen) -> int:
     return eventually(held, 30, "a backend behind the holder")
 
 
-def begin(connection: socket.socket, script: str) -> None:
-    connection.sendall(f"{script}; echo '{ENDED.decode().strip()}'\n".encode())
-
-
 def ended(connection: socket.socket) -> bool:
     try:
         return connection.recv(1) == b""
@@ -68,15 +64,6 @@ def echoed(sender: socket.socket, data: bytes) -> bool:
         return False
     finally:
         sender.settimeout(30)
-
-
-def rest(connection: socket.socket) -> bytes:
-    got = b""
-    while not got.endswith(ENDED):
-        more = connection.recv(65536)
-        assert more, got
-        got += more
-    return got.removesuffix(ENDED)
 
 
 @pytest.mark.parametrize("engine", ["podman", "rootless"], indirect=True)

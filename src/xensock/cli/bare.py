@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from xensock.cli import errors, front
 from xensock.cli.errors import UserError, show
-from xensock.cli.failures import explained
+from xensock.cli.failures import explained, opened
 
 if TYPE_CHECKING:
     import socket
@@ -94,7 +94,7 @@ def run(wanted: Wanted) -> int:
 
     carriers, table = parse_carriers(wanted.backends, wanted.routes)
     policy = Deferred(Routes(table, carriers[0][0]))
-    stream = _trace(wanted.trace) if wanted.trace else None
+    stream = opened(wanted.trace) if wanted.trace else None
 
     def backend(group: int, job: socket.socket) -> int:
         try:
@@ -121,17 +121,6 @@ def run(wanted: Wanted) -> int:
             return show(explained(error), debug=wanted.debug).code
 
     return front.run(backend)
-
-
-def _trace(path: str) -> TextIO:
-    try:
-        return open(path, "a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the trace to {path}",
-            error.strerror or str(error),
-            "name a file that you may write",
-        ) from error
 
 
 def _warn(text: str) -> None:

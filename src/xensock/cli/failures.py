@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError
 
@@ -29,6 +29,23 @@ def explained(error: Exception) -> Exception:
     if isinstance(error, LaunchError):
         return _not_launched(error)
     return error
+
+
+def opened(path: str) -> TextIO:
+    """The file for a trace, to append to. Raises UserError."""
+    try:
+        return open(path, "a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise not_written("the trace", path, error) from error
+
+
+def not_written(what: str, path: str, error: OSError) -> UserError:
+    """A file that something was to be written to."""
+    return UserError(
+        f"cannot write {what} to {path}",
+        error.strerror or str(error),
+        "name a file that you may write",
+    )
 
 
 def _not_reached(error: UnreachableError) -> UserError:

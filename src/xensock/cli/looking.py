@@ -71,9 +71,14 @@ def asked(backend: Backend, command: str, key: str, **fields: Any) -> list[dict[
 
 def guests(control: str | None) -> list[Row]:
     """All guests of the backends."""
+    return guests_of(known(control))
+
+
+def guests_of(backends: Sequence[Backend]) -> list[Row]:
+    """All guests of these backends."""
     return [
         Row(f"{backend.pid}.{guest['guest']}", backend, guest)
-        for backend in known(control)
+        for backend in backends
         for guest in asked(backend, "guests", "guests")
     ]
 

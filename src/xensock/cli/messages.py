@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from xensock.cli.auditing import Size
-from xensock.cli.errors import UserError
+from xensock.cli.failures import not_written
 from xensock.observe.trace import printable
 
 if TYPE_CHECKING:
@@ -69,11 +69,7 @@ class Messages:
                     self.path, maxBytes=self.size, backupCount=1, encoding="utf-8"
                 )
             except OSError as error:
-                raise UserError(
-                    f"cannot write messages to {self.path}",
-                    error.strerror or str(error),
-                    "name a file that you may write",
-                ) from error
+                raise not_written("messages", self.path, error) from error
         form = self.form or (
             "journald" if self.path is None and _journal(sys.stderr.fileno()) else "text"
         )

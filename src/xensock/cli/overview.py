@@ -17,12 +17,13 @@ from xensock.cli.looking import (
     asked,
     control_option,
     guests,
+    guests_of,
     json_option,
     known,
     one_of,
     sockets,
     table,
-)  # fmt: skip
+)
 from xensock.observe.trace import printable
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Look:
 
 def look(control: str | None) -> Look:
     """Ask all backends, or the one at `control` (raises UserError)."""
-    backends, rows = known(control), guests(control)
+    backends = known(control)
+    rows = guests_of(backends)
     told = [(backend, asked(backend, "denials", "denials")) for backend in backends]
     last = [{**each, "backend": backend.pid} for backend, some in told for each in some]
     last.sort(key=lambda each: -each["time"])
@@ -83,10 +85,10 @@ def look(control: str | None) -> Look:
 @control_option
 def status(control: str | None, as_json: bool) -> None:
     """Show backends, guests, what they have open and move, and what was refused last, in one screen."""
-    first = look(control)
-    if first.rows:
+    now = look(control)
+    if now.rows:
         time.sleep(MOMENT)
-    now = look(control).since(first)
+        now = look(control).since(now)
     if as_json:
         told = {
             "backends": [one.pid for one in now.backends],

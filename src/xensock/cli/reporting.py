@@ -11,7 +11,7 @@ import click
 
 from xensock import __version__
 from xensock.cli.errors import FAILURE, UserError
-from xensock.cli.looking import HELP, asked, guests, known
+from xensock.cli.looking import HELP, asked, guests_of, known
 
 
 @click.command(context_settings=HELP)
@@ -57,7 +57,8 @@ def bugreport() -> None:
     click.echo(f"data paths {', '.join(checks.data_paths(found)) or 'none'}")
     for check in found:
         click.echo(f"{check.state:4} {check.name}: {check.detail}")
-    backends, rows = known(None), guests(None)
+    backends = known(None)
+    rows = guests_of(backends)
     click.echo(f"backends {len(backends)}, guests {len(rows)}")
     for backend in backends:
         of = [row for row in rows if row.backend == backend]

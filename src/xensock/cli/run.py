@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
 from xensock.cli import auditing
 from xensock.cli.errors import UserError, show
-from xensock.cli.failures import explained
+from xensock.cli.failures import explained, opened
 
 if TYPE_CHECKING:
     import socket
@@ -305,15 +305,6 @@ def recorder(
     from xensock.cli.terminal import colour_wanted
     from xensock.observe.trace import TraceWriter
 
-    stream: TextIO = sys.stderr
-    if path is not None:
-        try:
-            stream = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the backend
-        except OSError as error:
-            raise UserError(
-                f"cannot write the trace to {path}",
-                error.strerror or str(error),
-                "name a file that you may write",
-            ) from error
+    stream = sys.stderr if path is None else opened(path)
     colour = path is None and colour_wanted(stream, ctx.find_root().params.get("color"))
     return TraceWriter(stream, "json" if style == "json" else "text", colour).write
