@@ -31,6 +31,7 @@ IP_LOCAL_PORT_RANGE = 51  # Linux 6.3
 BEGIN_WAIT_US = 100
 ANSWERS_MS = 20  # a listener on loopback answers within the call, unless its queue is full
 ARRIVES_S = 0.3
+ATTEMPTS = 16  # of finding a port that is free in both networks
 
 
 def refused(q: Question, at: Endpoint) -> int:
@@ -89,12 +90,8 @@ def _stand_in(at: Endpoint) -> socket.socket:
 
 def _inner(sup: Supervisor, q: Question, at: Endpoint) -> socket.socket | None:
     """A socket of the guest's network that has connected, or was refused; None if there is no answer."""
-    sock = sup.parts.guest.socket(_family(at), socket.SOCK_STREAM, 0)
+    sock = _bound(sup, q, at)
     try:
-        sock.setblocking(False)
-        loopback = "127.0.0.1" if at.host.version == 4 else "::1"
-        with suppress(OSError):  # the port is another's there
-            bind_anywhere(sock, (loopback, q.sock.getsockname()[1]))
         sock.connect_ex(at.as_python())
         poll = select.poll()
         poll.register(sock, select.POLLOUT)
@@ -105,6 +102,44 @@ def _inner(sup: Supervisor, q: Question, at: Endpoint) -> socket.socket | None:
         raise
     sock.close()
     return None
+
+
+def _bound(sup: Supervisor, q: Question, at: Endpoint, attempts: int = ATTEMPTS) -> socket.socket:
+    """A socket of the guest's network with the client's port, or with one that the host has free as well.
+
+    Where that cannot be had, after so many attempts, with any port. Raises OSError.
+    """
+    loopback = "127.0.0.1" if at.host.version == 4 else "::1"
+    port = q.sock.getsockname()[1]
+    sock = sup.parts.guest.socket(_family(at), socket.SOCK_STREAM, 0)
+    try:
+        sock.setblocking(False)
+        if port:
+            with suppress(OSError):  # the port is another's there
+                bind_anywhere(sock, (loopback, port))
+            return sock
+        bind_anywhere(sock, (loopback, 0))
+        if not attempts or _free(sock.getsockname()[1]):
+            return sock
+    except BaseException:
+        sock.close()
+        raise
+    sock.close()
+    return _bound(sup, q, at, attempts - 1)
+
+
+def _free(port: int) -> bool:
+    """Whether no socket of the host is bound to it at any address: connect(2) takes no such port by itself."""
+    try:
+        both = socket.has_dualstack_ipv6()
+        family, anywhere = (socket.AF_INET6, "::") if both else (socket.AF_INET, "0.0.0.0")
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if both:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((anywhere, port))
+    except OSError:
+        return False
+    return True
 
 
 def _begin(q: Question, stand_in: socket.socket, port: int) -> int:

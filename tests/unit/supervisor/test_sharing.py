@@ -47,8 +47,11 @@ def run(script: str, **options: object) -> list[object]:
 
 @pytest.mark.parametrize(("family", "host"), [("INET", "127.0.0.1"), ("INET6", "::1")])
 def test_every_holder_has_the_connection_and_its_names(family: str, host: str) -> None:
+    with socket.socket(getattr(socket, f"AF_{family}")) as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]  # free on the host too: else its name would be another
     said = run(f"""
-server = listener("{host}", family=socket.AF_{family})
+server = listener("{host}", {port}, family=socket.AF_{family})
 sock = socket.socket(socket.AF_{family})
 then = held(lambda: said(talk(sock, b"child")))
 said(error_of(sock.connect, server.getsockname()))
