@@ -26,7 +26,7 @@ import msgspec
 from xensock import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from xensock.calls.record import Record
 
@@ -89,16 +89,17 @@ class AuditLog:
 
     def record(self, record: Record) -> None:
         """Take one; what finds no room is counted, and the count recorded."""
-        self.take(record)
+        self.take((record,))
 
-    def take(self, record: Record | bytes) -> None:
-        """As `record`; also a line that somebody made, from its "kind" on (supervisor.swift)."""
-        if len(self._waiting) >= self._room:
+    def take(self, records: Sequence[Record | bytes]) -> None:
+        """As `record`, of several; also lines that somebody made, from their "kind" on (supervisor.swift)."""
+        room = max(self._room - len(self._waiting), 0)
+        if len(records) > room:
             with self._lock:
-                self._lost += 1
-            return
-        self._waiting.append(record)
-        if not self._some.is_set():
+                self._lost += len(records) - room
+            records = records[:room]
+        self._waiting.extend(records)
+        if records and not self._some.is_set():
             self._some.set()
 
     def close(self) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from xensock.observe.denials import Denials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from xensock.calls.record import Record
 
-    Take = Callable[[bytes], None]
+    Take = Callable[[Sequence[bytes]], None]
 
 
 class Tap:

@@ -38,6 +38,10 @@ MOST = 1 << 20  # connections under way that are remembered
 NAP_S = 0.005  # messages come by the thousand: fetch several at once
 LATE_S = 0.1  # how long after a listener the ends of what it accepted may be told
 BUFFER = 8 << 20
+SO_RCVBUFFORCE = 33  # socket(7); Python does not name it
+AGAIN_S = 0.2
+BATCH = 256  # messages that are looked at together
+LARGEST = 4096  # bytes of one; they have some 500
 
 
 class Endings:
@@ -61,7 +65,7 @@ class Endings:
         """Whether anybody wants to know; not at first. Raises OSError where the kernel has no sock_diag for TCP."""
         with self._switching:
             if wanted and self._running is None:
-                self._running = _Running(self._read)
+                self._running = _Running(self._read, self._missed)
             elif not wanted and self._running is not None:
                 self._running.stop()
                 self._running = None
@@ -70,24 +74,34 @@ class Endings:
                     self._listening.clear()
                     self._strangers.clear()
 
-    def began(self, record: Record | Begun) -> None:
-        """A connection of a host's socket that the guest holds was begun, by the call of that record."""
+    def began(self, *records: Record | Begun) -> None:
+        """Connections of host's sockets that the guest holds were begun, by the calls of those records."""
+        over: list[tuple[Record | Begun, bytes]] = []
         with self._lock:
-            if self._running is None or record.connection in self._live or len(self._live) >= MOST:
+            if self._running is None:
                 return
-            message = self._strangers.pop(record.connection, None)
-            if message is None:
-                self._live[record.connection] = record
-        if message is not None and not self._swiftly(record, message):
-            self._tell(record, tcpinfo.parse(message))
+            for record in records:
+                if record.connection in self._live or len(self._live) >= MOST:
+                    continue
+                message = self._strangers.pop(record.connection, None)
+                if message is None:
+                    self._live[record.connection] = record
+                else:
+                    over.append((record, message))
+        self._over(over)
 
-    def _swiftly(self, begun: Record | Begun | None, message: bytes) -> bool:
-        """Tell of the end of a connection that began as a line; whether it was one, and lines are wanted."""
+    def _over(self, ends: list[tuple[Record | Begun, bytes]]) -> None:
+        """Tell of the ends of connections of the guest's own making: as lines, where they began so and are wanted."""
         take = getattr(self._record, "lines", None)
-        if take is None or not isinstance(begun, Begun):
-            return False
-        take(begun.end(self._now(), *tcpinfo.counted(tcpinfo.info_of(message), False)))
-        return True
+        lines: list[bytes] = []
+        now = self._now()
+        for begun, message in ends:
+            if take is not None and isinstance(begun, Begun):
+                lines.append(begun.end(now, *tcpinfo.counted(tcpinfo.info_of(message), False)))
+            else:
+                self._tell(begun, tcpinfo.parse(message))
+        if take is not None and lines:
+            take(lines)
 
     def ended(self, record: Record) -> Callable[[int, int, int], None]:
         """For whoever moves the bytes of a connection: takes those sent, those received, and the errno of its end."""
@@ -126,49 +140,64 @@ class Endings:
 
     # --- what the kernel tells
 
-    def _read(self, link: socket.socket) -> None:
-        while True:
-            try:
-                message = link.recv(0xFFFF)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+    def _read(self, link: socket.socket) -> bool:
+        """Take what has come; whether the kernel had to drop messages."""
+        more, dropped = True, False
+        while more:
+            messages: list[bytes] = []
+            more, lost = self._batch(link, messages)
+            over: list[tuple[Record | Begun, bytes]] = []
+            served: list[bytes] = []
+            with self._lock:
+                for message in messages:
+                    cookie = tcpinfo.cookie_of(message)
+                    record = self._live.pop(cookie, None)
+                    if record is not None:
+                        over.append((record, message))
+                    elif cookie in self._listening or tcpinfo.port_of(message) in self._ports:
+                        served.append(message)
+                    else:
+                        self._strangers[cookie] = message
+                while len(self._strangers) > REMEMBERED:
+                    self._strangers.popitem(last=False)
+            self._over(over)
+            for message in served:
+                self._served(message)
+            if lost:
+                dropped = True
                 self._missed()
-                continue
-            if len(message) < 88:
-                continue
-            self._destroyed(message)
+        return dropped
 
-    def _destroyed(self, message: bytes) -> None:
+    def _batch(self, link: socket.socket, found: list[bytes]) -> tuple[bool, bool]:
+        """Fetch messages; whether there may be more, and whether the kernel had to drop some."""
+        try:
+            while len(found) < BATCH:
+                message = link.recv(LARGEST)
+                if len(message) >= tcpinfo.LEAST:
+                    found.append(message)
+        except BlockingIOError:
+            return False, False
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return True, True
+        return True, False
+
+    def _served(self, message: bytes) -> None:
+        """What is gone was a listener, or had the port of one."""
         cookie = tcpinfo.cookie_of(message)
         with self._lock:
-            record = self._live.pop(cookie, None)
-            if record is None:
-                held = self._listening.pop(cookie, None)
-                if held is None and tcpinfo.port_of(message) not in self._ports:
-                    self._remember(cookie, message)
-                    return
-        if self._swiftly(record, message):
+            held = self._listening.pop(cookie, None)
+        if held is not None:
+            self._listener_gone(*held)
             return
         seen = tcpinfo.parse(message)
-        if record is None:
-            if held is not None:
-                self._listener_gone(*held)
-                return
-            record = self._accepted(seen)
+        record = self._accepted(seen)
         if record is not None:
             self._tell(record, seen)
-        else:
-            with self._lock:
-                self._remember(cookie, message)
-
-    def _remember(self, cookie: int, message: bytes) -> None:
-        """The lock is held."""
-        self._strangers[cookie] = message
-        if len(self._strangers) > REMEMBERED:
-            self._strangers.popitem(last=False)
+            return
+        with self._lock:
+            self._strangers[cookie] = message
 
     def _accepted(self, seen: Seen) -> Record | None:
         """The record of a connection that others made to a listener of the guest's."""
@@ -241,12 +270,15 @@ class Endings:
 class _Running:
     """A thread that has messages read, until `stop`."""
 
-    def __init__(self, read: Callable[[socket.socket], None]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[socket.socket], bool], missed: Callable[[], None]) -> None:
+        self._read, self._missed = read, missed
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._link = _link()
         try:
-            self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            try:
+                self._link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            except PermissionError:  # not more than net.core.rmem_max, then
+                self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
             self._link.bind((0, tcpinfo.DESTROYED))
         except OSError:
             self._link.close()
@@ -268,10 +300,18 @@ class _Running:
         poll = select.poll()
         poll.register(self._link, select.POLLIN)
         poll.register(self._stop, select.POLLIN)
+        again = (
+            None  # when to look once more: beginnings may be told later than ends that were dropped
+        )
         while True:
-            if any(fd == self._stop for fd, _ in poll.poll()):
+            rest = None if again is None else max(0.0, again - time.monotonic()) * 1000
+            if any(fd == self._stop for fd, _ in poll.poll(rest)):
                 return
-            self._read(self._link)
+            if self._read(self._link):
+                again = time.monotonic() + AGAIN_S
+            elif again is not None and time.monotonic() >= again:
+                again = None
+                self._missed()
             time.sleep(NAP_S)
 
 

@@ -9,6 +9,8 @@ this code refuses the call.
 from __future__ import annotations
 
 import errno
+import itertools
+import operator
 import socket
 import threading
 import time
@@ -208,29 +210,32 @@ class Supervisor:
     def _rest(self) -> None:
         """Record what the core answered last: a guest may end on an answer before its record is fetched."""
         while (events := _core.super_next(self.handle, 0)) is not None:
+            self._told([event for event in events if event[0] == DONE])
             for event in events:
-                if event[0] == DONE:
-                    self._done(event)
-                else:
+                if event[0] != DONE:
                     Question.from_event(event).sock.close()  # nobody waits for it any more
 
     def _serve(self) -> None:
         while (events := _core.super_next(self.handle, -1)) is not None:
-            for event in events:
-                if event[0] == DONE:
-                    self._done(event)
+            for kind, run in itertools.groupby(events, operator.itemgetter(0)):
+                if kind == DONE:
+                    self._told(list(run))
                     continue
-                question = Question.from_event(event)
-                try:
-                    with self.held.lock:
-                        self.handler(question)(self, question)
-                except Exception:
-                    # No decision means no: the guest is refused and the fault is shown, not hidden.
-                    self.parts.complain(traceback.format_exc())
-                    self.answer(question, errno.EPERM)
-                finally:
-                    question.sock.close()
+                for event in run:
+                    self._ask(event)
         self.parts.ended()
+
+    def _ask(self, event: _core.Event) -> None:
+        question = Question.from_event(event)
+        try:
+            with self.held.lock:
+                self.handler(question)(self, question)
+        except Exception:
+            # No decision means no: the guest is refused and the fault is shown, not hidden.
+            self.parts.complain(traceback.format_exc())
+            self.answer(question, errno.EPERM)
+        finally:
+            question.sock.close()
 
     def handler(self, q: Question) -> Handler:
         if q.nr in (_core.SYS["socket"], _core.SYS["ioctl"]):
@@ -382,12 +387,41 @@ class Supervisor:
             connection=connection,
         )
 
+    def _told(self, run: list[_core.Event]) -> None:
+        """Record connects that the core carried out: as lines, where only the audit log wants to know."""
+        take = getattr(self.point.record, "lines", None)
+        if take is None or self.endings is None:
+            for event in run:
+                self._done(event)
+            return
+        # They end within milliseconds: what is asked of others is asked once.
+        kinds: dict[tuple[bytes, int, int], swift.Kind | None] = {}
+        users: dict[int, int] = {}
+        lines: list[bytes] = []
+        begun: list[swift.Begun] = []
+        epoch = self.point.epoch
+        for event in run:
+            _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
+            key = (addr, number, error)
+            if key not in kinds:
+                kinds[key] = self._kind(event)
+            kind = kinds[key]
+            if kind is None:
+                self._done(event)
+                continue
+            user = users.get(tid)
+            if user is None:
+                user = users[tid] = user_of(tid)
+            line, one = kind.begin(epoch + start / 1e9, tid, shown(name), took / 1e9, user, args[0])
+            lines.append(line)
+            begun.append(one)
+        take(lines)
+        self.endings.began(*begun)
+
     def _done(self, event: _core.Event) -> None:
         _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
         verdict = self._verdicts[number]
         begun = verdict.datapath in _CARRIED and error in (0, errno.EINPROGRESS)
-        if begun and verdict.datapath == "direct" and self._swiftly(event, verdict):
-            return
         record = self._write(
             tid,
             shown(name),
@@ -402,12 +436,12 @@ class Supervisor:
         if record is not None and record.connection and verdict.datapath == "direct":
             self.began(record)
 
-    def _swiftly(self, event: _core.Event, verdict: Verdict) -> bool:
-        """Record a connection as a line, where only the audit log wants to know; whether that was so."""
-        take = getattr(self.point.record, "lines", None)
-        if take is None or self.endings is None:
-            return False
-        _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
+    def _kind(self, event: _core.Event) -> swift.Kind | None:
+        """What a direct connection's record has in common with others; None: it is none."""
+        _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, _ = event
+        verdict = self._verdicts[number]
+        if verdict.datapath != "direct" or error not in (0, errno.EINPROGRESS):
+            return None
         kind = self._kinds.get((addr, number, error))
         if kind is None or self.point.name(verdict.decision, kind.address) != kind.record.name:
             if len(self._kinds) >= swift.MOST:
@@ -418,12 +452,7 @@ class Supervisor:
                 pid=tid, program="", start=start, took=took, connection=args[0],
             )  # fmt: skip
             kind = self._kinds[addr, number, error] = swift.Kind.of(record, address_of(target))
-        line, begun = kind.begin(
-            self.point.epoch + start / 1e9, tid, shown(name), took / 1e9, user_of(tid), args[0]
-        )
-        take(line)
-        self.endings.began(begun)
-        return True
+        return kind
 
     def began(self, record: Record) -> None:
         """A connection of the host's socket that the guest holds: its end is to be told."""

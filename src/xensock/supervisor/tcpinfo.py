@@ -33,6 +33,7 @@ _COOKIE = struct.Struct("=Q")
 _ATTRIBUTE = struct.Struct("=HH")
 _ACKED = struct.Struct("=QQ")
 _HEAD, _BODY = 16, 72  # struct nlmsghdr, struct inet_diag_msg
+LEAST = _HEAD + _BODY  # bytes of a message about a socket
 _RTT, _COUNTED, _SENT, _LONG = 68, 120, 200, 216  # within struct tcp_info
 INET_DIAG_INFO = 2
 

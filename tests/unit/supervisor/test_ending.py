@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -142,7 +143,7 @@ def test_lost_messages(endings: Endings, told: Told, monkeypatch: pytest.MonkeyP
     with joined() as (kept, _), joined() as (client, far):
         endings.began(call(kept))
         number, alive = cookie(client), cookie(kept)
-        monkeypatch.setattr(endings, "_destroyed", lambda seen: None)
+        monkeypatch.setattr(endings, "_batch", lambda link, found: (False, False))
         endings.began(call(client))
         far.close()  # who closes last is gone at once, the other one waits for a minute (tcp(7))
         client.close()
@@ -151,6 +152,35 @@ def test_lost_messages(endings: Endings, told: Told, monkeypatch: pytest.MonkeyP
         end = told.about(number)
         assert (end.sent, end.received, end.error) == (None, None, 0)
         assert endings.live() == 1
+
+
+def test_a_beginning_after_its_lost_end(
+    endings: Endings, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel dropped the message before anybody had told of the connection."""
+    dropped = threading.Event()
+    late: list[Record] = []
+
+    def batch(link: socket.socket, found: list[bytes]) -> tuple[bool, bool]:
+        try:
+            while True:
+                link.recv(4096)
+        except BlockingIOError:
+            if dropped.is_set():
+                endings.began(*late)
+                return False, False
+            dropped.set()
+            return False, True
+
+    monkeypatch.setattr(endings, "_batch", batch)
+    with joined() as (client, far):
+        record = call(client)
+        late.append(record)
+        far.close()
+        client.close()
+        assert dropped.wait(30)
+    end = told.about(record.connection)
+    assert (end.sent, end.received, end.error) == (None, None, 0)
 
 
 def test_what_is_left_at_the_end(told: Told) -> None:

@@ -62,9 +62,9 @@ def test_the_log_takes_them(tmp_path) -> None:
     line, begun = Kind.of(record, None).begin(2.5, 8, "wget\n", 0.25, 1000, 9)
     path = tmp_path / "log"
     log = AuditLog(str(path))
-    log.take(line)
+    log.take([line])
     log.record(record)
-    log.take(begun.end(3.5, 10, None, 0))
+    log.take([begun.end(3.5, 10, None, 0)])
     log.close()
     _, call, other, end = map(json.loads, path.read_text().splitlines())
     assert [each["seq"] for each in (call, other, end)] == [2, 3, 4]
