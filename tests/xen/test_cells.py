@@ -45,16 +45,10 @@ CELLS = [
 ]
 
 
-# docs/xen.md has it among what was tested.
-ANEW = "after the backend's restart a program with XenSock's frontend cannot attach again"
-
-
 def cells() -> list[object]:
     found = []
     for cell in CELLS:
         marks = [] if cell in ALWAYS else [pytest.mark.slow]
-        if cell.front == cell.back == "xensock":
-            marks.append(pytest.mark.xfail(reason=ANEW))
         found.append(pytest.param(cell, id=str(cell), marks=marks))
     return found
 

@@ -1,7 +1,8 @@
 """The frontend's side between Xen domains: `xen:`, or `xen:N` for device/pvcalls/N of this domain.
 
 The toolstack makes the device (`pvcalls=["backend=DOMAIN"]` in a domain's configuration, xl.cfg(5)); its directory in
-xenstore names the backend's domain and directory. A process takes the device over from whichever had it before.
+xenstore names the backend's domain and directory. A session takes the device over from whichever had it before, be it
+of another process or of this one; the earlier one writes nothing there any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import select
 import threading
 import time
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from xensock.transport.xen_events import XenEvent
 
 MOST_NODES = 256
+OWNER = "xensock-session"
+"""Our node that says which session has the device: a session writes only while its own word is there."""
 GRANT_LIMIT = 65536
 """Pages that the kernel is asked to let processes grant; its own limit, 1,024, is reached by 31 connections."""
 _GRANT_LIMIT = Path("/sys/module/xen_gntalloc/parameters/limit")
@@ -45,7 +49,7 @@ log = logging.getLogger("xensock.transport")
 
 
 def connect(device: int, *, timeout: float | None = 10.0) -> XenSession:
-    """Take the device. Raises OSError: ENODEV (no such device), EBUSY (another process has it), TransportError,
+    """Take the device. Raises OSError: ENODEV (no such device), EBUSY (another takes it now), TransportError,
     TimeoutError where the backend does not answer."""
     store = Store()
     try:
@@ -57,8 +61,14 @@ def connect(device: int, *, timeout: float | None = 10.0) -> XenSession:
                 errno.ENODEV, f"this domain has no device pvcalls/{device}", f"xen:{device}"
             )
         _raise_limit()
-        _begin_anew(store, front, back, timeout)
-        return XenSession(store, front, back, int(domain))
+        owner = secrets.token_hex(8)
+        try:
+            _begin_anew(store, front, back, owner, timeout)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            raise OSError(errno.EBUSY, "another takes this device now", f"xen:{device}") from None
+        return XenSession(store, front, back, int(domain), owner)
     except BaseException:
         store.close()
         raise
@@ -70,7 +80,7 @@ def _raise_limit() -> None:
             _GRANT_LIMIT.write_text(str(GRANT_LIMIT))
 
 
-def _begin_anew(store: Store, front: str, back: str, timeout: float | None) -> None:
+def _begin_anew(store: Store, front: str, back: str, owner: str, timeout: float | None) -> None:
     """Bring both sides back to where a session begins, from wherever the last one ended."""
     deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -87,16 +97,21 @@ def _begin_anew(store: Store, front: str, back: str, timeout: float | None) -> N
             if poll.poll(None if left is None else left * 1000):
                 store.changed()
 
+    def become(word: State) -> None:
+        store.write(front, {nodes_of.STATE: str(int(word))}, only_if=(OWNER, owner))
+
     store.watch(f"{back}/{nodes_of.STATE}", "state")
     try:
+        # From here on an earlier session that lives still, in whatever it is, cannot write over what is ours.
+        store.write(front, {OWNER: owner})
         if state(front) in (State.INITIALISED, State.CONNECTED, State.CLOSING):
             # A process that had the device left without a word, or another still has it.
-            store.write(front, {nodes_of.STATE: str(int(State.CLOSED))})
+            become(State.CLOSED)
             if state(back) in (State.INITIALISED, State.CONNECTED, State.CLOSING):
                 until(State.CLOSED, State.CLOSING, State.UNKNOWN)
         # What an earlier frontend asked for is not what this one wants.
         store.remove(front, [name for name in store.names(front) if name.startswith(_CHOICES)])
-        store.write(front, {nodes_of.STATE: str(int(State.INITIALISING))})
+        become(State.INITIALISING)
         until(State.INIT_WAIT)
     finally:
         store.unwatch(f"{back}/{nodes_of.STATE}", "state")
@@ -105,8 +120,9 @@ def _begin_anew(store: Store, front: str, back: str, timeout: float | None) -> N
 class XenSession:
     """A device of this domain (`transport.base.FrontSession`)."""
 
-    def __init__(self, store: Store, front: str, back: str, domain: int) -> None:
+    def __init__(self, store: Store, front: str, back: str, domain: int, owner: str) -> None:
         self._store = store
+        self._mine = (OWNER, owner)
         self._front = front
         self._back = back
         self._domain = domain
@@ -151,9 +167,11 @@ class XenSession:
         """Write nodes of ours."""
         self._check()
         try:
-            self._store.write(self._front, nodes)
+            self._store.write(self._front, nodes, only_if=self._mine)
         except OSError as error:
-            self._end(errno.ECONNRESET, f"the device is gone: {error.strerror}")
+            taken = error.errno == errno.ESTALE
+            why = "another session took the device" if taken else "the device is gone"
+            self._end(errno.ECONNRESET, why if taken else f"{why}: {error.strerror}")
             self._check()
 
     def wait_for(self, predicate: Callable[[Nodes], bool], timeout: float | None = None) -> Nodes:
@@ -194,9 +212,10 @@ class XenSession:
         if wake < 0:
             return
         if first:
-            # Whoever takes the device next finds it at rest.
+            # Whoever takes the device next finds it at rest; who has taken it is left alone.
+            closed = {nodes_of.STATE: str(int(State.CLOSED))}
             with contextlib.suppress(OSError):
-                self._store.write(self._front, {nodes_of.STATE: str(int(State.CLOSED))})
+                self._store.write(self._front, closed, only_if=self._mine)
         os.close(wake)
         self._grants.close()
         self._ports.close()

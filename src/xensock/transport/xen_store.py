@@ -74,13 +74,18 @@ class Store:
                 found[name] = value
         return found
 
-    def write(self, path: str, values: Mapping[str, str]) -> None:
-        """Write nodes below a path in one transaction. Raises OSError; ENOENT: the path is gone."""
+    def write(
+        self, path: str, values: Mapping[str, str], *, only_if: tuple[str, str] | None = None
+    ) -> None:
+        """Write nodes below a path in one transaction, `only_if` a node there has that value. Raises OSError; ENOENT:
+        the path is gone, ESTALE: the node has another value."""
         while True:
             with self._transaction() as number:
                 # Writing would make the directory again after the toolstack has removed it.
                 if self.read(path, number) is None:
                     raise OSError(errno.ENOENT, f"{path} is gone")
+                if only_if and self.read(f"{path}/{only_if[0]}", number) != only_if[1]:
+                    raise OSError(errno.ESTALE, f"{path}/{only_if[0]} is another's")
                 for name, value in values.items():
                     raw = value.encode("ascii")
                     whole = f"{path}/{name}".encode()
