@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import sys
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,10 +25,11 @@ from xensock.supervisor import echoing, launch
 from xensock.supervisor import filter as guest_filter
 from xensock.supervisor.launch import ExecError, Launch, Launched, LaunchError
 from xensock.supervisor.limits import Limits
+from xensock.supervisor.rtnetlink import FAR_END
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping, Sequence
+    from typing import BinaryIO
 
     from xensock.backend.reloading import Source
     from xensock.calls.record import Record
@@ -70,6 +72,7 @@ class Order:
     limits: Limits = field(default_factory=Limits)
     warn: Callable[[str], None] = lambda text: None
     asker: Asker | None = None  # see Point
+    pcap: BinaryIO | None = None  # a file for the guest's packets
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -122,6 +125,8 @@ class Embedded:
             )
             guest = launch.start(spec)
             stack.callback(guest.close)
+            if order.pcap is not None:
+                self._capture(order.pcap, guest, stack)
             watching = stack.enter_context(ExitStack())  # ends after what is to be seen
             _let_go_of_stdio()
             terms = Terms(
@@ -148,6 +153,13 @@ class Embedded:
                 served.relay.close(LAST_BYTES_S)
         self._detach(code)  # nor for the end of this process, which the kernel does not hurry
         return code
+
+    def _capture(self, file: BinaryIO, guest: Launched, stack: ExitStack) -> None:
+        """Write the packets of the guest's network. Raises OSError."""
+        from xensock.observe.capture import ANY_PROTOCOL, Capture
+
+        sock = guest.socket(socket.AF_PACKET, socket.SOCK_RAW, ANY_PROTOCOL)
+        stack.callback(Capture(sock, file, FAR_END, self._order.warn).close)
 
     def _follow(self, served: Serving, stack: ExitStack) -> None:
         """Have the policy's file followed, if there is one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError
 
@@ -37,6 +37,14 @@ def opened(path: str) -> TextIO:
         return open(path, "a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise not_written("the trace", path, error) from error
+
+
+def opened_for_packets(path: str) -> BinaryIO:
+    """The file for a capture, emptied. Raises UserError."""
+    try:
+        return open(path, "wb", buffering=0)
+    except OSError as error:
+        raise not_written("the capture", path, error) from error
 
 
 def not_written(what: str, path: str, error: OSError) -> UserError:

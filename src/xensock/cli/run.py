@@ -10,7 +10,7 @@ import click
 
 from xensock.cli import auditing
 from xensock.cli.errors import UserError, show
-from xensock.cli.failures import explained, opened
+from xensock.cli.failures import explained, opened, opened_for_packets
 
 if TYPE_CHECKING:
     import socket
@@ -123,6 +123,9 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
 )
 @click.option("--trace-file", metavar="FILE", help="Write the trace to FILE instead.")
 @click.option(
+    "--pcap", metavar="FILE", help="Write the guest's packets to FILE, for tcpdump and Wireshark."
+)
+@click.option(
     "-v",
     "--verbose",
     is_flag=True,
@@ -159,6 +162,7 @@ def run(
     limit: tuple[str, ...],
     trace: str | None,
     trace_file: str | None,
+    pcap: str | None,
     verbose: bool,
     quiet: bool,
     audit: str | None,
@@ -184,6 +188,8 @@ def run(
 
     policy = policy_of(policy_file, allow, deny)
     named = read_labels(labels)
+    if pcap is not None:
+        datapath = _relayed(datapath)
     carriers, table = parse_carriers(backends, routes, datapath)
     if carriers:
         _no_paths((*allow, *deny))
@@ -236,6 +242,7 @@ def run(
                 limits,
                 _say_nothing if quiet else _warn,
                 prompts.asker() if prompts is not None else None,
+                opened_for_packets(pcap) if pcap is not None else None,
             )
             code = Embedded(order, _complain).run(job)
             if lesson is not None:
@@ -267,6 +274,17 @@ def asking(wanted: bool, elsewhere: bool) -> Prompts | None:
     from xensock.cli.prompting import Prompts
 
     return Prompts()
+
+
+def _relayed(datapath: str) -> str:
+    """The data path of a guest whose packets are wanted. Raises UserError for one that has none."""
+    if datapath == "direct":
+        raise UserError(
+            "--pcap: bytes of direct connections never pass XenSock",
+            "their packets are the host's: tcpdump(8) shows them there",
+            "leave out --datapath direct; the relay has them",
+        )
+    return "relay"
 
 
 def _no_paths(rules: tuple[str, ...]) -> None:
