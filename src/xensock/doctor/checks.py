@@ -9,28 +9,17 @@ import re
 import resource
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-from xensock.doctor import probe
+from xensock.doctor import probe, surroundings
+from xensock.doctor.check import Check
 from xensock.doctor.remedies import Explanation, Machine, explain_failure
 
 __all__ = ["Check", "Explanation", "data_paths", "explain_failure", "healthy", "run_checks"]
-
-State = Literal["ok", "warn", "fail"]
 
 # A connection costs the backend a descriptor for a moment and the guest one for its lifetime.
 FEW_DESCRIPTORS = 4096
 
 BUILD = "sudo apt-get install -y gcc make python3-dev python3-venv && make build"
-
-
-class Check(NamedTuple):
-    """One row: `fail` makes XenSock unusable, `warn` costs a data path or a feature."""
-
-    name: str
-    state: State
-    detail: str
-    remedy: str = ""
 
 
 def run_checks() -> list[Check]:
@@ -44,6 +33,7 @@ def run_checks() -> list[Check]:
         _cookie(),
         _proc(),
         _descriptors(),
+        *surroundings.rows(Path("/proc"), Path("/")),
     ]
 
 
