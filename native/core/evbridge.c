@@ -1,8 +1,8 @@
 /*
  * Theory of operation: /dev/xen/evtchn reports pending ports by read(2), 32 bits each, and leaves each masked until it is
  * written back (xen/include/uapi/xen/evtchn.h of Linux). One thread takes them off, adds to the port's eventfd, and
- * writes them back at once; a port that had its burst is written back by the next tick, so that a domain which sends
- * events without end costs a bounded part of one thread. The other way, a notify_fd that somebody wrote to makes the
+ * writes them back at once; a port that had its burst, or whose domain had its own, is written back by the next tick, so
+ * that a domain which sends events without end, by however many ports, costs a bounded part of one thread. The other way, a notify_fd that somebody wrote to makes the
  * thread send the event. Both kinds of descriptors carry no count: many events may become one.
  *
  * Costs one switch of threads each way. The alternative, every mover reading and unmasking ports itself, needs a file of
@@ -33,7 +33,15 @@ struct notify {
 #define EVTCHN UINT64_MAX
 #define STOP (UINT64_MAX - 1)
 
+/* All ports of a domain here. */
+struct domain {
+	struct domain *next;
+	uint32_t number, events;
+	size_t ports;
+};
+
 struct port {
+	struct domain *domain;
 	struct port *next;  /* of its bucket */
 	struct port *later; /* among those to be unmasked by the next tick */
 	uint32_t number, events;
@@ -49,6 +57,7 @@ struct xs_evbridge {
 	pthread_t thread;
 	struct port *bucket[BUCKETS];
 	struct port *later;
+	struct domain *domains;
 	int evtchn, epfd, stop;
 };
 
@@ -113,7 +122,9 @@ static void pending(struct xs_evbridge *b)
 		if (p)
 			(void)!write(p->wait_fd, &one, sizeof one); /* full: then there is an event to see */
 		/* Xen makes a port pending as it binds it, before it is added here: whoever binds looks at the ring anyway. */
-		if (!p || ++p->events < XS_EVBRIDGE_BURST) {
+		if (p)
+			p->domain->events++;
+		if (!p || (++p->events < XS_EVBRIDGE_BURST && p->domain->events < XS_EVBRIDGE_DOMAIN_BURST)) {
 			again[ready++] = numbers[i];
 		} else if (!p->waits) {
 			p->waits = true;
@@ -127,16 +138,24 @@ static void pending(struct xs_evbridge *b)
 /* A tick: everybody has a new burst. */
 static void tick(struct xs_evbridge *b)
 {
+	uint32_t numbers[BATCH];
+	size_t count = 0;
 	struct port *p;
 
 	while ((p = b->later)) {
 		b->later = p->later;
 		p->waits = false;
-		unmask(b, &p->number, 1);
+		numbers[count++] = p->number;
+		if (count == BATCH || !b->later) {
+			unmask(b, numbers, count);
+			count = 0;
+		}
 	}
 	for (size_t i = 0; i < BUCKETS; i++)
 		for (p = b->bucket[i]; p; p = p->next)
 			p->events = 0;
+	for (struct domain *d = b->domains; d; d = d->next)
+		d->events = 0;
 }
 
 static uint64_t now_ms(void)
@@ -221,6 +240,37 @@ struct xs_evbridge *xs_evbridge_new(int evtchn)
 	return b;
 }
 
+/* One more port of a domain; NULL without memory. */
+static struct domain *join_domain(struct xs_evbridge *b, uint32_t number)
+{
+	struct domain *d = b->domains;
+
+	while (d && d->number != number)
+		d = d->next;
+	if (!d) {
+		d = calloc(1, sizeof *d);
+		if (!d)
+			return NULL;
+		d->number = number;
+		d->next = b->domains;
+		b->domains = d;
+	}
+	d->ports++;
+	return d;
+}
+
+static void leave_domain(struct xs_evbridge *b, struct domain *d)
+{
+	struct domain **at = &b->domains;
+
+	if (--d->ports)
+		return;
+	while (*at != d)
+		at = &(*at)->next;
+	*at = d->next;
+	free(d);
+}
+
 static void drop(struct port *p)
 {
 	if (p->notify_fd >= 0)
@@ -230,7 +280,7 @@ static void drop(struct port *p)
 	free(p);
 }
 
-int xs_evbridge_add(struct xs_evbridge *b, uint32_t port, int notify_fd, int wait_fd)
+int xs_evbridge_add(struct xs_evbridge *b, uint32_t port, uint32_t domain, int notify_fd, int wait_fd)
 {
 	struct port *p = calloc(1, sizeof *p), **at;
 	int error = 0;
@@ -250,7 +300,11 @@ int xs_evbridge_add(struct xs_evbridge *b, uint32_t port, int notify_fd, int wai
 	at = find(b, port);
 	if (*at)
 		error = EEXIST;
-	else if (!(error = watch(b, p->notify_fd, EPOLLIN | EPOLLET, port)))
+	else if (!(p->domain = join_domain(b, domain)))
+		error = ENOMEM;
+	else if ((error = watch(b, p->notify_fd, EPOLLIN | EPOLLET, port)))
+		leave_domain(b, p->domain);
+	else
 		*at = p;
 	pthread_mutex_unlock(&b->lock);
 	if (error)
@@ -278,6 +332,7 @@ int xs_evbridge_remove(struct xs_evbridge *b, uint32_t port)
 		/* The last word of a connection is often written just before its end. */
 		if (read(p->notify_fd, &written, sizeof written) == (ssize_t)sizeof written)
 			send_event(b, port);
+		leave_domain(b, p->domain);
 	}
 	pthread_mutex_unlock(&b->lock);
 	if (!p)
@@ -304,6 +359,7 @@ void xs_evbridge_free(struct xs_evbridge *b)
 			struct port *p = b->bucket[i];
 
 			b->bucket[i] = p->next;
+			leave_domain(b, p->domain);
 			drop(p);
 		}
 	pthread_mutex_destroy(&b->lock);

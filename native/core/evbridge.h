@@ -8,14 +8,16 @@ struct xs_evbridge;
 
 /* Events of one port in a millisecond; what comes above that waits for the next one. */
 #define XS_EVBRIDGE_BURST 256
+/* The same of all ports of a domain together. */
+#define XS_EVBRIDGE_DOMAIN_BURST 1024
 
 /* Starts the thread that carries events. `evtchn` is /dev/xen/evtchn, open for reading and writing; it stays the
  * caller's, who binds and unbinds ports there. NULL and errno where the kernel refuses. */
 struct xs_evbridge *xs_evbridge_new(int evtchn);
 
-/* Lets events of a port add to the eventfd `wait_fd`, and writes to `notify_fd` notify the port. Both are duplicated.
- * 0 or an errno (EEXIST, ENOMEM, EMFILE). */
-int xs_evbridge_add(struct xs_evbridge *b, uint32_t port, int notify_fd, int wait_fd);
+/* Lets events of a port, of a channel to `domain`, add to the eventfd `wait_fd`, and writes to `notify_fd` notify the
+ * port. Both are duplicated. 0 or an errno (EEXIST, ENOMEM, EMFILE). */
+int xs_evbridge_add(struct xs_evbridge *b, uint32_t port, uint32_t domain, int notify_fd, int wait_fd);
 
 /* When it returns nothing of the port is touched any more. 0, or ENOENT. What was written to `notify_fd` before is
  * notified first. */

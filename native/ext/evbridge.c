@@ -63,14 +63,14 @@ static PyObject *add(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
 	struct xs_evbridge *b;
-	unsigned port;
+	unsigned port, domain;
 	int notify_fd, wait_fd;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "OIii:evbridge_add", &capsule, &port, &notify_fd, &wait_fd))
+	if (!PyArg_ParseTuple(args, "OIIii:evbridge_add", &capsule, &port, &domain, &notify_fd, &wait_fd))
 		return NULL;
 	b = bridge(capsule);
-	return b ? outcome(xs_evbridge_add(b, port, notify_fd, wait_fd)) : NULL;
+	return b ? outcome(xs_evbridge_add(b, port, domain, notify_fd, wait_fd)) : NULL;
 }
 
 static PyObject *take_away(PyObject *self, PyObject *args)
@@ -103,7 +103,7 @@ static PyObject *close_bridge(PyObject *self, PyObject *capsule)
 
 static PyMethodDef methods[] = {
 	{"evbridge_open", open_bridge, METH_O, "evbridge_open(evtchn) -> bridge; the descriptor stays the caller's"},
-	{"evbridge_add", add, METH_VARARGS, "evbridge_add(bridge, port, notify_fd, wait_fd)"},
+	{"evbridge_add", add, METH_VARARGS, "evbridge_add(bridge, port, domain, notify_fd, wait_fd)"},
 	{"evbridge_remove", take_away, METH_VARARGS, "evbridge_remove(bridge, port)"},
 	{"evbridge_close", close_bridge, METH_O, "evbridge_close(bridge)"},
 	{NULL, NULL, 0, NULL},

@@ -300,8 +300,8 @@ def udp_error_packet(
 EvBridge: TypeAlias = Any
 
 def evbridge_open(evtchn: int, /) -> EvBridge: ...
-def evbridge_add(bridge: EvBridge, port: int, notify_fd: int, wait_fd: int, /) -> None:
-    """Carry events of a port between two eventfds and /dev/xen/evtchn. Raises OSError (EEXIST)."""
+def evbridge_add(bridge: EvBridge, port: int, domain: int, notify_fd: int, wait_fd: int, /) -> None:
+    """Carry events of a port, with that domain, between two eventfds and /dev/xen/evtchn. Raises OSError (EEXIST)."""
 
 def evbridge_remove(bridge: EvBridge, port: int, /) -> None:
     """Nothing of the port is touched any more. Raises OSError (ENOENT)."""

@@ -12,10 +12,11 @@ import logging
 import os
 import re
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from xensock.transport import xen_events
 from xensock.transport.base import GrantError, Limits, Nodes
-from xensock.transport.xen_memory import Mappings
+from xensock.transport.xen_memory import Allowance, Mappings
 from xensock.transport.xen_store import Store
 from xensock.wire import store as nodes_of
 from xensock.wire.extensions import Extension
@@ -59,10 +60,9 @@ class XenBackSession:
         self.domain = domain
         self.nodes: Nodes = {}
         self._nodes_seen = False
-        self._bound = 0
-        self._most_ports = min(listener.limits.ports, MOST_PORTS)
+        self._port_allowance = listener.port_allowance(domain)
         try:
-            self._mappings = Mappings(domain, min(listener.limits.pages, MOST_PAGES))
+            self._mappings = Mappings(domain, listener.page_allowance(domain))
             self.guest = self._name()
             # Another backend, of another version, may have left what is not announced now.
             self._store.remove(
@@ -136,18 +136,15 @@ class XenBackSession:
 
     def bind(self, port: int) -> XenEvent:
         """Bind an event channel of the domain."""
-        if self._bound >= self._most_ports:
+        if not self._port_allowance.take():
             raise GrantError("the domain has all the event channels it may have", errno.ENFILE)
         try:
             event = self._ports.bound(self.domain, port)
         except OSError as error:
+            self._port_allowance.give()
             raise GrantError(f"port {port}: {error.strerror}", errno.EINVAL) from None
-        self._bound += 1
-        event.when_closed = self._unbound
+        event.when_closed = self._port_allowance.give
         return event
-
-    def _unbound(self) -> None:
-        self._bound -= 1
 
     def close(self, reason: str = "") -> None:
         """Say that it is over, and let go."""
@@ -178,6 +175,9 @@ class XenListener:
             self.store.close()
             raise
         self._sessions: dict[str, XenBackSession] = {}
+        # Kept by who uses them: mapped pages outlive their session, and count against the next one.
+        self._pages: WeakValueDictionary[int, Allowance] = WeakValueDictionary()
+        self._ports_of: WeakValueDictionary[int, Allowance] = WeakValueDictionary()
         self._look = True
         self._watched: dict[str, str] = {}
         self.store.watch(self._directory, "devices")
@@ -190,6 +190,16 @@ class XenListener:
     def fileno(self) -> int:
         """xenstore's descriptor."""
         return self.store.fileno()
+
+    def page_allowance(self, domain: int) -> Allowance:
+        """The pages that a domain may have mapped here, over all its devices."""
+        most = min(self.limits.pages, MOST_PAGES)
+        return self._pages.setdefault(domain, Allowance(most))
+
+    def port_allowance(self, domain: int) -> Allowance:
+        """The event channels that a domain may have here, over all its devices."""
+        most = min(self.limits.ports, MOST_PORTS)
+        return self._ports_of.setdefault(domain, Allowance(most))
 
     def accept(self) -> XenBackSession | None:
         """The next frontend that begins."""

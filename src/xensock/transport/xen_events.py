@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class XenEvent:
     """Our side of an event channel (`transport.base.Event`). `port` is the one that commands name: the frontend's."""
 
-    def __init__(self, ports: Ports, local: int, named: int) -> None:
+    def __init__(self, ports: Ports, local: int, domain: int, named: int) -> None:
         self._ports: Ports | None = ports
         self._local = local
         self.port = named
@@ -32,7 +32,7 @@ class XenEvent:
         try:
             self._notify_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._wait_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            ports.carry(local, self._notify_fd, self._wait_fd)
+            ports.carry(local, domain, self._notify_fd, self._wait_fd)
         except BaseException:
             self.close()
             raise
@@ -101,11 +101,12 @@ class Ports:
             if local < 0:
                 raise xen_libs.failure("event channel")
         # A frontend's own number is what commands name, a backend's is the other's.
-        return XenEvent(self, local, arguments[1] if len(arguments) > 1 else local)
+        named = arguments[1] if len(arguments) > 1 else local
+        return XenEvent(self, local, arguments[0], named)
 
-    def carry(self, local: int, notify_fd: int, wait_fd: int) -> None:
-        """Let the bridge carry events of a port from and to eventfds."""
-        _core.evbridge_add(self._bridge, local, notify_fd, wait_fd)
+    def carry(self, local: int, domain: int, notify_fd: int, wait_fd: int) -> None:
+        """Let the bridge carry events of a port, with that domain, from and to eventfds."""
+        _core.evbridge_add(self._bridge, local, domain, notify_fd, wait_fd)
 
     def notify(self, local: int) -> None:
         """Send the event. Who is gone needs none."""

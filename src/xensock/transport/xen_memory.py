@@ -30,17 +30,39 @@ def _view(address: int, pages: int, done: Callable[[], object]) -> memoryview:
     return memoryview(array).cast("B")
 
 
-class Mappings:
-    """The backend's side, for one domain: at most `limit` pages at a time. For one thread; views may end on any."""
+class Allowance:
+    """How many of something one domain may have at a time, all its devices together. For any thread."""
 
-    def __init__(self, domain: int, limit: int) -> None:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()
+
+    def take(self, count: int = 1) -> bool:
+        """Take so many more; False, and none, where that would be too many."""
+        with self._lock:
+            if self.used + count > self.limit:
+                return False
+            self.used += count
+            return True
+
+    def give(self, count: int = 1) -> None:
+        """Give back what was taken."""
+        with self._lock:
+            self.used -= count
+
+
+class Mappings:
+    """The backend's side, for one device: pages of its domain's allowance. For one thread; views may end on any."""
+
+    def __init__(self, domain: int, allowance: Allowance) -> None:
         """Raises OSError."""
         self._library = xen_libs.grants()
         self._handle = self._library.xengnttab_open(None, 0)
         if not self._handle:
             raise xen_libs.failure("grants cannot be mapped (/dev/xen/gntdev)")
         self._domain = domain
-        self._limit = limit
+        self._allowance = allowance
         self._lock = threading.Lock()
         self._pages = 0
         self._closing = False
@@ -51,8 +73,8 @@ class Mappings:
         with self._lock:
             if self._closing:
                 raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-            if self._pages + count > self._limit:
-                raise OSError(errno.ENOSPC, f"more than {self._limit} pages")
+            if not self._allowance.take(count):
+                raise OSError(errno.ENOSPC, f"more than {self._allowance.limit} pages")
             self._pages += count
         array = (ctypes.c_uint32 * count)(*refs)
         address = self._library.xengnttab_map_domain_grant_refs(
@@ -69,6 +91,7 @@ class Mappings:
         self._ended(count)
 
     def _ended(self, count: int) -> None:
+        self._allowance.give(count)
         with self._lock:
             self._pages -= count
             last = self._closing and not self._pages
