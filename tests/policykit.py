@@ -55,7 +55,11 @@ for number, (host, port) in enumerate(zip(sys.argv[1::2], map(int, sys.argv[2::2
             shared.sendto(text, where)
             continue
         own.send(b"bound")
-        print(answer(own, b"bound"))
+        try:
+            print(answer(own, b"bound"))
+        except ConnectionRefusedError as error:
+            print(error.errno)
+            continue
     shared.sendto(text, where)
     print(answer(shared, text))
 """

@@ -104,37 +104,46 @@ via = "office"
 
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
 def test_datagrams_of_a_backends_guests(guest: Guest, office: Office) -> None:
-    """A namespace carries them, another backend does not, and the host never carries them instead."""
+    """Namespaces and another backend carry them, by its own rules, and the host never carries them instead."""
     web, intra, other = guest.world.web4, "198.51.100.12", "198.51.100.11"
-    url = guest.backend(("--allow", f"{other}:7"), "xstest")
+    url = guest.backend(("--allow", f"{other}:7", "--allow", f"{other}:81"), "xstest")
     text = f"""
 [networks]
 lab = {{ backend = "{url}" }}
+shut = {{ backend = "local:{guest.directory}/nobody" }}
 {office.toml()}
 
 [[rule]]
 allow = "{SERVER}:{PORT}"
-via = ["lab", "office"]
+via = ["shut", "office"]
 
 [[rule]]
 allow = "{web}:7"
 via = ["office", "host"]
 
 [[rule]]
-allow = "{other}:7"
-via = "lab"
+allow = ["{other}:7", "{other}:9", "{other}:81"]
+via = ["lab", "host"]
 
 [[rule]]
 allow = "{intra}:7"
 via = "office"
+
+[[rule]]
+allow = "{web}:81"
+via = "shut"
 """
     options = written(guest, text)
-    places = (f"{SERVER}:{PORT}", f"{web}:7", f"{other}:7", f"{intra}:7")
-    found = exchanged(guest, options, *places)
+    carried = (f"{SERVER}:{PORT}", f"{web}:7", f"{other}:7", f"{other}:81")
+    found = exchanged(guest, options, *carried, f"{other}:9", f"{intra}:7", f"{web}:81")
     assert found[:2] == [f"bound from {SERVER}:{PORT}", f"loose0 from {SERVER}:{PORT}"]
     assert found[2:4] == [f"bound from {web}:7", f"loose1 from {web}:7"]
-    assert found[4:] == ["101", "101"]
+    assert found[4:6] == [f"bound from {other}:7", f"loose2 from {other}:7"]
+    assert found[6:] == ["111", "13", "101", "101"]
     rules = {call["target"]: call["rule"] for call in guest.calls}
     assert rules[f"{SERVER}:{PORT}/udp"] == f"{SERVER}:{PORT} via office"
     assert rules[f"{web}:7/udp"] == f"{web}:7 via host"
-    assert "no network of its via carries datagrams" in rules[f"{other}:7/udp"]
+    assert rules[f"{other}:7/udp"] == f"{other}:7 via lab"
+    hints = {call["target"]: call["hint"] for call in guest.calls}
+    assert f"--allow {other}:9/udp" in hints[f"{other}:9/udp"]  # the other backend's word
+    assert "no network of its via carries datagrams" in rules[f"{web}:81/udp"]

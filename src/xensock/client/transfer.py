@@ -92,11 +92,15 @@ class Transfer(standard.socket):
         super().send(Frame(payload, where).encode(), flags & standard.MSG_DONTWAIT)
         return len(payload)
 
-    def _receive_frame(self, flags: int) -> Frame:
+    def _next_frame(self, flags: int) -> Frame | None:
+        """As it came; None once the backend is gone."""
         packet = super().recv(HEADER + LONGEST + 8, flags & _WAITING)
-        if not packet:
-            raise failure(errno.ENETDOWN)  # the backend is gone
-        frame, _ = decode_frame(packet)
+        return decode_frame(packet)[0] if packet else None
+
+    def _receive_frame(self, flags: int) -> Frame:
+        frame = self._next_frame(flags)
+        if frame is None:
+            raise failure(errno.ENETDOWN)
         if frame.error:
             raise failure(-frame.error)
         return frame

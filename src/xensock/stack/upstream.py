@@ -78,6 +78,8 @@ class Carried(OwnSocket):
         own = Endpoint.from_sockaddr(held.own) if not error and held.own else None
         return Look(error, own, self.decided)
 
+    frame = OwnSocket._next_frame  # of datagrams, for those who pass on what comes
+
     def bind(self, address: Any) -> None:
         """bind(2). Raises DecidedError where it is known what was decided, OSError."""
         self._judged(lambda: OwnSocket.bind(self, address))
@@ -143,6 +145,11 @@ class Upstream:
         """A stream socket, as `make`, whose calls so many backends pass on."""
         self._check()
         return Carried(family, socket.SOCK_STREAM, 0, self._link, self, hops)
+
+    def make_datagrams(self, family: int, protocol: int, hops: int) -> Carried:
+        """A datagram socket, as `make_passed`."""
+        self._check()
+        return Carried(family, socket.SOCK_DGRAM, protocol, self._link, self, hops)
 
     @property
     def passer(self) -> Upstream:

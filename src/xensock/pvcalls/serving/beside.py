@@ -1,5 +1,5 @@
-"""Datagrams of a guest's socket that a rule sends by another network of this host: by a socket there, beside the
-host's own one.
+"""Datagrams of a guest's socket that a rule sends by another network: which one that is, and of those of this host the
+socket there, beside the host's own one.
 
 A datagram that finds a buffer full is lost, as on a wire. Only those to whom the guest may send by that network are
 heard: nobody else knows the port.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import typing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,14 +20,17 @@ from xensock.pvcalls.serving.framing import TURN
 from xensock.wire.frames import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from xensock.calls.address import Endpoint
     from xensock.calls.call import Decision
     from xensock.calls.call import Protocol as Transport
+    from xensock.pvcalls.serving.afar import Afar, Passer
     from xensock.pvcalls.serving.framing import Frames
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
+
+    Found = tuple[Decision, "Network | None", Endpoint | None]
 
 LONGEST = 65535
 
@@ -34,14 +38,31 @@ LONGEST = 65535
 class Seen(Protocol):
     """What a look at a route showed (stack.stacks.Look)."""
 
-    error: int
-    own: Endpoint | None
+    @property
+    def error(self) -> int:
+        """0, or the errno of connect(2)."""
+        ...
+
+    @property
+    def own(self) -> Endpoint | None:
+        """The address that they come from, where that is known."""
+        ...
+
+    @property
+    def decision(self) -> Decision | None:
+        """What another backend decided, where it says so."""
+        ...
 
 
 class Network(Protocol):
-    """A network of this host."""
+    """A network. `passer`: another backend, by which they go; None where it is one of this host's."""
 
     name: str
+
+    @property
+    def passer(self) -> Passer | None:
+        """See above."""
+        ...
 
     def make(self, family: int, type: int, protocol: int, /) -> socket.socket:
         """A socket of it. Raises OSError."""
@@ -52,25 +73,39 @@ class Network(Protocol):
         ...
 
 
+def networks(guest: Guest, decision: Decision) -> list[Network]:
+    """Those that may carry what was decided about, in their order; none where that is the host's own, or refused."""
+    if not decision.allowed or decision.via in ((), (HOST,)):
+        return []
+    there = redirecting.carriers(guest.backend.elsewhere, decision)
+    return typing.cast("list[Network]", there)
+
+
 def carried(
-    guest: Guest, decision: Decision, protocol: Transport, end: Endpoint
-) -> tuple[Decision, Network | None, Endpoint | None]:
+    decision: Decision,
+    protocol: Transport,
+    end: Endpoint,
+    by: Sequence[Network],
+    afar: Mapping[Network, Afar],
+) -> Found:
     """The decision about an (unmapped) destination, what carries it (None: the host's own network), and the address
-    that it is sent from, where that is known. Refused is what no network that is there carries; another backend
-    carries connections alone."""
+    that it is sent from, where that is known. Refused is what none of the networks that are there carries.
+
+    `afar` has the sockets of those that are other backends, which may be slow to answer.
+    """
     if not decision.allowed or decision.via in ((), (HOST,)):
         return decision, None, None
     error = errno.ENETUNREACH
-    for each in redirecting.carriers(guest.backend.elsewhere, decision):
-        if each.passer is not None:
-            continue
-        network: Network = each  # type: ignore[assignment]
-        seen = network.look(protocol, end)
+    for network in by:
+        seen = network.look(protocol, end) if network.passer is None else afar[network].look(end)
         if not seen.error:
             said = replace(decision, rule=f"{decision.rule} via {network.name}", cacheable=False)
             return said, None if network.name == HOST else network, seen.own
         error = seen.error
         if error not in redirecting.AWAY:
+            theirs = seen.decision
+            if theirs is not None and not theirs.allowed:
+                return replace(theirs, error=error, cacheable=False), None, None
             break
     return (
         replace(
@@ -80,7 +115,7 @@ def carried(
             error=error,
             cacheable=False,
             via=(),
-            hint="see that the network is there; another backend carries connections alone",
+            hint="see that the network is there and has a way there",
         ),
         None,
         None,

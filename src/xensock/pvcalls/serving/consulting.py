@@ -1,4 +1,4 @@
-"""Calls that wait for somebody's word beside the rules: a hook's.
+"""Calls that wait for somebody's word beside the rules: a hook's, or another backend's.
 
 The loop goes on with other calls. Once the word is there, the call goes on in a turn of its own; if another policy is
 in force by then, it is judged anew.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from xensock.pvcalls.serving.held import Phase
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
 
+Word = TypeVar("Word")
+
 
 def ask(
     guest: Guest, verb: Verb, decision: Decision, protocol: Protocol, end: Endpoint
@@ -30,7 +32,7 @@ def ask(
     return guest.point.consult(verb, decision, protocol, end, guest.transport.pid)
 
 
-def then(guest: Guest, word: Future[Decision], known: Callable[[Decision | None], None]) -> None:
+def then(guest: Guest, word: Future[Word], known: Callable[[Word | None], None]) -> None:
     """known(what was decided) in the loop, as soon as it is; with None if another policy is in force."""
     generation = guest.point.policy.generation
     loop = guest.backend.loop
@@ -38,7 +40,7 @@ def then(guest: Guest, word: Future[Decision], known: Callable[[Decision | None]
     def tell() -> None:
         known(word.result() if guest.point.policy.generation == generation else None)
 
-    def came(word: Future[Decision]) -> None:
+    def came(word: Future[Word]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             loop.call_soon_threadsafe(tell)
 
@@ -49,8 +51,8 @@ def park(
     guest: Guest,
     call: Call,
     held: Held,
-    word: Future[Decision],
-    go_on: Callable[[Decision], None],
+    word: Future[Word],
+    go_on: Callable[[Word], None],
     again: Callable[[], None],
 ) -> None:
     """Let a call at a socket wait, which is busy meanwhile: go_on(what was decided), or `again` under another policy.
@@ -64,7 +66,7 @@ def park(
         held.phase, held.cancel = before, None
         call.fail(error)
 
-    def known(decision: Decision | None) -> None:
+    def known(decision: Word | None) -> None:
         if over or guest.gone:
             return
         held.phase, held.cancel = before, None

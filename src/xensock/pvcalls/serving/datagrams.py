@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, family_of
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.calls.hops import MOST
 from xensock.pvcalls.serving import consulting, listening, resolving
 from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
-from xensock.pvcalls.serving.beside import Beside, carried
+from xensock.pvcalls.serving.afar import Afar
+from xensock.pvcalls.serving.beside import Beside, carried, networks
 from xensock.pvcalls.serving.framing import TURN, Frames
 from xensock.pvcalls.serving.held import in_family
 from xensock.pvcalls.serving.limits import refuse
@@ -28,8 +30,10 @@ from xensock.wire.extensions import Extension
 from xensock.wire.frames import Frame, Icmp
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from xensock.calls.record import Outcome
-    from xensock.pvcalls.serving.beside import Network
+    from xensock.pvcalls.serving.beside import Found, Network
     from xensock.pvcalls.serving.call import Call
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
@@ -85,15 +89,41 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
     end = endpoint(held, request.address)
     decision, own = decide(guest, held, end)
     later = not own and guest.point.consults(Verb.CONNECT)
-    network, source = None, None
-    if later:
-        decision = LATER  # connecting sends nothing
-    elif not own:
-        decision, network, source = carried(guest, decision, *about(held, end))
+    if own or later:
+        # connecting sends nothing
+        connected(
+            guest, call, held, end, (LATER if later else decision, None, None), own, not later
+        )
+        return
+    found = held.datagrams.find(end, decision)
+    if not isinstance(found, tuple):
+        consulting.park(
+            guest,
+            call,
+            held,
+            found,
+            lambda found: connected(guest, call, held, end, found),
+            lambda: connect(guest, call, held, request),
+        )
+        return
+    connected(guest, call, held, end, found)
+
+
+def connected(
+    guest: Guest,
+    call: Call,
+    held: Held,
+    end: Endpoint,
+    found: Found,
+    own: bool = False,
+    judged: bool = True,
+) -> None:
+    """The rest of `connect`, once it is known what was decided, and what carries datagrams there."""
+    decision, network, source = found
     held.decided = decision, own
     error = decision.error
-    if decision.allowed:
-        error = held.datagrams.connect(end, judged=not later, network=network)
+    if decision.allowed and held.datagrams is not None:
+        error = held.datagrams.connect(end, judged=judged, network=network)
     outcome: Outcome | None = "guest" if own else None
     guest.record(call, Verb.CONNECT, target(held, end), decision, error, outcome=outcome)
     response = call.response(to_wire(error))
@@ -140,10 +170,11 @@ class Datagrams:
         self._sock = held.host
         self._fd = self._sock.fileno()
         self._loop = guest.backend.loop
-        self._decided: dict[bytes, tuple[float, Endpoint, int, Beside | None]] = {}
-        self._beside: dict[Network, Beside] = {}  # sockets in other networks
+        self._decided: dict[bytes, tuple[float, Endpoint, int, Beside | Afar | None]] = {}
+        self._beside: dict[Network, Beside] = {}  # sockets in other networks of this host,
+        self._afar: dict[Network, Afar] = {}  # and at other backends
         self._peer: Endpoint | None = None
-        self._by: Beside | None = None  # which of those sends to the peer
+        self._by: Beside | Afar | None = None  # which of those sends to the peer
         self._asks = False  # the peer is a name server, whom we stand in for
         self._judged = True  # what goes to the peer was decided when it became that
         self._held_back: dict[bytes, list[Frame]] = {}  # by destination: until it is decided about
@@ -164,6 +195,8 @@ class Datagrams:
         self._unblock()
         for other in self._beside.values():
             other.close()
+        for far in self._afar.values():
+            far.close()
         self._frames.close()
 
     def connect(self, end: Endpoint, judged: bool = True, network: Network | None = None) -> int:
@@ -196,8 +229,26 @@ class Datagrams:
             _core.connect_start(self._fd, UNSPECIFIED, 0)
         self._peer, self._asks, self._by = None, False, None
 
-    def _in(self, network: Network) -> Beside:
+    def find(self, end: Endpoint, decision: Decision) -> Found | Future[Found]:
+        """What carries datagrams to a destination about which that was decided; later, where a backend is asked."""
+        protocol, where = about(self._held, end)
+        by = networks(self._guest, decision)
+        passers = [each.passer for each in by if each.passer is not None]
+        for each in by:
+            if each.passer is not None and each not in self._afar:
+                self._afar[each] = Afar(self._held, each.passer, self._frames, self._heard)
+        if not passers:
+            return carried(decision, protocol, where, by, {})
+        threads = passers[0].threads(min(self._held.hops + 1, MOST))
+        try:
+            return threads.submit(carried, decision, protocol, where, by, self._afar)
+        except RuntimeError:  # the network was closed
+            return carried(decision, protocol, where, [], {})
+
+    def _in(self, network: Network) -> Beside | Afar:
         """The socket in another network. Raises OSError."""
+        if network in self._afar:
+            return self._afar[network]
         if network not in self._beside:
             self._beside[network] = Beside(self._held, network, self._frames, self._heard)
         return self._beside[network]
@@ -269,19 +320,26 @@ class Datagrams:
         known = self._decided.get(key)
         if known is not None and known[0] > now:
             return known[2]
+        if key in self._held_back:
+            self._hold_back(key, frame)
+            return ASKED
         decision, own = decide(self._guest, self._held, end)
-        if not own and self._guest.point.consults(Verb.CONNECT):
-            if key in self._held_back:
-                self._hold_back(key, frame)
-                return ASKED
+        if own:
+            return self._remember(end, (decision, None, None), own)
+        word = None
+        if self._guest.point.consults(Verb.CONNECT):
             protocol, where = about(self._held, end)
             word = consulting.ask(self._guest, Verb.CONNECT, decision, protocol, where)
-            if word is not None:
-                self._held_back[key] = []
-                self._hold_back(key, frame)
-                consulting.then(self._guest, word, lambda said: self._told(end, said))
-                return ASKED
-        return self._remember(end, decision, own)
+        if word is not None:
+            consulting.then(self._guest, word, lambda said: self._told(end, said))
+        else:
+            found = self.find(end, decision)
+            if isinstance(found, tuple):
+                return self._remember(end, found)
+            consulting.then(self._guest, found, lambda found: self._found(end, found))
+        self._held_back[key] = []
+        self._hold_back(key, frame)
+        return ASKED
 
     def _hold_back(self, key: bytes, frame: Frame) -> None:
         """Keep a frame, as long as there are not too many: datagrams may get lost."""
@@ -290,25 +348,32 @@ class Datagrams:
 
     def _told(self, end: Endpoint, decision: Decision | None) -> None:
         """It is known what was decided about a destination; None: nothing, as another policy is in force."""
+        found = None if decision is None or self._closed else self.find(end, decision)
+        if found is None or isinstance(found, tuple):
+            self._found(end, found)
+        else:
+            consulting.then(self._guest, found, lambda found: self._found(end, found))
+
+    def _found(self, end: Endpoint, found: Found | None) -> None:
+        """It is known what carries datagrams to a destination; None as for `_told`."""
         frames = self._held_back.pop(end.sockaddr(), [])
         if self._closed:
             return
-        if decision is not None:
-            self._remember(end, decision, False)
+        if found is not None:
+            self._remember(end, found)
         for frame in frames:
             self._send(frame)  # what the buffer has no room for is lost
 
-    def _remember(self, end: Endpoint, decision: Decision, own: bool) -> int:
+    def _remember(self, end: Endpoint, found: Found, own: bool = False) -> int:
         """Hold on to a decision about a destination, and record it; 0, or the errno of the refusal."""
+        decision, network, _ = found
         by = None
-        if not own:
-            decision, network, _ = carried(self._guest, decision, *about(self._held, end))
-            try:
-                by = self._in(network) if network is not None else None
-            except OSError as error:
-                why = f"{decision.rule}: no socket there"
-                number = error.errno or errno.EIO
-                decision = replace(decision, allowed=False, error=number, rule=why)
+        try:
+            by = self._in(network) if network is not None else None
+        except OSError as error:
+            why = f"{decision.rule}: no socket there"
+            number = error.errno or errno.EIO
+            decision = replace(decision, allowed=False, error=number, rule=why)
         now, key = time.monotonic(), end.sockaddr()
         known = self._decided.get(key)
         if len(self._decided) >= REMEMBERED:

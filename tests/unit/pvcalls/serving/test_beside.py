@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from xensock.calls import Decision, Endpoint, Protocol
-from xensock.pvcalls.serving.beside import carried
+from xensock.pvcalls.serving.beside import carried, networks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,20 +25,38 @@ class Network:
     name: str
     error: int = 0
     passer: object = None
-    looked: list[Endpoint] = field(default_factory=list)
+    decision: Decision | None = None
 
     def look(self, protocol: Protocol, end: Endpoint) -> Any:
+        assert self.passer is None
+        own = None if self.error else OWN
+        return SimpleNamespace(error=self.error, own=own, decision=None)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+@dataclass
+class Afar:
+    """Sockets at a network that is another backend."""
+
+    of: Network
+    looked: list[Endpoint] = field(default_factory=list)
+
+    def look(self, end: Endpoint) -> Any:
         self.looked.append(end)
-        return SimpleNamespace(error=self.error, own=None if self.error else OWN)
+        own = None if self.of.error else OWN
+        return SimpleNamespace(error=self.of.error, own=own, decision=self.of.decision)
 
 
-def judged(decision: Decision, *networks: Network) -> tuple[Decision, Any, Endpoint | None]:
+def judged(decision: Decision, *there: Network) -> tuple[Decision, Any, Endpoint | None]:
     class There:
         def carriers(self, names: Sequence[str]) -> list[Network]:
-            return [each for name in names for each in networks if each.name == name]
+            return [each for name in names for each in there if each.name == name]
 
     guest: Any = SimpleNamespace(backend=SimpleNamespace(elsewhere=There()))
-    return carried(guest, decision, Protocol.UDP, END)
+    afar: Any = {each: Afar(each) for each in there if each.passer is not None}
+    return carried(decision, Protocol.UDP, END, networks(guest, decision), afar)
 
 
 @pytest.mark.parametrize("via", [(), ("host",)])
@@ -48,16 +66,24 @@ def test_what_no_rule_sends_elsewhere_is_the_hosts(via: tuple[str, ...]) -> None
 
 
 def test_the_first_that_has_a_way_carries_it() -> None:
-    other, away, office = (
-        Network("lab", passer=object()),
-        Network("a", errno.ENETUNREACH),
-        Network("b"),
-    )
-    decision, network, own = judged(
-        Decision(True, "any", via=("lab", "a", "b")), other, away, office
-    )
+    lab = Network("lab", errno.ENETDOWN, passer=object())
+    away, office = Network("a", errno.ENETUNREACH), Network("b")
+    rule = Decision(True, "any", via=("lab", "a", "b"))
+    decision, network, own = judged(rule, lab, away, office)
     assert (decision.allowed, decision.rule, network, own) == (True, "any via b", office, OWN)
-    assert other.looked == []
+    decision, network, own = judged(rule, Network("lab", passer=object()), away, office)
+    assert (decision.allowed, decision.rule, own) == (True, "any via lab", OWN)
+    assert network is not None
+    assert network.name == "lab"
+
+
+def test_another_backend_refuses_by_its_own_word() -> None:
+    """Nobody else is asked then."""
+    theirs = Decision(False, "their rule", errno.EACCES, hint="ask them")
+    lab = Network("lab", errno.EACCES, passer=object(), decision=theirs)
+    decision, network, _ = judged(Decision(True, "any", via=("lab", "b")), lab, Network("b"))
+    assert (decision.allowed, decision.rule, decision.hint) == (False, "their rule", "ask them")
+    assert (decision.error, network) == (errno.EACCES, None)
 
 
 def test_the_host_may_be_the_next() -> None:
