@@ -297,6 +297,39 @@ def test_events_of_a_daemon(runtime: Path, far: socket.socket, tmp_path: Path) -
             daemon.communicate(timeout=PATIENCE)
 
 
+@pytest.mark.ring
+def test_events_of_a_daemon_by_command(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
+    """The command ends with the daemon."""
+    where, control = tmp_path / "s", tmp_path / "c"
+    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
+    told = tmp_path / "told"
+    with subprocess.Popen(
+        command("backend", *options), stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        try:
+            assert daemon.stderr is not None
+            assert "listening" in daemon.stderr.readline()
+            with told.open("wb") as out:
+                watcher = subprocess.Popen(command("events", "--control", str(control)), stdout=out)
+
+            def ended() -> bool:
+                with talking(far, "--backend", f"local:{where}"):
+                    pass  # recording begins once somebody watches
+                return "5 bytes sent" in told.read_text()
+
+            until(ended)
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=PATIENCE)
+    try:
+        assert watcher.wait(PATIENCE) == 0
+    finally:
+        watcher.kill()
+    shown = told.read_text()
+    assert shown.replace("\n", "").isprintable(), repr(shown)
+    assert f"connect(127.0.0.1:{far.getsockname()[1]}) = 0" in shown
+
+
 @pytest.mark.parametrize("what", ["nobody", "1.1", "1.1/5"])
 def test_whom_there_is_not(runtime: Path, what: str) -> None:
     complaint = said("kill", what, status=2)

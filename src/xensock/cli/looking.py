@@ -195,10 +195,19 @@ def events(control: str | None, as_json: bool, follow: bool) -> None:
     """Show calls and the ends of connections as they happen."""
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     watched: set[str] = set()
+    seen = False
     writer = TraceWriter(sys.stdout, "text")
 
     def watch_new() -> int:
-        for backend in known(control):
+        nonlocal seen
+        try:
+            there = known(control)
+        except UserError:
+            if not seen:
+                raise
+            return 0  # the one that was asked for has ended
+        seen = True
+        for backend in there:
             if backend.path not in watched:
                 watched.add(backend.path)
                 threading.Thread(
