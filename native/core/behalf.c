@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +16,13 @@
 
 static bool is_tcp(int domain, int type) { return (domain == AF_INET || domain == AF_INET6) && type == SOCK_STREAM; }
 
-bool xs_behalf_does(int nr, int domain, int type) { return nr == SYS_setsockopt || (nr == SYS_listen && domain != AF_UNIX && !is_tcp(domain, type)); }
+/* Groups that a datagram socket joins are for whoever decides. */
+static bool judged(int domain, int type) { return (domain == AF_INET || domain == AF_INET6) && type == SOCK_DGRAM; }
+
+bool xs_behalf_does(int nr, int domain, int type)
+{
+	return (nr == SYS_setsockopt && !judged(domain, type)) || (nr == SYS_listen && domain != AF_UNIX && !is_tcp(domain, type));
+}
 
 int xs_behalf_do(const struct seccomp_notif *n, int fd, int domain, int type)
 {
@@ -27,7 +34,7 @@ int xs_behalf_do(const struct seccomp_notif *n, int fd, int domain, int type)
 		return listen(fd, (int)n->data.args[1]) ? errno : 0;
 	/* Some ways to join a group work on TCP sockets, too, and a socket of the host's would join for the host. */
 	if (is_tcp(domain, type))
-		return EPROTO;
+		return n->data.args[1] == IPPROTO_IP && n->data.args[2] == IP_MULTICAST_IF ? EINVAL : EPROTO;
 	if (length < 0 || length > LONGEST)
 		return EINVAL;
 	here = (struct iovec){value, (size_t)length};

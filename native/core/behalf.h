@@ -8,7 +8,8 @@
 #include <linux/seccomp.h>
 #include <stdbool.h>
 
-/* Whether this call on such a socket is one of them: listen(2) on what is no TCP socket, setsockopt(2). */
+/* Whether this call on such a socket is one of them: listen(2) on what is no TCP socket, setsockopt(2) on what is no
+ * datagram socket either. */
 bool xs_behalf_does(int nr, int domain, int type);
 /* Carry it out on fd, a duplicate of the caller's descriptor. Returns 0 or the errno for the caller. */
 int xs_behalf_do(const struct seccomp_notif *n, int fd, int domain, int type);

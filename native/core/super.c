@@ -304,7 +304,7 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 	}
 	if (!paths && ev.nr != SYS_ioctl &&
 	    (ev.nr == SYS_getsockopt || (ev.domain != AF_INET && ev.domain != AF_INET6) ||
-	     (ev.type != SOCK_STREAM && !(ev.type == SOCK_DGRAM && addr)))) {
+	     (ev.type != SOCK_STREAM && !(ev.type == SOCK_DGRAM && (addr || ev.nr == SYS_setsockopt))))) {
 		/*
 		 * bind of other families is local to the guest, whatever happens to its arguments meanwhile. And whatever the
 		 * descriptor names by then: the guest's own connect and bind of a host's TCP socket are what Landlock

@@ -172,8 +172,6 @@ static bool read_card(struct xs_udp *u)
 
 /* --- to the guest --- */
 
-static bool group(const uint8_t a[16]) { return xs_is4(a) ? a[12] >= 224 : a[0] == 0xff; }
-
 static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d, uint8_t *at, uint16_t gso)
 {
 	struct xs_flow *f;
@@ -187,6 +185,8 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 			return;
 	}
 	f = xs_flow_find(u->flows, p->proto, p->gport, d->src, d->sport);
+	if (xs_is_group(d->dst) && xs_in_echoed(u->flows, f, d))
+		return;
 	if (f && (f->state != XS_OPEN || f->via != p->via) && !p->open)
 		return;
 	if (!f) {
@@ -214,7 +214,7 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 	/* The address by which the guest's socket knows itself; for one that has not spoken yet, the one that was called. */
 	if (!p->wild)
 		memcpy(d->dst, p->addr, 16);
-	else if (f->known && !group(d->dst) && (f->pinned || p->via || p->proto == XS_ICMP || !xs_out_plain(&u->out, f->src)))
+	else if (f->known && !xs_is_many(d->dst) && (f->pinned || p->via || p->proto == XS_ICMP || !xs_out_plain(&u->out, f->src)))
 		memcpy(d->dst, f->src, 16);
 	if (xs_is4(d->src) != xs_is4(d->dst))
 		return;
@@ -237,6 +237,7 @@ static bool read_port(struct xs_udp *u, struct xs_port *p)
 		d.len = in->msg[i].msg_len;
 		if (!xs_name_read(in->name + i, d.src, &d.sport))
 			continue;
+		d.scope = in->name[i].sin6_family == AF_INET6 ? in->name[i].sin6_scope_id : 0;
 		xs_in_control(&in->msg[i].msg_hdr, &d, &gso);
 		from_host(u, p, &d, in->iov[i].iov_base, gso);
 	}

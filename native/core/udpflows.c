@@ -97,7 +97,7 @@ struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t add
 
 struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src[16], uint16_t gport, uint8_t via)
 {
-	struct xs_port *family = NULL, *dual = NULL;
+	struct xs_port *family = NULL, *group = NULL, *dual = NULL;
 
 	for (struct xs_port *p = *port_bucket(t, proto, gport); p; p = p->next) {
 		if (p->gport != gport || p->proto != proto || p->via != via)
@@ -106,10 +106,20 @@ struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src
 			return p;
 		if (p->wild && xs_is4(p->addr) == xs_is4(src))
 			family = p;
+		else if (xs_is_group(p->addr) && xs_is4(p->addr) == xs_is4(src))
+			group = p;
 		else if (p->wild && p->dual)
 			dual = p;
 	}
-	return family ? family : dual;
+	return family ? family : group ? group : dual;
+}
+
+bool xs_port_shown(const struct xs_flows *t, uint16_t hport)
+{
+	for (size_t i = 0; i < XS_UDP_PORTS; i++)
+		if (t->port[i].used && !t->port[i].via && t->port[i].proto == XS_UDP && t->port[i].hport == hport)
+			return true;
+	return false;
 }
 
 struct xs_port *xs_port_exact(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, uint8_t via)

@@ -19,7 +19,7 @@ struct xs_port {
 	bool used, six, dual, wild, open, automatic, raw, nogso, framed;
 	uint8_t proto;
 	uint8_t addr[16]; /* the guest's; of a wildcard: the family's "any" */
-	uint16_t gport, hid;
+	uint16_t gport, hid, hport; /* hport: the number that the world sees, where a socket of this host carries it */
 	uint8_t via; /* who carries it: 0 this host; else another network, framed where that is another backend's */
 	uint32_t generation;
 	int fd, discover; /* the socket; its IP_MTU_DISCOVER, -1: not set by us */
@@ -39,6 +39,7 @@ struct xs_flow {
 	int error;
 	/* known: src is what the guest used last; pinned: its socket has no other address; stale: to be asked about again */
 	bool replied, known, pinned, stale;
+	enum xs_flow_own { XS_OWN_UNKNOWN, XS_OWN, XS_OTHERS } own; /* whether the remote end is a socket of this guest's */
 	uint8_t proto, via, remote[16], src[16];
 	uint16_t gport, rport;
 	uint64_t last; /* milliseconds */
@@ -54,8 +55,11 @@ void xs_flows_free(struct xs_flows *t);
 
 /* NULL: too many, and none is automatic. The oldest automatic one makes room; its descriptor is closed. */
 struct xs_port *xs_port_add(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, bool dual, uint8_t via);
-/* The one of this carrier that takes what the guest sends from there: exact address first, then the family's wildcard, then a dual one. */
+/* The one of this carrier that takes what the guest sends from there: exact address first, then the family's wildcard, one
+ * that is bound to a group (which is nobody's source), a dual one. */
 struct xs_port *xs_port_for(struct xs_flows *t, uint8_t proto, const uint8_t src[16], uint16_t gport, uint8_t via);
+/* Whether the world sees a port of the guest's by this number. */
+bool xs_port_shown(const struct xs_flows *t, uint16_t hport);
 struct xs_port *xs_port_exact(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport, uint8_t via);
 /* One that no program has bound, whoever carries it; NULL. */
 struct xs_port *xs_port_automatic(struct xs_flows *t, uint8_t proto, const uint8_t addr[16], uint16_t gport);

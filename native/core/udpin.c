@@ -1,13 +1,19 @@
 #include "udpin.h"
 
+#include "udpframes.h"
+
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <string.h>
+#include <unistd.h>
 
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
 
+#ifndef IPV6_MULTICAST_ALL
+#define IPV6_MULTICAST_ALL 29
+#endif
 #define ECHO_REPLY4 0
 #define ECHO_REPLY6 129
 
@@ -61,10 +67,51 @@ void xs_in_control(struct msghdr *m, struct xs_datagram *d, uint16_t *gso)
 	}
 }
 
-void xs_in_prepare(const struct xs_port *p)
+/* Whether the source is an address of this host: one that can be bound. */
+static bool of_this_host(const struct xs_datagram *d)
 {
-	int one = 1;
+	struct sockaddr_in6 name;
+	bool six = !xs_is4(d->src), own;
+	socklen_t l = xs_name_of(&name, d->src, 0, six);
+	int fd = socket(six ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
+	if (fd < 0)
+		return false;
+	if (six)
+		name.sin6_scope_id = d->scope;
+	own = !bind(fd, (struct sockaddr *)&name, l);
+	close(fd);
+	return own;
+}
+
+bool xs_in_echoed(const struct xs_flows *t, struct xs_flow *f, const struct xs_datagram *d)
+{
+	enum xs_flow_own own = f ? f->own : XS_OWN_UNKNOWN;
+
+	if (!xs_port_shown(t, d->sport))
+		return false;
+	if (own == XS_OWN_UNKNOWN)
+		own = of_this_host(d) ? XS_OWN : XS_OTHERS;
+	if (f)
+		f->own = own;
+	return own == XS_OWN;
+}
+
+void xs_in_prepare(struct xs_port *p)
+{
+	struct sockaddr_in6 name;
+	socklen_t l = sizeof name;
+	uint8_t addr[16];
+	int one = 1, zero = 0;
+
+	memset(&name, 0, sizeof name);
+	if (!getsockname(p->fd, (struct sockaddr *)&name, &l))
+		xs_name_read(&name, addr, &p->hport);
+
+	/* Datagrams to groups that this very socket has joined, none that others of the host's are in. */
+	setsockopt(p->fd, IPPROTO_IP, IP_MULTICAST_ALL, &zero, sizeof zero);
+	if (p->six)
+		setsockopt(p->fd, IPPROTO_IPV6, IPV6_MULTICAST_ALL, &zero, sizeof zero);
 	/* Each makes the guest see more; one that this kernel does not know is not missed by the others. */
 	setsockopt(p->fd, IPPROTO_IP, IP_RECVERR, &one, sizeof one);
 	setsockopt(p->fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof one);

@@ -23,8 +23,13 @@ struct xs_in {
  * -1 and errno. */
 int xs_in_receive(int fd, struct xs_in *in, uint8_t *room, bool told);
 
-/* Asks the kernel for it: the address that was called, TTL, TOS, errors; and for datagrams taken together (UDP_GRO). */
-void xs_in_prepare(const struct xs_port *p);
+/* Asks the kernel for it: the address that was called, TTL, TOS, errors; and for datagrams taken together (UDP_GRO). Notes the
+ * port's number. */
+void xs_in_prepare(struct xs_port *p);
+
+/* Whether something that was sent to a group comes from this guest: its own kernel has handed that to its members, as
+ * IP_MULTICAST_LOOP says, and the host's does it once more. */
+bool xs_in_echoed(const struct xs_flows *t, struct xs_flow *f, const struct xs_datagram *d);
 
 /* Reads it into dst, ttl and tos; *gso is the length of each of several datagrams, untouched where there is one. */
 void xs_in_control(struct msghdr *m, struct xs_datagram *d, uint16_t *gso);

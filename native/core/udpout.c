@@ -40,7 +40,7 @@ static void control(const struct xs_out *o, unsigned i, bool segments)
 
 	m->msg_controllen = 0;
 	memset(m->msg_control, 0, XS_OUT_CONTROL);
-	if (d->ttl != USUAL_TTL) {
+	if (d->ttl != USUAL_TTL || xs_is_group(d->dst)) { /* to groups a socket's own is 1 */
 		v = d->ttl;
 		add(m, four ? IPPROTO_IP : IPPROTO_IPV6, four ? IP_TTL : IPV6_HOPLIMIT, &v, sizeof v);
 	}

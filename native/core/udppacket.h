@@ -22,6 +22,7 @@ struct xs_datagram {
 	uint8_t src[16], dst[16];
 	uint16_t sport, dport;
 	uint8_t ttl, tos;
+	uint32_t scope; /* of what the host received: the interface, for a link-local source */
 	bool whole; /* it came in one packet that routers must not fragment */
 	const uint8_t *data;
 	size_t len; /* UDP: payload. ICMP: the whole message */
@@ -45,6 +46,11 @@ static inline bool xs_is4(const uint8_t a[16])
 
 	return !__builtin_memcmp(a, prefix, 12);
 }
+
+/* To a group, or to everybody. */
+static inline bool xs_is_many(const uint8_t a[16]) { return xs_is4(a) ? a[12] >= 224 : a[0] == 0xff; }
+
+static inline bool xs_is_group(const uint8_t a[16]) { return xs_is4(a) ? a[12] >> 4 == 14 : a[0] == 0xff; }
 
 void xs_fragments_free(struct xs_fragments *f);
 

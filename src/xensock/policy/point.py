@@ -200,6 +200,10 @@ class Point:
         decision = self.policy.listen(protocol, end.host, end.port, v6only, subject)
         return self.heard(decision, protocol)
 
+    def join(self, group: IPAddress, port: int, pid: int = 0) -> Decision:
+        """May a socket of the guest's that is bound to this port (UDP), or to none yet (0), be in a multicast group?"""
+        return (self._gate and self._gate()) or self.policy.join(group, port, self.subject(pid))
+
     def heard(self, decision: Decision, protocol: Protocol = Protocol.TCP) -> Decision:
         """A decision about a listener: where a hook is asked about clients, the relay takes them."""
         hooks = self.policy.hooks

@@ -376,6 +376,33 @@ class Policy:
                 best = found
         return best
 
+    def join(self, group: IPAddress, port: int, subject: Subject = NOBODY) -> Decision:
+        """May a socket that is bound to this UDP port, or to none yet (0), be in a multicast group? By a rule to listen
+        that names groups, never by default. Refused with EACCES."""
+        best: Found | None = None
+        for entry in (*self._listen_deny, *self._listen_allow):
+            rule = entry.rule
+            # A socket that has no port is asked about again when it gets one.
+            if not entry.suits(Protocol.UDP, port or rule.low, subject) or group not in _set(rule):
+                continue
+            if entry.allow and not any(n.is_multicast and group in n for n in rule.networks):
+                continue
+            if not entry.allow and not port and not rule.every_port:
+                continue
+            found = LAST if entry.terms.final else rank_at(rule, group), entry
+            if best is None or better(found, best):
+                best = found
+        if best is not None:
+            return best[1].always
+        hint = f"--allow listen:{literal(group)}{f':{port}' if port else ''}/udp"
+        return Decision(
+            False,
+            "default: multicast groups need a rule of their own",
+            errno.EACCES,
+            hint=hint,
+            close_on_reload=self.close_on_reload,
+        )
+
     def _listen_every(
         self, protocol: Protocol, port: int, version: int, subject: Subject
     ) -> Found | None:

@@ -14,7 +14,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.stack.networks import AWAY
 from xensock.stack.stacks import DecidedError, Look, decided
-from xensock.supervisor import binding
+from xensock.supervisor import binding, memberships
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
 from xensock.supervisor.datagrams import Who, path_of, prepare, target
 from xensock.supervisor.diag import cookie
@@ -134,7 +134,9 @@ def bind(sup: Supervisor, q: Question) -> None:
         elif datagrams is None or ping or not _is_outside(datagrams, q, local.unmapped()):
             _inside(q, local)
         else:
-            decision = _listen(datagrams, q, local)
+            decision = memberships.may_bind(datagrams, q, local)
+            if decision.allowed:
+                decision = _listen(datagrams, q, local)
             outside = decision.allowed or local.port == 0
             if not outside:
                 error = decision.error
@@ -162,7 +164,11 @@ def _is_outside(datagrams: Datagrams, q: Question, end: Endpoint) -> bool:
         q.sock.getsockname()[1]  # bound already: the kernel says so
         or end.host.is_loopback
         or end.host in (GUEST4, GUEST6)
-        or end.host.is_multicast
+        # Without a rule for it, one that is bound to a group hears what is sent to that in the guest.
+        or (
+            end.host.is_multicast
+            and not (datagrams.home.local and datagrams.may_bind(end, pid=q.tid).allowed)
+        )
     )
 
 
@@ -188,7 +194,7 @@ def _listen(datagrams: Datagrams, q: Question, local: Endpoint) -> Decision:
     only = q.sock.family == socket.AF_INET6 and bool(
         q.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
-    return datagrams.point.listen(Protocol.UDP, local.unmapped(), only, q.tid)
+    return datagrams.may_bind(local.unmapped(), only, q.tid)
 
 
 def _bind(

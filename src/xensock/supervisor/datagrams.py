@@ -33,6 +33,8 @@ from xensock.stack.networks import AWAY
 from xensock.stack.stacks import Look
 from xensock.supervisor import echoing, rtnetlink
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG
+from xensock.supervisor.groups import Groups
+from xensock.supervisor.hostways import way
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
@@ -45,19 +47,17 @@ if TYPE_CHECKING:
     from xensock.supervisor.guest import Guest
     from xensock.supervisor.publication import Publication
 
-UDP, ECHO = 17, 1
+UDP, ECHO, DGRAM = 17, 1, socket.SOCK_DGRAM
 ASK, INBOUND = 0, 1
 SIX, DUAL, OPEN, AUTOMATIC, RAW, FRAMED, VIA = 1, 2, 4, 8, 16, 32, 8  # native/core/udp.h
-SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23
-SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_MTU, IPV6_MTU = 33, 32, 14, 24
+SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 15, 23, 3
+SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 IP_RECVERR, IPV6_RECVERR = 11, 25
 ECHOES = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 CARD_BUFFER = 8 << 20  # bytes that a guest may send faster than they can be passed on
-ETH_P_ALL = 3
 UDP_DESTROY_GROUPS = 1 << 1 | 1 << 3  # SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY
 COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
-BROADCAST = IPv4Address("255.255.255.255")
-ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
+BROADCAST, ANY4, ANY6 = IPv4Address(0xFFFFFFFF), IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
 PORT = "udp"  # in names of what is kept for a successor
 LAST_VIA = 255  # before the numbers of networks that are long gone come again
@@ -112,11 +112,15 @@ class Datagrams:
         self._cookies: dict[int, tuple[bytes, int, bool]] = {}  # address, port, automatic
         self._names: dict[int, str] = {}  # under which they are kept for a successor
         self._callers: dict[tuple[int, bytes, int], Who] = {}
+        self.groups = Groups(
+            self._outer, lambda family: self.home.make(family, DGRAM, 0), guest.keep, guest.drop
+        )
         self._vias: dict[str, tuple[int, Stack]] = {}  # networks by their number for the core
         self._via = 0  # the last number
         self._nameless: set[str] = set()  # of those, who refuse the guest's port numbers
         _make_room()
         ways = [way(socket.AF_INET, GUEST4)]
+        self.source = ways[0].source  # of what is sent by IPv4
         if rtnetlink.host_has_ipv6():
             ways.append(way(socket.AF_INET6, None))
         with guest.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
@@ -141,9 +145,7 @@ class Datagrams:
         card = self._guest.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             card.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            with suppress(
-                OSError
-            ):  # Linux 4.20; without it we see our own packets, which are nobody's
+            with suppress(OSError):  # Linux 4.20; without it we see our own packets
                 card.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             for force, name in (
                 (SO_RCVBUFFORCE, socket.SO_RCVBUF),
@@ -180,7 +182,8 @@ class Datagrams:
             for (address, number), held in list(self.bound.items()):
                 where = Endpoint(unpacked(address), number)
                 if held.decision.allowed and self.published(number) is None:
-                    held.decision = self.point.listen(Protocol.UDP, where)
+                    held.decision = self.may_bind(where)
+            self.groups.judge(lambda group, port: self.point.join(group, port).allowed)
 
     def count(self) -> tuple[int, int]:
         """How many flows and ports there are."""
@@ -191,6 +194,17 @@ class Datagrams:
     def published(self, number: int) -> Publication | None:
         """What shows a port of the guest's outside."""
         return next((p for p in self.publications if p.guest_port == number), None)
+
+    def may_bind(self, local: Endpoint, only: bool = False, pid: int = 0) -> Decision:
+        """Whether the guest may have this (unmapped) address and port outside. `only`: IPV6_V6ONLY."""
+        if local.host.is_multicast:
+            return self.point.join(local.host, local.port, pid)
+        return self.point.listen(Protocol.UDP, local, only, pid)
+
+    def _outer(self, cookie: int) -> socket.socket | None:
+        address, number, automatic = self._cookies.get(cookie, (b"", 0, True))
+        held = None if automatic else self.bound.get((address, number))
+        return held.outer if held is not None else None
 
     def holds(self, local: Endpoint) -> bool:
         """Whether the guest has this very address and port outside already."""
@@ -217,7 +231,7 @@ class Datagrams:
             self.bound[key] = Bound(outer, decision, via)
 
     def share(self, local: Endpoint, cookie: int, inode: int) -> None:
-        """A socket of the guest's is bound there."""
+        """A socket of the guest's is bound there. Raises OSError where a group that it joined cannot be joined."""
         key = (packed(local.host), local.port)
         with self._lock:
             held = self.bound[key]
@@ -226,6 +240,7 @@ class Datagrams:
             self._names[cookie] = f"{PORT}.{key[0].hex()}.{local.port}.{cookie}.{inode}"
             if self._guest.keep is not None:
                 self._guest.keep(self._names[cookie], held.outer.fileno())
+            self.groups.bound(cookie, held.outer)
 
     def drop(self, local: Endpoint) -> None:
         """Nobody is bound there after all."""
@@ -237,6 +252,7 @@ class Datagrams:
             for cookie in held.cookies:
                 self._guest.drop(self._names.pop(cookie, ""))
             _core.udp_unport(self._core, UDP, *key, held.via)
+            self.groups.closing(held.outer)
             held.outer.close()
 
     # --- who calls
@@ -454,6 +470,7 @@ class Datagrams:
 
     def _gone(self, cookie: int) -> None:
         with self._lock:
+            self.groups.gone(cookie)
             address, number, automatic = self._cookies.pop(cookie, (b"", 0, False))
             self._guest.drop(self._names.pop(cookie, ""))
             if not address:
@@ -570,25 +587,3 @@ def _make_room() -> None:
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def way(family: int, otherwise: IPAddress | None) -> rtnetlink.Way:
-    """How this host sends to the world: the guest's datagrams say the same source, and are no longer.
-
-    Nothing is sent: connect(2) of a datagram socket looks up the route. The addresses are those of documentation
-    (RFC 5737, RFC 3849).
-    """
-    where = "198.51.100.1" if family == socket.AF_INET else "2001:db8::1"
-    with socket.socket(family, socket.SOCK_DGRAM, 0) as probe:
-        try:
-            probe.connect((where, 9))
-        except OSError:
-            return rtnetlink.Way(family, otherwise, 1500)
-        if family == socket.AF_INET6:
-            mtu = probe.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
-            return rtnetlink.Way(family, None, min(max(mtu, 1280), rtnetlink.LARGEST))
-        mtu = probe.getsockopt(socket.IPPROTO_IP, IP_MTU)
-        source = IPv4Address(probe.getsockname()[0])
-    if source.is_loopback:
-        return rtnetlink.Way(family, otherwise, 1500)
-    return rtnetlink.Way(family, source, min(max(mtu, 576), rtnetlink.LARGEST))

@@ -61,9 +61,13 @@ OPTIONS: dict[int, frozenset[int]] = {
     )
     | {66, 67, 70, 72, 73, 74, 77, 78},
 }
-# Ways to join a group that the kernel lets TCP sockets go, too: IP_ADD_SOURCE_MEMBERSHIP, MCAST_JOIN_GROUP,
-# MCAST_JOIN_SOURCE_GROUP. Who holds a socket of the host's would make the host join.
-JOINS: dict[int, tuple[int, ...]] = {0: (39, 42, 46), 41: (42, 46)}
+# To join a group (IP_ADD_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP, IPV6_JOIN_GROUP, MCAST_JOIN_*), to leave it again, and
+# IP_MULTICAST_IF: the backend does it, where the rules allow it. The kernel lets TCP sockets join, too: who holds one
+# of the host's would make the host join.
+JOINS: dict[int, tuple[int, ...]] = {
+    0: (32, 35, 36, 39, 40, 42, 45, 46, 47),
+    41: (20, 21, 42, 45, 46, 47),
+}
 OPEN_LEVELS = (
     17,
     58,

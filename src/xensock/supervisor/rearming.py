@@ -6,15 +6,18 @@ is in its name, the rest is asked of the kernel: a socket that has gone meanwhil
 
 from __future__ import annotations
 
+import os
 import socket
 from functools import partial
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
-from xensock.calls.call import Decision, Protocol
+from xensock.calls.call import Decision
 from xensock.supervisor import binding
-from xensock.supervisor.datagrams import PORT, unpacked
+from xensock.supervisor.datagrams import PORT, packed, unpacked
 from xensock.supervisor.diag import TCP_LISTEN
+from xensock.supervisor.groups import GROUP
 
 if TYPE_CHECKING:
     from xensock.supervisor.datagrams import Datagrams
@@ -71,6 +74,7 @@ def _listens(sup: Supervisor, key: int, outers: binding.Outers, end: Endpoint) -
 def _datagrams(sup: Supervisor, datagrams: Datagrams, inodes: set[int]) -> None:
     """UDP ports of the guest's sockets that are there still. What was sent to them meanwhile is in their queues."""
     guest = sup.parts.guest
+    there: dict[int, socket.socket] = {}
     for name in [each for each in guest.left if each.startswith(f"{PORT}.")]:
         _, address, port, cookie, inode = name.split(".")
         outer = socket.socket(fileno=guest.left.pop(name))
@@ -84,6 +88,16 @@ def _datagrams(sup: Supervisor, datagrams: Datagrams, inodes: set[int]) -> None:
         else:
             datagrams.hold(local, outer, _decision(datagrams, local, outer))
         datagrams.share(local, int(cookie), int(inode))
+        there[int(cookie)] = datagrams.bound[packed(local.host), local.port].outer
+    for name in [each for each in guest.left if each.startswith(f"{GROUP}.")]:
+        _, cookie, group = name.split(".")
+        os.close(guest.left.pop(name))
+        if int(cookie) in there:
+            datagrams.groups.resume(
+                int(cookie), there[int(cookie)], ip_address(bytes.fromhex(group))
+            )
+        else:
+            guest.drop(name)
 
 
 def _decision(datagrams: Datagrams, local: Endpoint, outer: socket.socket) -> Decision:
@@ -92,4 +106,4 @@ def _decision(datagrams: Datagrams, local: Endpoint, outer: socket.socket) -> De
     only = outer.family == socket.AF_INET6 and bool(
         outer.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     )
-    return datagrams.point.listen(Protocol.UDP, local, only)
+    return datagrams.may_bind(local, only)

@@ -23,6 +23,7 @@ IFLA_MTU, IFLA_AF_SPEC, IFLA_INET_CONF = 4, 26, 1
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 3, 18, 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_F_NODAD = 1, 2, 8, 0x02
 RTA_DST, RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTAX_MTU = 1, 4, 7, 8, 2
+RTN_MULTICAST = 5
 RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_LINK, RT_SCOPE_HOST, RTN_UNICAST, RTN_LOCAL = (
     255,
     3,
@@ -151,12 +152,20 @@ class Layout:
             yield
 
     def way_out(
-        self, index: int, family: int, source: IPv4Address | IPv6Address | None, mtu: int
+        self,
+        index: int,
+        family: int,
+        source: IPv4Address | IPv6Address | None,
+        mtu: int,
+        groups: IPv6Network | None = None,
     ) -> None:
-        """``ip route add default dev DEV src SOURCE mtu MTU table 100``."""
+        """``ip route add default dev DEV src SOURCE mtu MTU table 100``; `groups`: ``multicast GROUPS`` instead."""
+        kind, length = (RTN_MULTICAST, groups.prefixlen) if groups else (RTN_UNICAST, 0)
         body = struct.pack(
-            "=BBBBBBBBI", family, 0, 0, 0, OUTSIDE, RTPROT_BOOT, RT_SCOPE_LINK, RTN_UNICAST, 0
+            "=BBBBBBBBI", family, length, 0, 0, OUTSIDE, RTPROT_BOOT, RT_SCOPE_LINK, kind, 0
         )
+        if groups is not None:
+            body += _attr(RTA_DST, groups.network_address.packed)
         body += _attr(RTA_OIF, struct.pack("=i", index))
         body += _attr(RTA_METRICS, _attr(RTAX_MTU, struct.pack("=I", mtu)))
         if source is not None:
@@ -246,6 +255,8 @@ def let_datagrams_out(link: socket.socket, ways: Sequence[Way]) -> None:
             IPv4Network(GUEST4),
         )
         if way.family == socket.AF_INET6:
+            # By a route of another kind, what is sent to a group would not come back to members here (ip6_rt_init_dst).
+            layout.way_out(card, way.family, way.source, way.mtu, IPv6Network("ff00::/8"))
             own = (IPv6Network("::1/128"), IPv6Network(GUEST6))
         layout.datagrams_out(way.family, own)
 

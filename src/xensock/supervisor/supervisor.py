@@ -29,6 +29,7 @@ from xensock.supervisor import (
     connecting,
     datagram_calls,
     family,
+    memberships,
     options,
     queries,
     swap,
@@ -168,6 +169,7 @@ class Supervisor:
             **self._handlers,
             _core.SYS["connect"]: datagram_calls.connect,
             _core.SYS["bind"]: datagram_calls.bind,
+            _core.SYS["setsockopt"]: memberships.setsockopt,
         }
 
     def start(self) -> None:
@@ -240,6 +242,8 @@ class Supervisor:
     def handler(self, q: Question) -> Handler:
         if q.nr in (_core.SYS["socket"], _core.SYS["ioctl"]):
             return self._handlers[q.nr]
+        if q.nr == _core.SYS["setsockopt"]:
+            return self._of_datagrams[q.nr]
         if q.sock.family == socket.AF_UNIX:
             return self._unix.handlers[q.nr]
         if astray.is_astray(self, q):

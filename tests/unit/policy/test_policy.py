@@ -235,6 +235,27 @@ def test_listen_on_some_free_port() -> None:
     assert not listen(Policy.parse(["listen:any:1025-65535"], []), "0.0.0.0", 0).allowed
 
 
+def test_groups_are_joined_by_rules_that_name_them() -> None:
+    group, six = ip_address("239.1.2.3"), ip_address("ff05::5")
+    for allow in ([], ["any", "listen:any"], ["listen:0.0.0.0/0", "listen:128.0.0.0/1"]):
+        refused = Policy.parse(allow, []).join(group, 0)
+        assert (refused.allowed, refused.error) == (False, errno.EACCES)
+        assert refused.hint == "--allow listen:239.1.2.3/udp"
+    assert Policy.parse([], []).join(six, 9).hint == "--allow listen:[ff05::5]:9/udp"
+    for rule in ("listen:239.1.2.3", "listen:239.0.0.0/8", "listen:224.0.0.0/4:5353/udp"):
+        policy = Policy.parse([rule], [])
+        assert policy.join(group, 5353).rule == rule
+        assert not policy.join(six, 5353).allowed
+        # Before it is bound, whichever port there is; then that one.
+        assert policy.join(group, 0).allowed
+        assert policy.join(group, 5354).allowed == (":5353" not in rule)
+    assert not Policy.parse(["listen:239.1.2.3/tcp"], []).join(group, 0).allowed
+    assert not Policy.parse(["listen:239.1.2.3"], ["listen:239.1.2.0/24"]).join(group, 0).allowed
+    some = Policy.parse(["listen:239.1.2.3"], ["listen:any:80"])
+    assert some.join(group, 0).allowed
+    assert not some.join(group, 80).allowed
+
+
 def test_names_without_rules_by_name() -> None:
     for allow in ([], ["10.0.0.0/8"], ["203.0.113.9:443", "loopback"], ["listen:any"]):
         policy = Policy.parse(allow, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import struct
 import time
 from ipaddress import IPv4Address, IPv6Address
@@ -16,7 +15,7 @@ import guestkit
 from xensock import _core
 from xensock.calls.address import Endpoint, IPAddress
 from xensock.calls.call import Protocol
-from xensock.supervisor.datagrams import ECHO, UDP, packed, target, unpacked, way
+from xensock.supervisor.datagrams import ECHO, UDP, packed, target, unpacked
 
 PORT = st.integers(0, 65535)
 FOUR = st.ip_addresses(v=4)
@@ -175,12 +174,6 @@ def test_targets_name_the_protocol() -> None:
     assert target(Endpoint(six, 9), Protocol.UDP) == "[2001:db8::1]:9/udp"
     assert target(Endpoint(four, 0), Protocol.ICMP) == "192.0.2.1/icmp"
     assert target(Endpoint(six, 0), Protocol.ICMP) == "[2001:db8::1]/icmp"
-
-
-def test_the_way_out_is_one_that_a_card_can_have() -> None:
-    found = way(socket.AF_INET, None)
-    assert 576 <= found.mtu <= 65535
-    assert found.source is None or not found.source.is_loopback
 
 
 def test_a_refused_flow_is_told_and_recorded() -> None:

@@ -178,7 +178,10 @@ def test_unknown_calls_are_allowed_and_the_upper_half_of_an_int_is_ignored(
 
 
 @both
-@pytest.mark.parametrize(("level", "option"), [(0, 39), (0, 42), (0, 46), (41, 42), (41, 46)])
+@pytest.mark.parametrize(
+    ("level", "option"),
+    [(level, name) for level, names in guest_filter.JOINS.items() for name in names],
+)
 def test_joining_groups_is_carried_out_by_the_backend(
     program: bytes, level: int, option: int
 ) -> None:
