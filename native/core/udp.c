@@ -22,6 +22,7 @@
 #endif
 
 #define ROUNDS 8 /* batches of one descriptor before the others have their turn */
+#define LAST_ROUNDS 64
 #define UNREPLIED_MS 30000u
 #define REPLIED_MS 180000u
 #define REFUSED_MS 1000u
@@ -489,6 +490,9 @@ int xs_udp_unport(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint1
 	int error = ENOENT;
 
 	pthread_mutex_lock(&u->lock);
+	u->now = now_ns() / 1000000u;
+	for (int i = 0; !automatic && i < LAST_ROUNDS && read_card(u); i++)
+		; /* what was sent before its last socket ended goes by it */
 	while ((p = automatic ? xs_port_automatic(u->flows, proto, addr, gport) : xs_port_exact(u->flows, proto, addr, gport, via)) &&
 	       p->automatic == automatic) {
 		xs_port_drop(u->flows, p);

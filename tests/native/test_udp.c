@@ -200,6 +200,56 @@ static void relayed(void)
 	close(far);
 }
 
+/* What a socket sent before it was closed goes out, though the port is given back before the card was read. */
+static void last_words(void)
+{
+	uint8_t guest[16], any4[16], remote[16], packet[2048];
+	const uint8_t mac[6] = {2, 0, 0, 0, 0, 1};
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}}, own = a;
+	socklen_t l = sizeof a;
+	int card[2], far = socket(AF_INET, SOCK_DGRAM, 0);
+	struct xs_datagram d;
+	struct xs_udp *u;
+	size_t head, l4;
+
+	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, card));
+	CHECK(!bind(far, (struct sockaddr *)&a, sizeof a) && !getsockname(far, (struct sockaddr *)&a, &l));
+	four(guest, 0xc0000008);
+	four(any4, 0);
+	four(remote, INADDR_LOOPBACK);
+	u = xs_udp_new(card[0], mac, (const uint8_t (*)[16])guest, 1, false);
+	CHECK(u);
+	for (int round = 0; round < 300; round++) {
+		int out = socket(AF_INET, SOCK_DGRAM, 0);
+
+		own.sin_port = 0;
+		l = sizeof own;
+		CHECK(!bind(out, (struct sockaddr *)&own, sizeof own) && !getsockname(out, (struct sockaddr *)&own, &l));
+		CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, out, XS_PORT_OPEN, 0));
+		CHECK(sendto(far, "question", 8, 0, (struct sockaddr *)&own, l) == 8);
+		wait_for(card[1]);
+		CHECK(read(card[1], packet, sizeof packet) == XS_CARD_PREFIX + 28 + 8);
+		memset(&d, 0, sizeof d);
+		memset(packet, 0, sizeof packet);
+		d.proto = XS_UDP;
+		memcpy(d.src, guest, 16);
+		memcpy(d.dst, remote, 16);
+		d.sport = 4000;
+		d.dport = ntohs(a.sin_port);
+		d.ttl = 64;
+		d.len = 6;
+		head = xs_udp_head(packet + XS_CARD_PREFIX, &d, &l4);
+		memcpy(packet + XS_CARD_PREFIX + head, "answer", 6);
+		CHECK(write(card[1], packet, XS_CARD_PREFIX + head + 6) > 0);
+		CHECK(!xs_udp_unport(u, XS_UDP, any4, 4000, false, 0));
+		wait_for(far);
+		CHECK(recv(far, packet, sizeof packet, 0) == 6 && !memcmp(packet, "answer", 6));
+	}
+	xs_udp_free(u);
+	close(card[1]);
+	close(far);
+}
+
 /* The same by another backend: frames go out, frames and reports come in; its end is the port's. */
 static void framed(void)
 {
@@ -315,6 +365,7 @@ int main(void)
 	bounds();
 	which_port();
 	relayed();
+	last_words();
 	any_frames();
 	framed();
 	return 0;
