@@ -61,15 +61,21 @@ static void event(struct xs_source *source, uint32_t events)
 		s->urgent = true;
 }
 
+/* Whether closing resets, by us or by the kernel when this process is killed (socket(7), SO_LINGER of 0 seconds). */
+static void resets(int fd, bool whether)
+{
+	struct linger hard = {whether, 0};
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+}
+
 static void close_side(struct xs_flow *f, int i, bool reset)
 {
 	struct xs_side *s = &f->side[i];
-	struct linger hard = {1, 0};
 
 	if (s->source.fd < 0)
 		return;
-	if (reset)
-		setsockopt(s->source.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+	resets(s->source.fd, reset);
 	/* Should anybody hold a copy of the file, its events must not reach a freed flow. */
 	epoll_ctl(f->epfd, EPOLL_CTL_DEL, s->source.fd, NULL);
 	close(s->source.fd);
@@ -209,8 +215,10 @@ static bool pump(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms
 			return false;
 		}
 		if (src->eof) {
-			if (!dst->shut)
+			if (!dst->shut) {
 				shutdown(dst->source.fd, SHUT_WR);
+				resets(dst->source.fd, false); /* it has all, and may keep it whatever becomes of us */
+			}
 			dst->shut = true;
 			return false;
 		}
@@ -294,6 +302,8 @@ static int start(struct xs_task *t, struct xs_thread *w)
 			t->error_side = i;
 			return errno;
 		}
+		/* What is cut short by our end must not look as if it were whole. */
+		resets(f->side[i].source.fd, true);
 	}
 	return 0;
 }

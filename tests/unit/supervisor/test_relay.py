@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import signal
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -63,3 +68,46 @@ def test_a_held_guest_is_refused_when_the_relay_closes():
             assert error_of(guest) == errno.ECONNREFUSED
     finally:
         ground.close()
+
+
+KILLED = """
+import os, signal, sys
+from xensock import _core
+mover = _core.mover_open(1)
+assert _core.mover_add(mover, int(sys.argv[1]), int(sys.argv[2]), False)
+sys.stdin.read(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    near.settimeout(30)
+    return near, far
+
+
+def test_what_is_cut_short_by_a_kill_does_not_look_whole() -> None:
+    """The direction that had ended is whole and stays so; the other ends by ECONNRESET."""
+    guest, near = tcp_pair()
+    far, out = tcp_pair()
+    with guest, far:
+        argv = [sys.executable, "-c", KILLED, str(near.fileno()), str(out.fileno())]
+        fds = (near.fileno(), out.fileno())
+        with near, out:
+            process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.PIPE)
+        with process:
+            guest.sendall(b"all of it")
+            guest.shutdown(socket.SHUT_WR)
+            far.sendall(b"a part")
+            assert guest.recv(100) == b"a part"
+            select.select([far], [], [], 30)
+            assert far.recv(9, socket.MSG_WAITALL) == b"all of it"
+            assert far.recv(1) == b""
+            assert process.stdin is not None
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            assert process.wait(30) == -signal.SIGKILL
+            with pytest.raises(ConnectionResetError):
+                guest.recv(1)
