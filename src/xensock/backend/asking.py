@@ -32,9 +32,10 @@ class Backend:
     path: str
     pid: int
 
-    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        """The answer to one request. Raises AnswerError, OSError."""
+    def ask(self, command: str, patience: float = PATIENCE, **fields: Any) -> dict[str, Any]:
+        """The answer to one request, waited for so many seconds. Raises AnswerError, OSError."""
         with _connected(self.path) as sock, sock.makefile("rb") as lines:
+            sock.settimeout(patience)
             return _ask(sock, lines, command, fields)
 
     def follow(self, command: str) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xensock import __version__, _core
+from xensock.backend import systemd
+from xensock.backend.holder import ask_to_be_replaced
+from xensock.backend.store import Store
 from xensock.pvcalls.serving.addresses import own_end, peer_end
 from xensock.pvcalls.serving.held import Phase
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.session import Session
 
 SCHEMA = 1
+LISTENER = "control"  # in the store
 LONGEST = 64 * 1024  # bytes of a request
 CLIENTS = 16
 PATIENCE = 2.0  # seconds for a client to take an answer while the backend ends
@@ -60,6 +64,7 @@ class Control:
         self._daemon = daemon
         self._users = {os.geteuid(), 0, *users}
         self._server: asyncio.Server | None = None
+        self._store = Store()
         self._path = ""
         self._clients: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()  # those that wait for a request, or for events
@@ -81,7 +86,12 @@ class Control:
 
         Raises OSError (EADDRINUSE: somebody listens there).
         """
-        sock = listening_socket(path)
+        # With a holder it is kept: the next backend is there before this one has ended.
+        sock = systemd.socket_at(path, socket.SOCK_STREAM)
+        if sock is None:
+            sock = listening_socket(path)
+            if self._daemon.held:
+                self._store.keep(LISTENER, sock.fileno())
         self._path = path
         self._server = await asyncio.start_unix_server(self._client, sock=sock, limit=LONGEST)
 
@@ -92,6 +102,8 @@ class Control:
         """
         if self._server is None:
             return
+        self._store.drop(LISTENER)
+        self._store.close()
         self._server.close()
         self._closing = True
         for task in self._idle:
@@ -135,22 +147,34 @@ class Control:
                 writer.write(answer)
                 await writer.drain()
                 return
-            if await self._followed(raw, reader, writer):
+            request = _request(raw)
+            if request.get("command") == "events":
+                await self._follow(request, reader, writer)
                 return
             self._idle.discard(task)
-            writer.write(self.answer(raw))
+            if request.get("command") == "upgrade":
+                writer.write(await self._upgraded(request))
+            else:
+                writer.write(self.answer(raw))
             await writer.drain()
 
-    async def _followed(
-        self, raw: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Whether it was the request for events, which are sent until the client leaves."""
+    async def _upgraded(self, request: dict[str, Any]) -> bytes:
+        """Have a new backend take over: then this one is gone, and there is no answer. Else why not."""
+        number, why = request.get("id"), self._daemon.not_replaced()
+        if why:
+            return failed(number, "impossible", why)
         try:
-            request = json.loads(raw)
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(request, dict) or request.get("command") != "events":
-            return False
+            outcome = ask_to_be_replaced()
+            with os.fdopen(outcome, "rb") as pipe:
+                told = await asyncio.to_thread(pipe.read)
+        except OSError as error:
+            return failed(number, "failed", error.strerror or str(error))
+        return failed(number, "failed", told.decode(errors="replace") or "the holder is gone")
+
+    async def _follow(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send events until the client leaves."""
         tap = self._daemon.tap
         loop, waiting = asyncio.get_running_loop(), asyncio.Queue[Any]()
         lost = 0
@@ -164,7 +188,7 @@ class Control:
 
         writer.write(line({"id": request.get("id"), "schema": SCHEMA, "ok": True}))
         if tap is None:
-            return True
+            return
         tap.add(take, ends=True)
         try:
             while not reader.at_eof():
@@ -180,7 +204,6 @@ class Control:
                 writer.write(line({"schema": SCHEMA, "event": asdict(record)}))
         finally:
             tap.remove(take)
-        return True
 
     def answer(self, raw: bytes) -> bytes:
         """The answer to one request, as a line."""
@@ -270,6 +293,15 @@ class Control:
         if session is None:
             raise RequestError("no-such-guest", f"no guest has the number {number!r}")
         return session
+
+
+def _request(raw: bytes) -> dict[str, Any]:
+    """A request; empty for what is none, which `answer` explains."""
+    try:
+        request = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 def listening_socket(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:

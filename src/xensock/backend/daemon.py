@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xensock.backend import places
 from xensock.backend.control import Control
+from xensock.backend.holder import take
 from xensock.backend.names import GuestNames
 from xensock.backend.strict import Strict
 from xensock.observe.tap import Tap
@@ -49,6 +50,7 @@ class Settings:
     source    of the policy, which is loaded anew when its file changes, or at SIGHUP
     containers  path where OCI runtimes come to, if there are to be containers; `judge` then says what one may do
     gate      what refuses every call for the moment, if anything does (Point)
+    held      whether a holder starts it again, and can replace it
     """
 
     listen: Sequence[str]
@@ -61,6 +63,7 @@ class Settings:
     containers: str | None = None
     judge: Callable[[Container], Allowance] | None = None
     gate: Gate | None = None
+    held: bool = False
 
 
 class Daemon:
@@ -71,6 +74,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, *, signals: bool = True) -> None:
         self._settings = settings
+        self.held = settings.held
         self._signals = (signal.SIGTERM, signal.SIGINT) if signals else ()
         self._stopping = asyncio.Event()
         self._reason = ""
@@ -124,6 +128,8 @@ class Daemon:
             if self._settings.control is not None:
                 control = Control(self, self._settings.users)
                 await control.listen(self._settings.control)
+            # What can fail without the containers has not: now the backend that this one replaces may end.
+            await asyncio.to_thread(take)
             if self._settings.containers is not None:
                 self.containers = await self._serve_containers(self._settings.containers)
             with places.known(self._sockets(), self._settings.control):
@@ -170,6 +176,14 @@ class Daemon:
         if self._reloader is None:
             return "the backend has no policy file"
         return self._reloader.reload()
+
+    def not_replaced(self) -> str:
+        """Why no new backend can take this one's place, "" where one can."""
+        if not self.held:
+            return "it has no holder: it was started without --hold"
+        if self._settings.listen:
+            return "guests that came to --listen would lose their sockets"
+        return ""
 
     def _refresh(self) -> None:
         from xensock.pvcalls.serving.refreshing import refresh

@@ -154,6 +154,7 @@ def backend(
         if containers
         else None,
         source=source_of(policy_file, allow, deny),
+        held=hold,
     )
     try:
         daemon.serve(settings)

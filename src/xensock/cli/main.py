@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": ("xensock.cli.overview", "inspect", "Print all that is known of a guest as JSON."),
     "events": ("xensock.cli.looking", "events", "Show calls of guests as they happen."),
     "kill": ("xensock.cli.looking", "kill", "End a guest or a connection."),
+    "upgrade": ("xensock.cli.upgrading", "upgrade", "Have a new version of a backend take over."),
     "policy": ("xensock.cli.policy", "policy", "Check, explain and test policy files."),
     "install": (
         "xensock.cli.install",

@@ -5,12 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HOLDER = """
 import sys
@@ -102,3 +99,65 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
         # Python itself makes an exception of SIGINT, and then ends by the signal.
         assert holder.returncode == 128 + number, err
         assert "started again" not in err
+
+
+REPLACED = """
+import os, signal, sys, time
+from xensock.backend import holder, systemd
+from xensock.backend.store import Store, inherited
+holder.held()
+left = inherited()
+mode = open(sys.argv[1]).read()
+if mode == "broken":
+    sys.exit(3)
+if mode == "silent":
+    signal.pause()
+holder.take()
+store = Store()
+if "made" not in left:
+    fd = os.memfd_create("made")
+    os.write(fd, b"%d" % os.getpid())
+    store.keep("made", fd)
+    left["made"] = fd
+systemd.notify("READY=1")
+print(mode, os.getpid(), os.pread(left["made"], 100, 0).decode(), flush=True)
+for line in sys.stdin:
+    print(os.read(holder.ask_to_be_replaced(), 1000).decode(), flush=True)
+    print("goes on", os.getpid(), flush=True)
+"""
+
+
+def test_one_that_is_replaced(tmp_path: Path) -> None:
+    mode = tmp_path / "mode"
+    mode.write_text("first")
+    argv = [
+        sys.executable,
+        "-c",
+        HOLDER.replace("holder.TRIES", "holder.TAKES_WITHIN_S, holder.TRIES"),
+    ]
+    argv[2] = argv[2].replace("0.001, 4", "0.001, 1, 4")
+    with subprocess.Popen(
+        [*argv, REPLACED, str(mode)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+
+        def ask(kind: str) -> str:
+            mode.write_text(kind)
+            print("replace", file=holder.stdin, flush=True)
+            assert holder.stdout is not None
+            return holder.stdout.readline().strip()
+
+        _, first, maker = holder.stdout.readline().split()
+        assert first == maker
+        for kind, why in (("broken", "status 3"), ("silent", "within 1 s")):
+            assert why in ask(kind)
+            assert holder.stdout.readline() == f"goes on {first}\n"
+        said, second, maker = ask("second").split()
+        assert (said, maker) == ("second", first)  # what the first had kept
+        assert second != first
+        assert not Path(f"/proc/{first}").exists()
+        assert "status 3" in ask("broken")
+        assert holder.stdout.readline() == f"goes on {second}\n"
+        holder.stdin.close()
+        assert holder.wait(60) == 0
