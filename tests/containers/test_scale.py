@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from hashlib import sha256
@@ -47,8 +48,7 @@ class Guest:
     def __init__(
         self, engine: Engine, name: str, listeners: int, labels: dict[str, str] | None = None
     ) -> None:
-        talk = engine.directory / f"talk-{name}"
-        talk.mkdir()
+        talk = Path(tempfile.mkdtemp(prefix="talk-", dir=engine.directory))
         for each in ("commands", "answers"):
             os.mkfifo(talk / each)
         # For both directions, so that opening them waits for nobody.
