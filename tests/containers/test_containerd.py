@@ -8,9 +8,11 @@ import pytest
 from engines import RUNTIME
 
 from world.processes import needs
+from xensock.backend import oci
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
     from engines import Engine
 
@@ -18,32 +20,65 @@ pytestmark = pytest.mark.parametrize("engine", ["docker"], indirect=True)
 WRAPPER = """#!/bin/sh
 exec {runtime} --xensock-backend={directory}/containers.sock "$@"
 """
+GET = ("wget", "-q", "-O", "-", "http://v4only.test/address")
+
+
+class Ctr:
+    """containerd's own command, with our runtime as its shim's binary."""
+
+    image = "docker.io/library/box:latest"
+
+    def __init__(self, engine: Engine) -> None:
+        directory = engine.directory
+        binary = directory / "runtime"
+        binary.write_text(WRAPPER.format(runtime=RUNTIME, directory=directory))
+        binary.chmod(0o755)
+        self._engine = engine
+        self._run = ["run", "--rm", f"--runc-binary={binary}"]
+
+    def __call__(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        where = ["-a", f"{self._engine.directory}/exec/containerd/containerd.sock", "-n", "tests"]
+        done = self._engine.world.host.run(["ctr", *where, *words], timeout=60)
+        assert not check or done.returncode == 0, (words, done.stderr, self._engine.said())
+        return done
+
+    def run(
+        self, name: str, *program: str, options: tuple[str, ...] = (), check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        return self(*self._run, *options, self.image, name, *program, check=check)
+
+
+@pytest.fixture
+def ctr(engine: Engine) -> Iterator[Ctr]:
+    made = Ctr(engine)
+    engine("save", "-o", f"{engine.directory}/box.tar", "box")
+    made("images", "import", f"{engine.directory}/box.tar")
+    yield made
+    made("images", "rm", made.image)
 
 
 @needs("ctr")
-def test_a_container_of_containerd(engine: Engine) -> None:
-    directory = engine.directory
-    binary = directory / "runtime"
-    binary.write_text(WRAPPER.format(runtime=RUNTIME, directory=directory))
-    binary.chmod(0o755)
+def test_a_container_of_containerd(engine: Engine, ctr: Ctr) -> None:
+    done = ctr.run("one", *GET)
+    assert done.stdout == f"{engine.world.host.addr4}\n"
+    assert engine.recorded("connect", "198.51.100.11:80")["name"] == "v4only.test"
+    label = ("--annotation=xensock.allow=web.test:80",)
+    done = ctr.run("two", *GET, options=label, check=False)
+    assert "bad address" in done.stderr
 
-    def ctr(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        where = ["-a", f"{directory}/exec/containerd/containerd.sock", "-n", "tests"]
-        done = engine.world.host.run(["ctr", *where, *words], timeout=60)
-        assert not check or done.returncode == 0, (words, done.stderr, engine.said())
-        return done
 
-    engine("save", "-o", f"{directory}/box.tar", "box")
-    ctr("images", "import", f"{directory}/box.tar")
-    image = "docker.io/library/box:latest"
-    run = ["run", "--rm", f"--runc-binary={binary}"]
-    get = ["wget", "-q", "-O", "-", "http://v4only.test/address"]
-    try:
-        done = ctr(*run, image, "one", *get)
+@needs("ctr")
+def test_containers_of_a_pod(engine: Engine, ctr: Ctr) -> None:
+    """They are given one network, with an interface, as pods are: they have no part in it, and the host's is theirs."""
+    given = f"--with-ns=network:/run/netns/{engine.world.peer.name}"
+    done = ctr.run("refused", "true", options=(given,), check=False)
+    assert done.returncode != 0
+    assert "it has a network of the engine's" in done.stderr
+    for number, kind in enumerate((f"{oci.POD}=container", f"{oci.NETWORK}=none")):
+        options = (given, f"--annotation={kind}")
+        done = ctr.run(f"seen{number}", "ls", "/sys/class/net", options=options)
+        assert "lo" in done.stdout.split()
+        done = ctr.run(f"client{number}", *GET, options=options)
         assert done.stdout == f"{engine.world.host.addr4}\n"
-        assert engine.recorded("connect", "198.51.100.11:80")["name"] == "v4only.test"
-        label = ["--annotation=xensock.allow=web.test:80"]
-        done = ctr(*run, *label, image, "two", *get, check=False)
-        assert "bad address" in done.stderr
-    finally:
-        ctr("images", "rm", image)
+    done = ctr.run("odd", "true", options=(given, f"--annotation={oci.NETWORK}=all"), check=False)
+    assert "write none" in done.stderr

@@ -189,7 +189,8 @@ class Containers:
                     guest = self._known(ident)
                 else:
                     guest = await self._announced(ident, bundle, fds[0])
-                described = await asyncio.to_thread(_rewritten, fds[0], verb, int(number))
+                apart = oci.apart(guest.container)
+                described = await asyncio.to_thread(_rewritten, fds[0], verb, int(number), apart)
             except (oci.RefusedError, LaunchError, OSError, *MALFORMED) as error:
                 log.warning("container %s: %s", ident[:12], error)
                 _send(sock, b"N" + f"xensock: {error}".encode()[:2000])
@@ -481,13 +482,13 @@ def _content(fd: int) -> bytes:
         return file.read()
 
 
-def _rewritten(fd: int, verb: str, number: int) -> int:
+def _rewritten(fd: int, verb: str, number: int, apart: bool) -> int:
     """A memfd with the description as it is to be. Raises RefusedError."""
     what = oci.read(_content(fd))
     if verb == "exec":
         oci.wrap_process(what, number)
     else:
-        oci.wrap_config(what, oci.init_path(), number)
+        oci.wrap_config(what, oci.init_path(), number, apart)
     made = os.memfd_create("xensock-description", os.MFD_CLOEXEC)
     with open(os.dup(made), "wb") as file:
         file.write(json.dumps(what).encode())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xensock.policy.point import Current
 
 PREFIX = "xensock."
-KNOWN = ("policy", "allow", "deny", "publish", "listen", "group", "datapath")
+KNOWN = ("policy", "allow", "deny", "publish", "listen", "group", "datapath", "network")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PATHS = ("auto", "direct", "relay")
 
@@ -66,6 +66,10 @@ class Labels:
         listen = said.get("listen", "all")
         if listen not in ("all", "published"):
             raise RefusedError(f"label {PREFIX}listen={listen}: write all or published")
+        if said.get("network", "none") != "none":
+            raise RefusedError(
+                f"label {PREFIX}network={said['network']}: write none, for a network of its own without interfaces"
+            )
         try:
             published = tuple(map(Publication.parse, _words(said.get("publish", ""))))
         except PublishError as error:

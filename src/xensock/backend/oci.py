@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INIT = "/dev/xensock-init"
+NETWORK = "xensock.network"  # a label
+POD = "io.kubernetes.cri.container-type"  # an annotation of containerd's, for whatever is in a pod
 CAP_SETPCAP, CAP_SYS_ADMIN = 8, 21
 CONFINING = ("seccomp", "landlock_create_ruleset", "landlock_restrict_self")
 SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
@@ -103,6 +105,14 @@ def _json(path: Path) -> Any:
         return {}
 
 
+def apart(container: Container) -> bool:
+    """Whether it is to take no part in the network that it was given, but have a namespace of its own instead.
+
+    A pod's containers always: theirs has an interface, and is shared.
+    """
+    return container.labels.get(NETWORK) == "none" or POD in container.labels
+
+
 def check_network(config: Mapping[str, Any], container: Container) -> None:
     """Raises RefusedError for a container that shares the host's network or has one of the engine's."""
     spaces = (config.get("linux") or {}).get("namespaces") or ()
@@ -115,12 +125,17 @@ def check_network(config: Mapping[str, Any], container: Container) -> None:
         )
 
 
-def wrap_config(config: dict[str, Any], init: str, fd: int) -> None:
+def wrap_config(config: dict[str, Any], init: str, fd: int, apart: bool = False) -> None:
     """Put the step in front of a container's program; `fd` is the connection to the backend in there.
 
+    `apart`: give it a network namespace of its own in the place of one that somebody else made.
     Raises RefusedError where there is nothing to run.
     """
     wrap_process(config.get("process"), fd)
+    if apart:
+        for each in config["linux"]["namespaces"]:
+            if each.get("type") == "network":
+                each.pop("path", None)
     mounts = config.setdefault("mounts", [])
     mounts[:] = [each for each in mounts if each.get("destination") != INIT]
     options = ["bind", "ro", "nosuid", "nodev"]

@@ -135,3 +135,20 @@ def test_names_of_other_engines() -> None:
     found = oci.identify("0123456789abcdef", "/b", config(annotations=notes))
     assert (found.name, found.image) == ("api", "api:2")
     assert oci.identify("0123456789abcdef", "/b", config()).name == "0123456789ab"
+
+
+def test_a_network_of_its_own_for_a_pods_container() -> None:
+    labels = ({oci.NETWORK: "none"}, {oci.POD: "sandbox"}, {})
+    assert [oci.apart(oci.Container("i", "n", labels=each)) for each in labels] == [
+        True,
+        True,
+        False,
+    ]
+    for apart in (False, True):
+        description = config()
+        network = {"type": "network", "path": "/run/netns/pod"}
+        description["linux"]["namespaces"] = [{"type": "pid", "path": "/proc/1/ns/pid"}, network]
+        oci.wrap_config(description, "/init", 3, apart)
+        pid, network = description["linux"]["namespaces"]
+        assert pid["path"] == "/proc/1/ns/pid"
+        assert network == ({"type": "network"} if apart else {**NONE, "path": "/run/netns/pod"})
