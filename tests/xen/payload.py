@@ -26,6 +26,8 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
     for file in (HERE / "guest").iterdir():
         if file.is_file():
             shutil.copy(file, overlay / "guest" / file.name)
+    for name in ("backkit.py", "hostilekit.py"):
+        shutil.copy(HERE.parent / name, overlay / "guest" / name)
     (overlay / "opt").mkdir()
     shutil.copytree(library / "xensock", overlay / "opt/xensock/xensock")
     for name in NEEDED:  # of a backend in a domU; elsewhere it is out of the way
@@ -46,7 +48,7 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
 
 
 def _library(into: Path, strip: str) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "bench", "testing", "lib", "share")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "testing", "lib", "share")
     # An editable installation has its sources in one place, what was compiled in another.
     for folder in xensock.__path__:
         shutil.copytree(folder, into / "xensock", ignore=ignored, dirs_exist_ok=True)

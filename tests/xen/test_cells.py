@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from conftest import Dom0
 
 SUM = "3b339341a0fd134c46cb63db09c0c5c9665c94bce70a5981eca0134556f183a5"  # of 16 MiB, see guest/peer.py
+SIZE = 16 << 20
+RING = 32 << 10  # one direction of the largest ring that Linux's backend takes
 SECONDS = 420
 CHECKS = {
     "connect", "echo", "upload", "download", "refused", "listen", "in_use", "in_flight", "many", "restarted"
@@ -71,10 +73,18 @@ def test_a_pair_does_what_every_pair_must(dom0: Dom0, cell: Cell) -> None:
     )
     assert "no end" not in found["download"]
     assert found["listen"] == "hello"
+    if cell.front == "linux" and cell.back != "xensock":
+        # Linux's two lose what is in the ring when a socket is closed; at the other end, XenSock waits for it.
+        lost = [int(size) for size in re.findall(r"^sink (\d+) ", said, re.MULTILINE)]
+        assert [0 <= a - b <= RING for a, b in zip((SIZE, 524288), lost, strict=True)] == [True] * 2
+        assert "client got" in said
+        # Nor is BIND's answer told; there is nothing then that LISTEN could be about.
+        assert found["in_use"] == "EINVAL"
+        return
     assert "client got hello" in said
-    # Linux's frontend does not tell what bind and listen were answered; that the backend refused is in its trace.
+    # Linux's frontend does not tell what bind was answered; that the backend refused is in its trace.
     assert found["in_use"] == ("bound" if cell.front == "linux" else "EADDRINUSE")
-    assert f"sink 16777216 {SUM}" in said
+    assert f"sink {SIZE} {SUM}" in said
     assert "sink 524288 " in said
     if cell.back == "xensock":
         assert re.search(r"bind\(198\.51\.100\.1:7001\) = -1 EADDRINUSE", said)
@@ -106,3 +116,12 @@ def test_the_routes_of_a_domu_with_an_interface_and_two_devices(dom0: Dom0) -> N
     said = dom0.scenario("two.py pv 1", SECONDS)
     told = dict(re.findall(r"^told (\S+) (.*?) *$", said, re.MULTILINE))
     assert told == {"198.51.100.1": "near", "198.51.100.2": "far", "192.0.2.1": "interface"}, said
+
+
+@pytest.mark.timeout(2 * SECONDS + 300)
+def test_the_bench(dom0: Dom0) -> None:
+    said = dom0.scenario("bench.py pv 1", SECONDS)
+    assert "FAILED" not in said, said
+    rows = re.findall(r"^(xen\.\w+) +(\S+) +([\d.]+) +([\d.]+) ", said, re.MULTILINE)
+    assert [row[0] for row in rows] == ["xen.rtt", "xen.out", "xen.in", "xen.connect"], said
+    assert all(float(row[2]) > 0 and float(row[3]) > 0 for row in rows), said

@@ -33,6 +33,12 @@ Examples:
   xensock bench ring --plot ring.svg
 """
 
+XEN_EPILOG = """\b
+Examples:
+  xensock bench xen --serve 192.0.2.1:7007     in the backend's domain
+  xensock bench xen 192.0.2.1:7007             in the domU
+"""
+
 
 @click.group()
 def bench() -> None:
@@ -110,6 +116,72 @@ def policy(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) 
     _show(facts, results, policy_rows.TARGETS, as_json)
 
 
+@bench.command(epilog=XEN_EPILOG)
+@_options
+@click.argument("address", metavar="ADDRESS:PORT")
+@click.option("--backend", "url", default="xen:", show_default=True, metavar="URL")
+@click.option("--serve", is_flag=True, help="Be the far end, at that address, until interrupted.")
+def xen(
+    as_json: bool,
+    quick: bool,
+    only: tuple[str, ...],
+    runs: int | None,
+    address: str,
+    url: str,
+    serve: bool,
+) -> None:
+    """Measure a domU's network interface and its PV Calls device in turns.
+
+    ADDRESS:PORT is an IPv4 address of the backend's domain that both reach, where the far end
+    serves. A ratio above 1 means that XenSock is better, whatever the unit.
+    """
+    from xensock.bench import xen_rows
+
+    host, port = _endpoint(address)
+    if serve:
+        _serve(host, port)
+        return
+    chosen = _chosen(
+        only, xen_rows.rows((host, port), url, xen_rows.QUICK if quick else xen_rows.Size())
+    )
+    facts, results = _measure(chosen, quick, runs, host)
+    _show(facts, results, xen_rows.TARGETS, as_json)
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    import ipaddress
+
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.IPv4Address(host)
+        if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+            return host, int(port)
+    except ValueError:
+        pass
+    raise UserError(
+        f"{text!r} is no address with a port", "", "write it like 192.0.2.1:7007", USAGE
+    )
+
+
+def _serve(host: str, port: int) -> None:
+    import socket
+
+    from xensock.bench import xen_far
+
+    try:
+        listener = socket.create_server((host, port), backlog=64)
+    except OSError as error:
+        raise UserError(
+            f"cannot serve at {host}:{port}",
+            error.strerror or str(error),
+            "name an address of this host and a port that is free",
+            FAILURE,
+        ) from error
+    with listener:
+        click.echo(f"serving at {host}:{port}")
+        xen_far.serve(listener)
+
+
 def _chosen(only: Sequence[str], of: Sequence[Row]) -> list[Row]:
     from xensock.bench import rows
     from xensock.bench.failure import BenchError
@@ -122,8 +194,10 @@ def _chosen(only: Sequence[str], of: Sequence[Row]) -> list[Row]:
 
 
 def _measure(
-    chosen: Sequence[Row], quick: bool, runs: int | None
+    chosen: Sequence[Row], quick: bool, runs: int | None, far: str = ""
 ) -> tuple[dict[str, object], list[Result]]:
+    from ipaddress import IPv4Address
+
     from xensock.bench import machine, session
     from xensock.bench.failure import BenchError
     from xensock.bench.progress import Progress
@@ -131,10 +205,12 @@ def _measure(
 
     progress = Progress(sys.stderr)
     try:
-        address = machine.host_address()
-        setting = Setting(xensock(), address)
+        address = IPv4Address(far) if far else machine.host_address()
+        # What has a far end is measured in this process.
+        command = "" if far else xensock()
+        setting = Setting(command, address)
         if quick:
-            setting = Setting(xensock(), address, trips=5_000, held=2_000)
+            setting = Setting(command, address, trips=5_000, held=2_000)
         facts = machine.facts(address)
         count = runs or (QUICK_RUNS if quick else RUNS)
         return facts, session.measure(chosen, setting, count, progress.tell)

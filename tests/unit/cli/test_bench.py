@@ -82,3 +82,24 @@ def test_a_picture_that_cannot_be_written_is_said_at_once(
     err = capsys.readouterr().err
     assert "cannot write" in err
     assert "hint: " in err
+
+
+@pytest.mark.parametrize(
+    "address", ["7007", "192.0.2.1", "192.0.2.1:0", "host:7", "192.0.2.1:99999"]
+)
+def test_an_address_that_is_none(capsys: pytest.CaptureFixture[str], address: str) -> None:
+    assert main(["bench", "xen", address]) == 2
+    assert "hint: write it like 192.0.2.1:7007" in capsys.readouterr().err
+
+
+def test_a_far_end_that_cannot_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "xen", "--serve", "192.0.2.1:7007"]) == 1
+    assert "error: cannot serve at 192.0.2.1:7007" in capsys.readouterr().err
+
+
+def test_no_device_to_measure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = ["bench", "xen", "127.0.0.1:7007", "--backend", f"local:{tmp_path}/none", "--quick"]
+    assert main(argv) == 1
+    err = capsys.readouterr().err
+    assert "cannot reach the backend" in err
+    assert "hint: see docs/xen.md" in err

@@ -146,6 +146,11 @@ class Scenario:
 
         until("the backend", listens, 60)
 
+    @property
+    def process(self):
+        """XenSock's backend."""
+        return self._backend
+
     def kill_backend(self):
         """Without a word; a module can leave once no device is bound to it."""
         kind, self._kind = self._kind, ""

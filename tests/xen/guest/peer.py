@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import hashlib
+import select
 import socket
 import sys
 import threading
 
-ECHO, SINK, SOURCE, ENDLESS = 7001, 7002, 7003, 7004
+ECHO, SINK, SOURCE, ENDLESS, DEAF = 7001, 7002, 7003, 7004, 7005
 SIZE = 16 << 20
 
 
@@ -52,6 +53,13 @@ def endless(sock):
         print("endless ended", errno.errorcode[error.errno], flush=True)
 
 
+def deaf(sock):
+    """Takes nothing, until the other end is gone."""
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP and POLLERR come unasked
+    poll.poll(60_000)
+
+
 def serve(address, port, what):
     listener = socket.create_server((address, port), backlog=64)
 
@@ -67,7 +75,13 @@ def serve(address, port, what):
 
 
 if __name__ == "__main__":
-    for port, what in ((ECHO, echo), (SINK, sink), (SOURCE, source), (ENDLESS, endless)):
+    for port, what in (
+        (ECHO, echo),
+        (SINK, sink),
+        (SOURCE, source),
+        (ENDLESS, endless),
+        (DEAF, deaf),
+    ):
         threading.Thread(target=serve, args=(sys.argv[1], port, what), daemon=True).start()
     print("peer ready", flush=True)
     threading.Event().wait(float(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,4 +1,5 @@
 # XenSock's frontend: Python's sockets, by xensock.install().
 cd /guest
 export PYTHONPATH=/opt/xensock INSTALL=1 XENSOCK=xen:
-python3 probe.py 198.51.100.1 8500
+port=$(sed -n "s/.* port=\([0-9]*\).*/\1/p" /proc/cmdline)
+python3 probe.py 198.51.100.1 "${port:-8500}"
