@@ -177,7 +177,8 @@ def backend(world: World, directory: Path, user: str | None, command: list[str],
     argv = [*command, "backend", f"--containers={directory}/containers.sock", "--trace=json"]
     argv += [f"--trace-file={directory}/trace", f"--control={directory}/control", *rules]
     (directory / "policies").mkdir(exist_ok=True)
-    argv.append(f"--policies={directory}/policies")
+    (directory / "policies" / "limited.toml").write_text('[[rule]]\nallow = "web.test:80"\n')
+    argv += [f"--policies={directory}/policies", "--image=*/limited:*=limited"]
     log = directory / "backend.log"
     with log.open("ab") as out:
         process = world.host.popen(

@@ -83,6 +83,19 @@ def test_refused_and_explained(engine: Engine) -> None:
     assert "Permission denied" in done.stderr  # by default
 
 
+def test_a_policy_by_image(engine: Engine) -> None:
+    engine("tag", "box", "limited")
+    for name, labels, fine in (
+        ("web.test", {}, True),
+        ("v4only.test", {}, False),
+        ("v4only.test", {"xensock.allow": "v4only.test:80"}, True),
+        ("web.test", {"xensock.deny": "web.test"}, False),
+    ):
+        url = get(engine, f"http://{name}/")
+        done = engine.run("limited", *url, labels=labels, check=False)
+        assert (done.returncode == 0) is fine, (name, labels, done.stderr)
+
+
 def test_a_server_listens_on_the_host(engine: Engine) -> None:
     port = engine.world.host.free_port()
     serve(engine, "web", port)

@@ -1,9 +1,10 @@
-"""What a container's labels say about its network: `xensock.policy`, `xensock.allow` and the like."""
+"""What a container may do by its labels (`xensock.policy`, `xensock.allow` and the like), and by its image."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from xensock.backend.containers import Allowance
@@ -31,6 +32,8 @@ class Labels:
     allow, deny   the backend's rules; what is denied there stays denied whatever a label says
     whole         the backend's policy, if it is more than those: labels add no rules to it
     policies      directory of the policy files that a label can name, NAME.toml; read at each start of a container
+    images        patterns of images, and the policies of containers of theirs whose labels say nothing about rules;
+                  the first that fits holds
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class Labels:
         deny: Sequence[str],
         policies: Path | None = None,
         whole: Policy | Current | None = None,
+        images: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Raises RuleError."""
         self._allow, self._deny = tuple(allow), tuple(deny)
         self._policies = policies
         self._whole = whole
+        self._images = tuple(images)
         self._default = whole if whole is not None else Policy.parse(allow, deny)
 
     def __call__(self, container: Container) -> Allowance:
@@ -75,9 +80,20 @@ class Labels:
         except PublishError as error:
             raise RefusedError(f"label {PREFIX}publish: {error}; {error.hint}") from error
         only = listen == "published"
-        return Allowance(self._policy(said), published, path, said.get("group", ""), only)
+        return Allowance(
+            self._policy(said, container.image), published, path, said.get("group", ""), only
+        )
 
-    def _policy(self, said: Mapping[str, str]) -> Policy | Current:
+    def unknown(self) -> str:
+        """Why containers of some image could never start, "" where all named policies can be read."""
+        for _, name in self._images:
+            try:
+                self._named(name)
+            except RefusedError as error:
+                return str(error)
+        return ""
+
+    def _policy(self, said: Mapping[str, str], image: str) -> Policy | Current:
         if "policy" in said:
             if "allow" in said or "deny" in said:
                 raise RefusedError(
@@ -85,6 +101,11 @@ class Labels:
                     "put the rules into the policy"
                 )
             return self._named(said["policy"])
+        if "allow" not in said and (name := self._by_image(image)) is not None:
+            try:
+                return self._named(name, _words(said.get("deny", "")))
+            except RuleError as error:
+                raise RefusedError(f"label {PREFIX}deny: {error}") from error
         if "allow" not in said and "deny" not in said:
             return self._default
         if self._whole is not None:
@@ -98,16 +119,33 @@ class Labels:
         except RuleError as error:
             raise RefusedError(f"label {PREFIX}allow or {PREFIX}deny: {error}") from error
 
-    def _named(self, name: str) -> Policy:
-        """The policy of a file, and what the backend denies."""
+    def _by_image(self, image: str) -> str | None:
+        names = {image, full_name(image)} if image else set()
+        for pattern, policy in self._images:
+            if any(fnmatchcase(name, pattern) for name in names):
+                return policy
+        return None
+
+    def _named(self, name: str, deny: Sequence[str] = ()) -> Policy:
+        """The policy of a file, and what the backend denies. Raises RuleError for `deny`."""
         folder = self._policies
         file = folder / f"{name}.toml" if folder is not None and _NAME.fullmatch(name) else None
         if folder is None or file is None or not file.is_file():
             raise RefusedError(f"unknown policy {name!r}; {_there_are(folder)}")
         try:
-            return load(str(file)).policy((), self._deny)
+            return load(str(file)).policy((), (*self._deny, *deny))
         except (PolicyError, OSError) as error:
             raise RefusedError(f"policy {name!r}: {error}") from error
+
+
+def full_name(image: str) -> str:
+    """An image's name with the registry and the tag that engines take where it has none."""
+    registry, slash, _ = image.partition("/")
+    if not slash:
+        image = f"docker.io/library/{image}"
+    elif "." not in registry and ":" not in registry and registry != "localhost":
+        image = f"docker.io/{image}"
+    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def _there_are(folder: Path | None) -> str:

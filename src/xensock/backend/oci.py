@@ -64,14 +64,17 @@ def identify(ident: str, bundle: str, config: Mapping[str, Any]) -> Container:
     docker = _docker(ident, config)
     settings = docker.get("Config") or {}
     labels = {str(k): str(v) for k, v in (settings.get("Labels") or {}).items()}
+    podman = _podman(ident, bundle)
     name = (
         str(docker.get("Name", "")).lstrip("/")
-        or _podman(ident, bundle)
+        or podman[0]
         or notes.get("io.kubernetes.cri.container-name")
         or notes.get("nerdctl/name")
         or ident[:12]
     )
-    image = str(settings.get("Image") or notes.get("io.kubernetes.cri.image-name") or "")
+    image = str(
+        settings.get("Image") or podman[1] or notes.get("io.kubernetes.cri.image-name") or ""
+    )
     network = str((docker.get("HostConfig") or {}).get("NetworkMode", ""))
     return Container(ident, name, image, network, {**labels, **notes})
 
@@ -88,14 +91,18 @@ def _docker(ident: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _podman(ident: str, bundle: str) -> str:
-    """The name that containers/storage has for it: the bundle is STORAGE/DRIVER-containers/ID/userdata."""
+def _podman(ident: str, bundle: str) -> tuple[str, str]:
+    """containers/storage's names of it and its image: the bundle is STORAGE/DRIVER-containers/ID/userdata."""
     listed = _json(Path(bundle).parents[1] / "containers.json") if bundle.count("/") > 2 else []
     for each in listed if isinstance(listed, list) else ():
         if isinstance(each, dict) and each.get("id") == ident:
             names = [str(name) for name in each.get("names") or () if name != ident]
-            return names[0] if names else ""
-    return ""
+            try:
+                image = json.loads(each.get("metadata") or "{}")["image-name"]
+            except (ValueError, TypeError, KeyError):
+                image = ""
+            return names[0] if names else "", str(image)
+    return "", ""
 
 
 def _json(path: Path) -> Any:

@@ -56,6 +56,13 @@ Examples:
     help="Policy files that a container's label xensock.policy=NAME names: DIR/NAME.toml.",
 )
 @click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="PATTERN=NAME",
+    help="Containers of such images are under the policy DIR/NAME.toml, unless a label says else. Repeatable.",
+)
+@click.option(
     "--allow", multiple=True, metavar="RULE", help="Allow this, refuse all else. Repeatable."
 )
 @click.option(
@@ -97,6 +104,7 @@ def backend(
     listen: tuple[str, ...],
     containers: str | None,
     policies: Path | None,
+    images: tuple[str, ...],
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     policy_file: str | None,
@@ -150,7 +158,7 @@ def backend(
         users=user,
         ready=lambda: _ready(places),
         containers=containers,
-        judge=_judge(allow, deny, policies, current if policy_file else None)
+        judge=_judge(allow, deny, policies, current if policy_file else None, images)
         if containers
         else None,
         source=source_of(policy_file, allow, deny),
@@ -189,11 +197,35 @@ def _check_networks(policy: Policy, listen: Sequence[str], containers: bool) -> 
 
 
 def _judge(
-    allow: tuple[str, ...], deny: tuple[str, ...], policies: Path | None, whole: Current | None
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    policies: Path | None,
+    whole: Current | None,
+    images: tuple[str, ...],
 ) -> Callable[[Container], Allowance]:
+    """Raises UserError for images whose policy does not exist."""
     from xensock.backend.labels import Labels
 
-    return Labels(allow, deny, policies, whole)
+    pairs = []
+    for each in images:
+        pattern, equals, name = each.rpartition("=")
+        if not pattern or not equals or not name:
+            raise UserError(
+                f"--image {each} names no policy",
+                "",
+                "write PATTERN=NAME, such as --image '*/shop-web:*=web'",
+                USAGE,
+            )
+        pairs.append((pattern, name))
+    judge = Labels(allow, deny, policies, whole, pairs)
+    if why := judge.unknown():
+        raise UserError(
+            "--image names a policy that cannot be used",
+            why,
+            "name a file of the --policies directory, without .toml; `xensock policy check FILE` explains it",
+            USAGE,
+        )
+    return judge
 
 
 def _ready(listen: Sequence[str]) -> None:

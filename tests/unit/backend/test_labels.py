@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from xensock.backend.labels import Labels
+from xensock.backend.labels import Labels, full_name
 from xensock.backend.oci import Container, RefusedError
 from xensock.policy.policy import Policy
 
@@ -122,3 +122,46 @@ def test_a_policy_file_of_the_backend_is_not_widened(policies: Path) -> None:
     for label in ("allow", "deny"):
         with pytest.raises(RefusedError, match="add nothing"):
             labels(Container("id", "name", labels={f"xensock.{label}": "198.51.100.10:80"}))
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("box", "docker.io/library/box:latest"),
+        ("shop/web:1", "docker.io/shop/web:1"),
+        ("localhost/box", "localhost/box:latest"),
+        ("registry.example:5000/shop/web", "registry.example:5000/shop/web:latest"),
+        ("registry.example/web@sha256:12", "registry.example/web@sha256:12"),
+    ],
+)
+def test_full_names_of_images(image: str, full: str) -> None:
+    assert full_name(image) == full
+
+
+def test_policy_by_image(policies: Path) -> None:
+    images = (("*/shop/*:1", "web"), ("docker.io/library/*", "gone"), ("*", "away"))
+    judge = Labels(["198.51.100.99"], [], policies, None, images)
+
+    def policy(image: str, **labels: str) -> Policy:
+        said = {f"xensock.{name}": text for name, text in labels.items()}
+        found = judge(Container("id", "name", image, labels=said)).policy
+        assert isinstance(found, Policy)
+        return found
+
+    web = policy("shop/web:1")
+    assert (allowed(web), web.connect("tcp", WEB, 81, ()).allowed) == (True, False)
+    assert allowed(policy("registry.example/web"))  # the last one's
+    # Labels say more.
+    denied = policy("shop/web:1", deny="198.51.100.10")
+    assert (allowed(denied), allowed(denied, OTHER)) == (False, True)
+    assert not allowed(policy("shop/web:1", allow="198.51.100.11:80"))
+    assert allowed(policy("box", policy="web"))
+    # One that is gone: nothing is let through instead.
+    with pytest.raises(RefusedError, match="unknown policy 'gone'"):
+        policy("box")
+    assert "unknown policy 'gone'" in judge.unknown()
+    with pytest.raises(RefusedError, match="label xensock"):
+        policy("shop/web:1", deny="1.2.3.4.5:x")
+    # Without a name of an image there is the backend's own word.
+    assert not allowed(policy(""))
+    assert Labels([], [], policies, None, [("*", "web")]).unknown() == ""

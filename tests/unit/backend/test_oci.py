@@ -124,9 +124,17 @@ def test_what_docker_keeps(tmp_path: Path) -> None:
 def test_what_podman_keeps(tmp_path: Path) -> None:
     bundle = tmp_path / "vfs-containers" / "abc" / "userdata"
     bundle.mkdir(parents=True)
-    listed = [{"id": "x", "names": ["other"]}, {"id": "abc", "names": ["web"]}]
+    image = json.dumps({"image-name": "localhost/web:1", "image-id": "12"})
+    listed = [
+        {"id": "x", "names": ["other"], "metadata": image},
+        {"id": "abc", "names": ["web"], "metadata": image},
+        {"id": "odd", "names": ["odd"], "metadata": "{"},
+    ]
     (tmp_path / "vfs-containers" / "containers.json").write_text(json.dumps(listed))
-    assert oci.identify("abc", str(bundle), config()).name == "web"
+    found = oci.identify("abc", str(bundle), config())
+    assert (found.name, found.image) == ("web", "localhost/web:1")
+    found = oci.identify("odd", str(bundle), config())
+    assert (found.name, found.image) == ("odd", "")
     assert oci.identify("def", str(bundle), config()).name == "def"
 
 

@@ -85,3 +85,19 @@ def test_the_trace_tells_of_calls(tmp_path: Path) -> None:
         front.close()
         gone(served)
         assert [r["datapath"] for r in served.records()] == ["ring", "ring"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "hint"),
+    [
+        ("box", "--image box names no policy", "write PATTERN=NAME"),
+        ("box=web", "unknown policy 'web'", "name a file"),
+    ],
+)
+def test_images_without_a_policy(tmp_path: Path, option: str, said: str, hint: str) -> None:
+    place = ["--containers", f"{tmp_path}/s", "--policies", str(tmp_path)]
+    done = run(*place, "--image", option)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert f"hint: {hint}" in done.stderr
+    assert not (tmp_path / "s").exists()
