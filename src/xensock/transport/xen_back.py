@@ -234,7 +234,10 @@ class XenListener:
             return None
         theirs = seen(self.store.read(f"{front}/{nodes_of.STATE}") or "")
         ours = seen(self.store.read(f"{back}/{nodes_of.STATE}") or "")
-        if theirs in (State.INITIALISING, State.INITIALISED) and ours is not State.CONNECTED:
+        # Who is Initialised while we are Closed was expelled: it begins when it says so, or we would expel it for ever.
+        ended = ours in (State.CONNECTED, State.CLOSING, State.CLOSED)
+        begins = theirs is State.INITIALISING and ours is not State.CONNECTED
+        if begins or (theirs is State.INITIALISED and not ended):
             session = XenBackSession(self, back, front, domain)
             self._sessions[back] = session
             self._watch(back, front)

@@ -15,6 +15,8 @@ from ctypes import POINTER, c_bool, c_char_p, c_int, c_uint, c_uint32, c_void_p
 from xensock.transport.base import TransportError
 
 Pointer = int | None
+_CRITICAL = 9
+"""XTL_CRITICAL, above XTL_ERROR."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.free.argtypes = [c_void_p]
 _libc.free.restype = None
@@ -44,6 +46,20 @@ def _declare(library: ctypes.CDLL, name: str, result: object, *arguments: object
     function = getattr(library, name)
     function.restype = result
     function.argtypes = list(arguments)
+
+
+@functools.cache
+def quiet() -> Pointer:
+    """A logger (xentoollog.h) for who serves others: their false references are answered, not written to stderr. None
+    where there is no libxentoollog: the library logs by itself then."""
+    try:
+        found = _load("libxentoollog.so.1")
+    except TransportError:
+        return None
+    _declare(found, "xtl_createlogger_stdiostream", c_void_p, c_void_p, c_int, c_uint)
+    stream = c_void_p.in_dll(_libc, "stderr")
+    made: Pointer = found.xtl_createlogger_stdiostream(stream, _CRITICAL, 0)
+    return made
 
 
 @functools.cache

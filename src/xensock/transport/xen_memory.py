@@ -58,7 +58,7 @@ class Mappings:
     def __init__(self, domain: int, allowance: Allowance) -> None:
         """Raises OSError."""
         self._library = xen_libs.grants()
-        self._handle = self._library.xengnttab_open(None, 0)
+        self._handle = self._library.xengnttab_open(xen_libs.quiet(), 0)
         if not self._handle:
             raise xen_libs.failure("grants cannot be mapped (/dev/xen/gntdev)")
         self._domain = domain

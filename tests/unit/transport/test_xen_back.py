@@ -167,6 +167,24 @@ def test_a_storm_of_changes_costs_a_look_for_many(xen: Xen, listener: XenListene
     session.close()
 
 
+def test_who_was_expelled_begins_when_it_says_so(xen: Xen, listener: XenListener) -> None:
+    front, back = xen.device(3)
+    begin(listener).close()
+    for state in ("3", "4", "5"):
+        xen.store.set(f"{front}/state", state)
+        assert listener.accept() is None
+    assert xen.store.nodes[f"{back}/state"] == "6"
+    xen.store.set(f"{front}/state", "1")
+    begin(listener).close()
+
+
+def test_who_has_begun_before_the_backend_did(xen: Xen, listener: XenListener) -> None:
+    front, back = xen.device(3)
+    xen.store.set(f"{back}/state", "2")
+    xen.store.set(f"{front}/state", "3")
+    begin(listener).close()
+
+
 def test_a_domain_that_is_gone(xen: Xen, listener: XenListener) -> None:
     front, back = xen.device(3)
     session = begin(listener)
