@@ -53,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
         "pvcalls",
         "client",
     },
-    "bench": {"calls", "observe", "doctor", "policy"},
+    "bench": {"calls", "client", "observe", "doctor", "policy"},
 }
 
 # Modules whose tests are elsewhere than in tests/unit/<part>/test_<module>.py, and where.
