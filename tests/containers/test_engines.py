@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from filters import installed
 
 from world.internet import HERE
@@ -164,6 +165,7 @@ def test_what_does_not_start_says_why(engine: Engine) -> None:
         "xensock.polcy": ("web", "did you mean xensock.policy?"),
         "xensock.allow": ("web.test:http", "xensock.allow"),
         "xensock.publish": ("x", "is no port"),
+        "xensock.network": ("guest", "says no path of a network"),
     }
     for label, (value, said) in wrong.items():
         done = engine.run("box", "true", labels={label: value}, check=False)
@@ -202,6 +204,34 @@ def test_a_rule_sends_calls_by_another_network(engine: Engine) -> None:
     else:
         assert done.returncode != 0
         assert "ermission denied" in done.stderr or "not permitted" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("engine", ["podman", "crun"], indirect=True)
+def test_an_interface_of_its_own_by_rule(engine: Engine) -> None:
+    """The engine's network is there for what a rule says, and for nothing else; the rest is the host's."""
+    server, port = "10.77.9.6", 7079
+    space = Namespace.create("boxnet", engine.world.user)
+    policy = engine.directory / "policies" / "own.toml"
+    policy.write_text(
+        f'[[rule]]\nallow = "{server}:{port}"\nvia = "guest"\n[[rule]]\nallow = "web.test:80"\n'
+    )
+    label = {"xensock.policy": "own", "xensock.network": "guest"}
+    try:
+        space.ip("link set lo up", f"addr add {server}/32 dev lo", "link add a0 type veth peer b0")
+        log = engine.world.directory / "boxnet.log"
+        echo = space.service([sys.executable, str(HERE / "echo.py"), str(port)], log)
+        eventually(lambda: port in space.listening(), 20, f"the server, {log}")
+        before = (*engine.runtime_options(), "run", *engine.run_options(), "--rm")
+        given = f"--network=ns:/proc/{echo.pid}/ns/net"
+        asks = f"echo hello | nc -w 10 {server} {port}; wget -q -O- http://web.test/host; ls /sys/class/net"
+        done = engine(*before, given, *engine.labelled(label), "box", "sh", "-c", asks, check=False)
+        assert done.stdout.startswith("hello\nweb.test\n"), (done.stderr, engine.said())
+        assert "a0" not in done.stdout.split()
+        done = engine(*before, given, "box", "true", check=False)
+        assert "a network of the engine's" in done.stderr
+    finally:
+        policy.unlink(missing_ok=True)
+        space.close()
 
 
 def test_a_program_that_is_not_there(engine: Engine) -> None:

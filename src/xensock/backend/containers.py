@@ -24,6 +24,7 @@ from xensock.backend.groups import GroupNames, Groups
 from xensock.backend.resuming import Description, Keeping, Session
 from xensock.backend.serving import Carriers, Serving, Terms, serve
 from xensock.backend.store import Store, inherited
+from xensock.policy.networks import GUEST, Network
 from xensock.policy.point import Current
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
@@ -329,7 +330,7 @@ class Containers:
             undo.callback(member.leave)
             if made.keep is not None and not made.resumed:
                 self._keep(guest, made, session, direct)
-            carriers = self._carriers(guest.container.name, allowance, member, resolver)
+            carriers = self._carriers(guest.container, allowance, member, resolver)
             undo.callback(carriers.undo.close)
             terms = Terms(
                 guest.container.name,
@@ -360,9 +361,10 @@ class Containers:
         guest.keeping.begin(session)
 
     def _carriers(
-        self, name: str, allowance: Allowance, member: Member, resolver: Resolver
+        self, container: oci.Container, allowance: Allowance, member: Member, resolver: Resolver
     ) -> Carriers:
         """Who carries a container's calls: this host, and the networks of its policy. Raises RightsError."""
+        name = container.name
         host, names, undo = Kernel(), GroupNames(member, resolver), ExitStack()
         policy = (
             allowance.policy.policy if isinstance(allowance.policy, Current) else allowance.policy
@@ -372,8 +374,12 @@ class Containers:
         from xensock.backend.networks import reach
         from xensock.stack.networks import NetworkResolver
 
+        networks = list(policy.networks)
+        if container.labels.get(oci.NETWORK) == "guest":
+            own = Network(GUEST, netns=container.interface, resolv_conf=container.resolv_conf)
+            networks.append(own)
         made = reach(
-            policy.networks,
+            networks,
             host,
             resolver,
             name,

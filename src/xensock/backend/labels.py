@@ -71,9 +71,10 @@ class Labels:
         listen = said.get("listen", "all")
         if listen not in ("all", "published"):
             raise RefusedError(f"label {PREFIX}listen={listen}: write all or published")
-        if said.get("network", "none") != "none":
+        if said.get("network", "none") not in ("none", "guest"):
             raise RefusedError(
-                f"label {PREFIX}network={said['network']}: write none, for a network of its own without interfaces"
+                f"label {PREFIX}network={said['network']}: write none, for a network of its own without interfaces, "
+                "or guest, to use the engine's by rules with `via`"
             )
         try:
             published = tuple(map(Publication.parse, _words(said.get("publish", ""))))

@@ -38,13 +38,20 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Who a container is. `labels`: the engine's labels and the description's annotations, whose word is the last."""
+    """Who a container is.
+
+    labels       the engine's labels and the description's annotations, whose word is the last
+    interface    path of the network namespace that the engine gives it, "" if it is to make one, or gives one later
+    resolv_conf  path of the file that the engine mounts for names, "" if none
+    """
 
     id: str
     name: str
     image: str = ""
     network: str = ""  # the engine's, "" or "none" if it made none
     labels: Mapping[str, str] = field(default_factory=dict)
+    interface: str = ""
+    resolv_conf: str = ""
 
 
 def read(text: bytes) -> dict[str, Any]:
@@ -76,7 +83,23 @@ def identify(ident: str, bundle: str, config: Mapping[str, Any]) -> Container:
         settings.get("Image") or podman[1] or notes.get("io.kubernetes.cri.image-name") or ""
     )
     network = str((docker.get("HostConfig") or {}).get("NetworkMode", ""))
-    return Container(ident, name, image, network, {**labels, **notes})
+    return Container(
+        ident, name, image, network, {**labels, **notes}, _interface(config), _resolv_conf(config)
+    )
+
+
+def _interface(config: Mapping[str, Any]) -> str:
+    spaces = (config.get("linux") or {}).get("namespaces") or ()
+    return next(
+        (str(each.get("path") or "") for each in spaces if each.get("type") == "network"), ""
+    )
+
+
+def _resolv_conf(config: Mapping[str, Any]) -> str:
+    for mount in config.get("mounts") or ():
+        if mount.get("destination") == "/etc/resolv.conf":
+            return str(mount.get("source", ""))
+    return ""
 
 
 def _docker(ident: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +140,7 @@ def apart(container: Container) -> bool:
 
     A pod's containers always: theirs has an interface, and is shared.
     """
-    return container.labels.get(NETWORK) == "none" or POD in container.labels
+    return container.labels.get(NETWORK) in ("none", "guest") or POD in container.labels
 
 
 def check_network(config: Mapping[str, Any], container: Container) -> None:
@@ -129,6 +152,11 @@ def check_network(config: Mapping[str, Any], container: Container) -> None:
         raise RefusedError(
             f"the engine gives it the network {container.network!r}; start it with --network none "
             "(in Compose: network_mode: none)"
+        )
+    if container.labels.get(NETWORK) == "guest" and not container.interface:
+        raise RefusedError(
+            f"label {NETWORK}=guest: the engine says no path of a network for it, as Podman and containerd do; "
+            "leave the label out"
         )
 
 

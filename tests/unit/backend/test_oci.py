@@ -160,3 +160,18 @@ def test_a_network_of_its_own_for_a_pods_container() -> None:
         pid, network = description["linux"]["namespaces"]
         assert pid["path"] == "/proc/1/ns/pid"
         assert network == ({"type": "network"} if apart else {**NONE, "path": "/run/netns/pod"})
+
+
+def test_the_network_that_an_engine_gives() -> None:
+    resolv = {"destination": "/etc/resolv.conf", "source": "/run/pod/resolv.conf"}
+    network = {"type": "network", "path": "/run/netns/pod"}
+    given = config(
+        linux={"namespaces": [network]}, mounts=[resolv], annotations={oci.NETWORK: "guest"}
+    )
+    found = oci.identify("i", "/b", given)
+    assert (found.interface, found.resolv_conf) == ("/run/netns/pod", "/run/pod/resolv.conf")
+    oci.check_network(given, found)
+    none = oci.identify("i", "/b", config(annotations={oci.NETWORK: "guest"}))
+    assert (none.interface, none.resolv_conf) == ("", "")
+    with pytest.raises(oci.RefusedError, match="says no path"):
+        oci.check_network(config(), none)
