@@ -196,12 +196,15 @@ def backend(world: World, directory: Path, user: str | None, command: list[str],
 def docker(world: World, directory: Path) -> Iterator[Engine]:
     """A private dockerd without any network of its own."""
     served = backend(world, directory, None, OWN)
-    runtime = {
-        "path": str(RUNTIME),
-        "runtimeArgs": [f"--xensock-backend={directory}/containers.sock"],
-    }
+    places = {"xensock": directory, "mortal": directory / "mortal"}  # the second's may be killed
     settings = {
-        "runtimes": {"xensock": runtime},
+        "runtimes": {
+            name: {
+                "path": str(RUNTIME),
+                "runtimeArgs": [f"--xensock-backend={place}/containers.sock"],
+            }
+            for name, place in places.items()
+        },
         "iptables": False,
         "ip6tables": False,
         "bridge": "none",

@@ -31,6 +31,8 @@ def mortal(
         engine.world.user.own(directory)
     runtime = [each for each in engine.runtime if "xensock-backend=" not in each]
     runtime.append(f"--runtime-flag=xensock-backend={directory}/containers.sock")
+    if engine.kind == "docker":
+        runtime = ["--runtime=mortal"]
     other = replace(engine, directory=directory, runtime=runtime, made=[])
     (directory / "backend.log").unlink(
         missing_ok=True

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from engines import Engine
 
-pytestmark = pytest.mark.parametrize("engine", ["podman"], indirect=True)
+pytestmark = pytest.mark.parametrize("engine", ["docker", "podman"], indirect=True)
 
 CONNECTIONS, LISTENERS, KILLS = 1000, 100, 10
 RELAYED = 20
