@@ -127,37 +127,53 @@ for line in sys.stdin:
 """
 
 
+class Replaceable:
+    """A held backend that asks to be replaced when it is told to."""
+
+    def __init__(self, directory: Path, within_s: int) -> None:
+        self._mode = directory / "mode"
+        self._mode.write_text("first")
+        setting = f"holder.TAKES_WITHIN_S = {within_s}\nholder.FIRST_WAIT_S"
+        argv = [sys.executable, "-c", HOLDER.replace("holder.FIRST_WAIT_S", setting), REPLACED]
+        self.process = subprocess.Popen(
+            [*argv, str(self._mode)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def ask(self, mode: str) -> str:
+        """What is said next when the next one is to be of that kind."""
+        self._mode.write_text(mode)
+        print("replace", file=self.process.stdin, flush=True)
+        return self.line()
+
+    def close(self) -> None:
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            assert self.process.wait(60) == 0
+
+
 def test_one_that_is_replaced(tmp_path: Path) -> None:
-    mode = tmp_path / "mode"
-    mode.write_text("first")
-    argv = [
-        sys.executable,
-        "-c",
-        HOLDER.replace("holder.TRIES", "holder.TAKES_WITHIN_S, holder.TRIES"),
-    ]
-    argv[2] = argv[2].replace("0.001, 4", "0.001, 1, 4")
-    with subprocess.Popen(
-        [*argv, REPLACED, str(mode)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
+    held = Replaceable(tmp_path, 100)
+    _, first, maker = held.line().split()
+    assert first == maker
+    assert "status 3" in held.ask("broken")
+    assert held.line() == f"goes on {first}"
+    said, second, maker = held.ask("second").split()
+    assert (said, maker) == ("second", first)  # what the first had kept
+    assert second != first
+    assert not Path(f"/proc/{first}").exists()
+    assert "status 3" in held.ask("broken")
+    assert held.line() == f"goes on {second}"
+    held.close()
 
-        def ask(kind: str) -> str:
-            mode.write_text(kind)
-            print("replace", file=holder.stdin, flush=True)
-            assert holder.stdout is not None
-            return holder.stdout.readline().strip()
 
-        _, first, maker = holder.stdout.readline().split()
-        assert first == maker
-        for kind, why in (("broken", "status 3"), ("silent", "within 1 s")):
-            assert why in ask(kind)
-            assert holder.stdout.readline() == f"goes on {first}\n"
-        said, second, maker = ask("second").split()
-        assert (said, maker) == ("second", first)  # what the first had kept
-        assert second != first
-        assert not Path(f"/proc/{first}").exists()
-        assert "status 3" in ask("broken")
-        assert holder.stdout.readline() == f"goes on {second}\n"
-        holder.stdin.close()
-        assert holder.wait(60) == 0
+def test_one_that_never_comes_to_take_over(tmp_path: Path) -> None:
+    held = Replaceable(tmp_path, 1)
+    _, first, _ = held.line().split()
+    assert "within 1 s" in held.ask("silent")
+    assert held.line() == f"goes on {first}"
+    held.close()
