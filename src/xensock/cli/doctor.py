@@ -29,9 +29,9 @@ def doctor(ctx: click.Context, as_json: bool, fix: bool) -> None:
     comes with the command that gives it back. Exit status: 0 healthy (a `!` is advice only),
     1 not.
     """
-    found = checks.run_checks()
+    found = _checked()
     if fix and _fixed(found):
-        found = checks.run_checks()
+        found = _checked()
     paths = checks.data_paths(found)
     if as_json:
         report = {
@@ -46,6 +46,18 @@ def doctor(ctx: click.Context, as_json: bool, fix: bool) -> None:
     else:
         _print(found, paths)
     ctx.exit(0 if checks.healthy(found) else 1)
+
+
+def _checked() -> list[checks.Check]:
+    found = checks.run_checks()
+    try:
+        from xensock.backend.installed import row
+        from xensock.backend.installing import Places
+
+        found.append(row(Places.here()))
+    except (ImportError, RuntimeError):
+        pass  # the C core is missing, as a row says; or a user without a home, who has installed nothing
+    return found
 
 
 def _fixed(found: list[checks.Check]) -> bool:
