@@ -178,21 +178,32 @@ def test_what_does_not_start_says_why(engine: Engine) -> None:
 
 
 def test_a_rule_sends_calls_by_another_network(engine: Engine) -> None:
-    """A namespace that only root's backends may enter; the container of another's does not start."""
-    server, port = "10.77.9.5", 7079
+    """Connections, datagrams and names, by a namespace that only root's backends may enter; the container of another's
+    does not start."""
+    server, dns, port = "10.77.9.5", "10.77.9.53", 7079
     policy = engine.directory / "policies" / "office.toml"
     space = Namespace.create("boxoffice", engine.world.user)
     try:
-        space.ip(f"addr add {server}/32 dev lo")
+        space.ip(*(f"addr add {address}/32 dev lo" for address in (server, dns)))
+        conf = engine.world.directory / "boxoffice.conf"
+        conf.write_text(f"nameserver {dns}\n")
         log = engine.world.directory / "boxoffice.log"
         echo = space.service([sys.executable, str(HERE / "echo.py"), str(port)], log)
-        eventually(lambda: port in space.listening(), 20, f"the server, {log}")
+        argv = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
+        argv += ["--pid-file", "--bind-interfaces", f"--listen-address={dns}", "--local=/test/"]
+        space.service([*argv, f"--address=/srv.boxoffice.test/{server}"], log)
+        eventually(lambda: {port, 53} <= space.listening(), 20, f"the servers, {log}")
+        way = f'netns = "/proc/{echo.pid}/ns/net", resolv_conf = "{conf}"'
         policy.write_text(
-            f'[networks]\noffice = {{ netns = "/proc/{echo.pid}/ns/net" }}\n'
-            f'[[rule]]\nallow = "{server}:{port}"\nvia = "office"\n'
+            f"[networks]\noffice = {{ {way} }}\n"
+            f'[[rule]]\nallow = ["{server}:{port}", "*.boxoffice.test:{port}"]\nvia = "office"\n'
             '[[rule]]\nallow = "web.test:80"\n'
         )
-        asks = f"echo hello | nc -w 10 {server} {port}; wget -q -O- http://web.test/host"
+        asks = (
+            f"echo hello | nc -w 10 {server} {port}; wget -q -O- http://web.test/host;"
+            f"echo name | nc -w 10 srv.boxoffice.test {port};"
+            f"socat UDP4:srv.boxoffice.test:{port} 'SYSTEM:echo datagram; read x; echo $x >&2' 2>&1"
+        )
         done = engine.run(
             "box", "sh", "-c", asks, labels={"xensock.policy": "office"}, check=engine.user is None
         )
@@ -200,7 +211,7 @@ def test_a_rule_sends_calls_by_another_network(engine: Engine) -> None:
         policy.unlink(missing_ok=True)
         space.close()
     if engine.user is None:
-        assert done.stdout == "hello\nweb.test\n", done.stderr
+        assert done.stdout == "hello\nweb.test\nname\ndatagram\n", done.stderr
     else:
         assert done.returncode != 0
         assert "ermission denied" in done.stderr or "not permitted" in done.stderr, done.stderr
