@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from policykit import EMBEDDED, GUESTS, reached, written
+from world.fixtures import only
+from world.internet import HTTPS
 
 if TYPE_CHECKING:
     from world.runner import Guest
@@ -193,3 +195,28 @@ done.set()
     done = guest.run(argv, options=written(guest, text), check=True, timeout=100)
     slow, fast = map(int, done.stdout.split())
     assert 2.5 < fast / slow < 6.5, done.stdout
+
+
+# Asks a name server for the HTTPS records of two names; prints the answers in hexadecimal digits.
+ASK = """
+import socket, sys
+for name in (b"ech", b"key"):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(20)
+        head = bytes((0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+        sock.sendto(head + b"\\x03" + name + b"\\x04test\\x00" + bytes((0, 65, 0, 1)), (sys.argv[1], 53))
+        print(sock.recv(4096).hex())
+"""
+
+
+@pytest.mark.parametrize("guest", only("direct", "ring"), indirect=True)
+def test_a_verified_hello_is_never_an_encrypted_one(guest: Guest) -> None:
+    """The keys are taken out of what the guest is told, whichever server it asks, and nothing beside them."""
+    text = '[[rule]]\nallow = "ech.test:443"\nverify = "sni"\n[[rule]]\nallow = "key.test:443"\n'
+    argv = [guest.world.python, "-c", ASK, guest.world.dns4]
+    done = guest.run(argv, options=written(guest, text), check=True, timeout=60)
+    verified, other = done.stdout.splitlines()
+    alpn, keys = HTTPS[10:20], HTTPS[20:]
+    assert alpn in verified
+    assert keys not in verified
+    assert alpn + keys in other

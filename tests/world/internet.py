@@ -59,6 +59,8 @@ http {{
   }}
 }}
 """
+# RFC 9460, as hexadecimal digits: "1 . alpn=h2 ech=AAT+DQAA", the shortest list of keys for encrypted hellos.
+HTTPS = "00010000010003026832000500060004fe0d0000"
 
 
 def missing() -> str:
@@ -179,6 +181,7 @@ class World:
         argv += ["--bind-interfaces", f"--listen-address={self.dns4}", "--local=/test/"]
         argv += ["--local-ttl=60", "--cname=alias.test,web.test", "--log-queries"]
         argv += [f"--log-facility={self.directory}/dns.log", "--txt-record=web.test,hello world"]
+        argv += [f"--dns-rr={name},65,{HTTPS}" for name in ("ech.test", "key.test")]
         return [*argv, "--srv-host=_http._tcp.test,web.test,80", "--mx-host=test,web.test,10"]
 
     def _died(self) -> str:
