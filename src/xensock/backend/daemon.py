@@ -100,7 +100,7 @@ class Daemon:
         self.tap = settings.record if isinstance(settings.record, Tap) else None
         self.backend = Backend(
             self.current,
-            lambda guest: GuestNames(guest, answers, self.current, settings.record),
+            lambda guest: GuestNames(guest, answers, self.current.policy, settings.record),
             settings.record,
             limits=Limits.for_descriptors(raise_descriptors()),
             threads=os.cpu_count() or 1,

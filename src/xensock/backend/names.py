@@ -21,7 +21,7 @@ LIMIT = 512  # questions of one guest under way at once
 
 
 class GuestNames:
-    """The name service of one guest, on the backend's event loop."""
+    """The name service of one guest, on the backend's event loop. `policy` decides until the guest's point does."""
 
     def __init__(
         self,

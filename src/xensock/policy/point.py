@@ -62,14 +62,6 @@ class Current:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def resolve(self, name: str) -> Decision:
-        """May a guest without labels ask for this name? It is one of a backend."""
-        return self.policy.resolve(name)
-
-    def answer(self, name: str, address: IPAddress) -> Decision:
-        """May a guest without labels learn this address for a name that a rule allows?"""
-        return self.policy.answer(name, address)
-
 
 class Point:
     """Decides by `policy`, which may be one that others replace, and writes to `record`, for the guest of that name.
@@ -401,7 +393,7 @@ class Point:
             program=program,
             verb=verb,
             target=target,
-            name=decision.name or known_name(self.names_of, target),
+            name=self.name(decision, address_of(target)),
             decision=outcome,
             rule=decision.rule,
             hint=decision.hint,
@@ -414,12 +406,6 @@ class Point:
             source=decision.source,
             also=decision.also,
         )
-
-
-def known_name(names_of: NamesOf, target: str) -> str | None:
-    """The name by which the guest learnt the address of `target`, if any."""
-    address = address_of(target)
-    return next(iter(names_of(address)), None) if address is not None else None
 
 
 def address_of(target: str) -> IPAddress | None:

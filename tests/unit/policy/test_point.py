@@ -14,7 +14,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.names import Names
-from xensock.policy.point import Current, Point, known_name, program_path
+from xensock.policy.point import Current, Point, address_of, program_path
 from xensock.policy.policy import Policy
 
 
@@ -83,10 +83,16 @@ def test_the_name_of_a_target() -> None:
     def names_of(address: object) -> tuple[str, ...]:
         return learnt.get(address, ())  # type: ignore[call-overload,no-any-return]
 
-    assert known_name(names_of, "192.0.2.1:80") == "web.test"
-    assert known_name(names_of, "[fe80::1%2]:80") == "six"
-    assert known_name(names_of, "192.0.2.2:80") is None
-    assert known_name(names_of, "[8 bytes]") is None
+    point, unnamed = Point("guest", Policy.parse(), names_of, None), Decision(True, "")
+
+    def name(target: str, decision: Decision = unnamed) -> str | None:
+        return point.name(decision, address_of(target))
+
+    assert name("192.0.2.1:80") == "web.test"
+    assert name("192.0.2.1:80", Decision(True, "", name="alias.test")) == "alias.test"
+    assert name("[fe80::1%2]:80") == "six"
+    assert name("192.0.2.2:80") is None
+    assert name("[8 bytes]") is None
 
 
 def test_a_refusal_says_that_the_answer_for_a_name_has_lapsed() -> None:
