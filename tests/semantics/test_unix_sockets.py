@@ -59,7 +59,16 @@ def engine(path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     "control_socket",
-    ["/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock"],
+    [
+        *("/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock"),
+        *(
+            pytest.param(path, marks=pytest.mark.slow)
+            for path in (
+                *("/run/dbus/system_bus_socket", "/run/systemd/private", "/run/systemd/notify"),
+                *("/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket"),
+            )
+        ),
+    ],
     indirect=True,
 )
 def test_control_sockets_of_the_host(guest: Guest, site: Site, control_socket: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,16 @@ bwrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bwrap is not i
 FETCH = ["curl", "-sS", "--max-time", "10"]
 
 
+def ask(host: object) -> str:
+    """Shell text that says `refused` if port 81, where nobody listens, is closed by a rule."""
+    script = (
+        "import errno, socket\n"
+        f"error = socket.socket().connect_ex(('{host}', 81))\n"
+        "if error == errno.EACCES: print('refused')"
+    )
+    return shlex.join(["python3", "-c", script])
+
+
 @bwrap
 def test_bwrap_inside_a_guest(guest: Guest, site: Site) -> None:
     """A sandbox for files within one for the network."""
@@ -72,10 +83,12 @@ def test_bwrap_inside_a_guest(guest: Guest, site: Site) -> None:
     (guest.directory / "hidden").write_text("x")
     hidden = f"ls {guest.directory} | wc -l"
     script = (
-        f"{hidden}; touch /etc/x 2>/dev/null || echo read-only; curl -sS http://{site.world.web4}/"
+        f"{hidden}; touch /etc/x 2>/dev/null || echo read-only; curl -sS http://{site.world.web4}/;"
+        f"{ask(site.world.web4)}"
     )
-    done = guest.run([*wrap, "sh", "-c", script])
-    assert done.stdout == "0\nread-only\nhello from the world\n", done.stderr
+    done = guest.run([*wrap, "sh", "-c", script], options=("--deny", f"{site.world.web4}:81"))
+    refused = "" if guest.native else "refused\n"
+    assert done.stdout == f"0\nread-only\nhello from the world\n{refused}", done.stderr
     guest.mediated(1, "connect")
 
 
@@ -84,8 +97,12 @@ def test_bwrap_around_a_guest(guest: Guest, site: Site) -> None:
     world, directory = site.world, guest.directory
     wrap = ["bwrap", "--dev-bind", "/", "/", "--bind", str(directory), str(directory)]
     wrap += ["--ro-bind", "/etc", "/etc", "--"]
-    script = f"touch /etc/x 2>/dev/null || echo read-only; curl -sS http://{world.web4}/"
-    command = guest.command(["sh", "-c", script])
+    script = (
+        f"touch /etc/x 2>/dev/null || echo read-only; curl -sS http://{world.web4}/;"
+        f"{ask(world.web4)}"
+    )
+    command = guest.command(["sh", "-c", script], ("--deny", f"{world.web4}:81"))
     done = world.host.run([*wrap, *command], user="xstest", cwd=directory, timeout=30)
-    assert done.stdout == "read-only\nhello from the world\n", done.stderr
+    refused = "" if guest.native else "refused\n"
+    assert done.stdout == f"read-only\nhello from the world\n{refused}", done.stderr
     guest.mediated(1, "connect")

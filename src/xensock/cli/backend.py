@@ -28,12 +28,6 @@ unix:PATH
 Without rules, guests may connect to public and private addresses, not to the
 host's loopback, link-local and metadata addresses, and listen on ports from
 1024 on. Any --allow refuses everything else.
-
-\b
-Examples:
-  xensock backend --listen local:/run/user/1000/xensock
-  xensock run --backend local:/run/user/1000/xensock -- curl http://web.example/
-  xensock backend --containers /run/xensock/containers.sock
 """
 
 

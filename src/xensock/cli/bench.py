@@ -19,26 +19,6 @@ if TYPE_CHECKING:
 
 RUNS, QUICK_RUNS = 9, 3
 
-EPILOG = """\b
-Examples:
-  xensock bench run
-  xensock bench run --quick --only startup --only direct.rtt
-  xensock bench run --only direct --json
-"""
-
-RING_EPILOG = """\b
-Examples:
-  xensock bench ring
-  xensock bench ring --quick --only ring.guests
-  xensock bench ring --plot ring.svg
-"""
-
-XEN_EPILOG = """\b
-Examples:
-  xensock bench xen --serve 192.0.2.1:7007     in the backend's domain
-  xensock bench xen 192.0.2.1:7007             in the domU
-"""
-
 
 @click.group()
 def bench() -> None:
@@ -64,7 +44,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@bench.command(epilog=EPILOG)
+@bench.command()
 @_options
 def run(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) -> None:
     """Measure native and XenSock in turns; show medians, their ratio and its spread.
@@ -78,7 +58,7 @@ def run(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) -> 
     _show(facts, results, rows.TARGETS, as_json)
 
 
-@bench.command(epilog=RING_EPILOG)
+@bench.command()
 @_options
 @click.option(
     "--plot", metavar="FILE", help="Draw throughput against write size, both sides, as SVG."
@@ -116,7 +96,7 @@ def policy(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) 
     _show(facts, results, policy_rows.TARGETS, as_json)
 
 
-@bench.command(epilog=XEN_EPILOG)
+@bench.command()
 @_options
 @click.argument("address", metavar="ADDRESS:PORT")
 @click.option("--backend", "url", default="xen:", show_default=True, metavar="URL")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xensock import __version__
-from xensock.cli import errors
+from xensock.cli import errors, examples
 from xensock.cli.errors import UserError
 from xensock.cli.terminal import CHOICES
 
@@ -75,6 +75,11 @@ class Commands(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        if isinstance(command, click.Group):
+            for name, below in command.commands.items():
+                examples.first(below, f"{cmd_name} {name}")
+        else:
+            examples.first(command, cmd_name)
         return command
 
     def resolve_command(
@@ -172,6 +177,8 @@ def _usage_error(error: click.UsageError, verb: str) -> UserError:
         close = [*near, *difflib.get_close_matches(error.option_name, known, n=1)]
         if close:
             hint = f"did you mean {close[0]}? {hint}"
+        elif verb and error.option_name == "--color":
+            hint = f"it comes before the command: xensock --color … {verb}"
         elif verb == "run":
             hint = "the program's own options follow `--`: xensock run -- PROGRAM [ARG…]"
     elif message.startswith("No such command") and error.ctx is not None:
@@ -182,6 +189,10 @@ def _usage_error(error: click.UsageError, verb: str) -> UserError:
         close = difflib.get_close_matches(word, error.ctx.command.list_commands(error.ctx), n=1)
         if close:
             hint = f"did you mean `xensock {group} {close[0]}`?"
+    elif isinstance(error, click.BadParameter) and message.startswith(
+        "Invalid value for '--trace'"
+    ):
+        hint = "--trace=json, --trace=text, or `xensock run --trace -- PROGRAM` (see --help)"
     elif isinstance(error, click.MissingParameter) and verb == "run":
         hint = "name the program after `--`: xensock run -- PROGRAM [ARG…]"
     return UserError(message[:1].lower() + message[1:], hint=hint, code=errors.USAGE)
@@ -208,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     verb, debug = _verb(args), _debug(args)
+    if args[1:2] == ["help"] and isinstance(cli.get_command(click.Context(cli), verb), click.Group):
+        args[1] = "--help"  # as at the root
     try:
         status = cli.main(args=args, prog_name="xensock", standalone_mode=False)
         # Output that is still buffered may fail only now.

@@ -180,6 +180,8 @@ def run(
         argv = ("sh", "-c", script, "sh", *argv)
     elif not argv:
         raise click.MissingParameter(ctx=ctx, param=ctx.command.params[-1])
+    if verbose and quiet:
+        raise click.UsageError("--verbose and --quiet exclude each other", ctx)
     from xensock.backend.carriers import parse as parse_carriers
     from xensock.cli import front
     from xensock.cli.policy import policy_of, read_labels, source_of

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
+import click
 import pytest
 
 from xensock import __version__
-from xensock.cli.main import COMMANDS, main
+from xensock.cli.examples import EXAMPLES
+from xensock.cli.main import COMMANDS, cli, main
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], []])
@@ -25,6 +28,39 @@ def test_help_in_every_form(words: list[str], capsys: pytest.CaptureFixture[str]
 def test_help_of_a_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     assert "Usage: xensock version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"policy", "bench"}))
+def test_help_has_examples_first(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Examples:\n    xensock {name}" in out
+    assert out.index("Examples:") < out.index("Options:")
+
+
+@pytest.mark.parametrize("group", ["policy", "bench"])
+def test_help_of_a_group_in_every_form(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in ([group, "help"], [group, "--help"], [group, "-h"], ["help", group]):
+        assert main(words) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0].startswith(f"Usage: xensock {group}")
+    assert len(set(said)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [(path, words) for path, all_of_them in EXAMPLES.items() for words in all_of_them],
+)
+def test_examples_are_calls(path: str, words: str) -> None:
+    """Each can be parsed: its options and arguments exist."""
+    context = click.Context(cli, info_name="xensock")
+    command: click.Command | None = cli
+    for name in path.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(context, name)
+    assert command is not None
+    command.make_context(name, shlex.split(words), parent=context)
 
 
 def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,11 @@ def shown(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
         (["--datapath", "fast", "--", "true"], "fast", "--help"),
         (["--trace=xml", "--", "true"], "xml", "--help"),
         (["--trace-file", "/nonexistent/t", "--", "true"], "/nonexistent/t", "may write"),
+        (["--policy", "/nonexistent/p", "--", "true"], "/nonexistent/p", ""),
+        (["--policy", "/proc/self/mem", "--", "true"], "/proc/self/mem", ""),
+        (["--color", "never", "--", "true"], "--color", "xensock --color"),
+        (["--trace", "true"], "'true'", "--trace -- "),
+        (["-v", "-q", "--", "true"], "--quiet", "--help"),
         ([], "PROGRAM", "xensock run -- PROGRAM"),
     ],
 )

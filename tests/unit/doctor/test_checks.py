@@ -235,3 +235,17 @@ def test_data_paths_follow_from_the_checks() -> None:
     assert checks.data_paths([fine]) == ["direct", "relay"]
     assert checks.data_paths([advice]) == ["relay"]
     assert checks.data_paths([fine, broken]) == []
+
+
+@pytest.mark.parametrize("abi", [1, 3])
+def test_a_kernel_whose_landlock_has_no_tcp_rules(
+    monkeypatch: pytest.MonkeyPatch, abi: int
+) -> None:
+    """Linux 5.13 to 6.6: guests run, by the relay."""
+    monkeypatch.setattr(checks.probe, "landlock", lambda: (abi, 0))
+    rows = checks.run_checks()
+    found = next(check for check in rows if check.name == "landlock")
+    assert (found.state, f"ABI {abi}" in found.detail) == ("warn", True)
+    assert "6.7" in found.detail
+    assert "--datapath relay" in found.remedy
+    assert checks.data_paths(rows) in (["relay"], [])
