@@ -340,4 +340,9 @@ def test_whom_there_is_not(runtime: Path, what: str) -> None:
 def test_a_control_socket_that_is_none(runtime: Path, tmp_path: Path) -> None:
     complaint = said("ps", "--control", str(tmp_path / "no"), status=1)
     assert "cannot ask the backend" in complaint
-    assert "hint: " in complaint
+    assert "hint: none was started there" in complaint
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(tmp_path / "dead"))
+    complaint = said("ps", "--control", str(tmp_path / "dead"), status=1)
+    assert "hint: it is not running" in complaint
+    assert "systemctl start" in complaint

@@ -146,7 +146,7 @@ def backend(
     settings = daemon.Settings(
         listen=listen,
         policy=current,
-        record=auditing.tap_of(recorder(trace, trace_file, ctx), log),
+        record=auditing.tap_of(recorder(trace, trace_file, ctx, policy_file), log),
         gate=wanted.gate(log),
         control=control,
         users=user,

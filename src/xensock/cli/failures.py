@@ -60,7 +60,7 @@ def _not_reached(error: UnreachableError) -> UserError:
     start = f"start one: xensock backend --listen {error.url}"
     hints = {
         errno.ENOENT: start,
-        errno.ECONNREFUSED: start,
+        errno.ECONNREFUSED: f"it is not running; {start}",
         errno.ENOTDIR: "check the path",
         errno.EPROTOTYPE: "check the path: the socket there is another program's",
         errno.EACCES: f"have it admit you: xensock backend --user {os.geteuid()} …, and see to the file's permissions",

@@ -5,6 +5,7 @@ Whatever guests chose themselves (names, programs, hosts) is shown with every ch
 
 from __future__ import annotations
 
+import errno
 import json
 import queue
 import sys
@@ -44,6 +45,14 @@ class Row:
     guest: dict[str, Any]
 
 
+# What to do about a backend that cannot be asked.
+_ASKED = {
+    errno.ECONNREFUSED: "it is not running: start it again (systemctl start xensock), or see why it ended (xensock logs)",
+    errno.ENOENT: "none was started there: check the path (xensock backend --control PATH), or systemctl start xensock",
+    errno.EACCES: "ask as the user that started it, or as root",
+}
+
+
 def known(control: str | None) -> list[Backend]:
     from xensock.backend.asking import AnswerError, backends
 
@@ -53,7 +62,10 @@ def known(control: str | None) -> list[Backend]:
         raise UserError(
             f"cannot ask the backend at {control}",
             getattr(error, "strerror", None) or str(error),
-            "check the path: it is what `xensock backend --control PATH` was given",
+            _ASKED.get(
+                getattr(error, "errno", None) or 0,
+                "check the path: `xensock backend --control PATH`",
+            ),
             FAILURE,
         ) from error
 

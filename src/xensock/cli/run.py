@@ -202,7 +202,7 @@ def run(
         policy = Deferred(Routes(table, carriers[0][0]))
     limits = Limits.parse(limit)
     publications = tuple(Publication.parse(text) for text in publish)
-    record = recorder(trace, trace_file, ctx)
+    record = recorder(trace, trace_file, ctx, policy_file)
     wanted = auditing.Audit(audit, audit_size, audit_keep, audit_full)
     lesson = None
     if learn is not None:
@@ -220,7 +220,7 @@ def run(
             log = wanted.open(lambda text: print(f"xensock: {text}", file=sys.stderr))
             tap = auditing.tap_of(record, log)
             if verbose and (trace is None or trace_file is not None):
-                tap.denials.tell = recorder("text", None, ctx)
+                tap.denials.tell = recorder("text", None, ctx, policy_file)
             silent = (trace is None or trace_file is not None) and not verbose
             detach = front.detacher(job, quiet=silent)
             if lesson is not None:
@@ -318,7 +318,7 @@ def _complain(text: str) -> None:
 
 
 def recorder(
-    style: str | None, path: str | None, ctx: click.Context
+    style: str | None, path: str | None, ctx: click.Context, policy: str | None = None
 ) -> Callable[[Record], None] | None:
     if style is None and path is None:
         return None
@@ -327,4 +327,4 @@ def recorder(
 
     stream = sys.stderr if path is None else opened(path)
     colour = path is None and colour_wanted(stream, ctx.find_root().params.get("color"))
-    return TraceWriter(stream, "json" if style == "json" else "text", colour).write
+    return TraceWriter(stream, "json" if style == "json" else "text", colour, policy or "").write

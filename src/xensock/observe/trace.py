@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import errno
+import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
@@ -56,15 +57,19 @@ class TraceWriter:
     """Writes records to a text stream, one line and one flush each; any thread may call it.
 
     colour   whether text lines carry ANSI colours
+    policy   the policy file that decides, if there is one: a refused call's line says what to add to it
     Raises ValueError for an unknown style; `write` raises what the stream raises (OSError).
     """
 
-    def __init__(self, stream: TextIO, style: Style = "text", colour: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO, style: Style = "text", colour: bool = False, policy: str = ""
+    ) -> None:
         if style not in get_args(Style):
             raise ValueError(f"unknown trace style {style!r}; there are text and json")
         self._stream = stream
         self._style = style
         self._colour = colour
+        self._policy = policy
         self._lock = threading.Lock()
         self._widths = [least for least, _ in (_PROGRAM, _CALL, _NAME, _RULE, _PATH)]
 
@@ -110,10 +115,17 @@ class TraceWriter:
             self._paint(_DIM, _duration(record.duration)),
         ]
         if record.decision == "deny" and record.hint:
-            parts.append(self._paint(_YELLOW, f"hint: {printable(record.hint)}"))
+            parts.append(self._paint(_YELLOW, f"hint: {printable(self._remedy(record.hint))}"))
         if record.decision == "deny" and record.also:
             parts.append(self._paint(_DIM, f"then: {printable(record.also)}"))
         return "  ".join(parts)
+
+    def _remedy(self, hint: str) -> str:
+        """The option that would allow the call, or what to add to the policy file where there is one."""
+        rule = hint.removeprefix("--allow ")
+        if not self._policy or rule == hint:
+            return hint
+        return f"allow = {json.dumps(rule, ensure_ascii=False)} under [[rule]] in {self._policy}"
 
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour and text.strip() else text

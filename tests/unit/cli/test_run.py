@@ -191,3 +191,30 @@ def test_a_machine_that_lacks_something(script: str, hint: str) -> None:
 def test_a_traceback_only_with_debug() -> None:
     assert "Traceback" not in run("--", "true", fail="netns:EPERM").stderr
     assert "Traceback" in run("--debug", "--", "true", fail="netns:EPERM").stderr
+
+
+@needs_guests
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_trace_on_a_terminal_is_coloured_and_apart_from_the_output(
+    environment: dict[str, str], coloured: bool
+) -> None:
+    script = (
+        "import socket; print(socket.socket().connect_ex(('192.0.2.1', 9)), flush=True)"  # EACCES
+    )
+    master, slave = os.openpty()
+    try:
+        done = subprocess.run(
+            [*XENSOCK, "run", "--trace", "--deny", "any", "--", sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            text=True,
+            timeout=60,
+            env={**os.environ, "TERM": "xterm", **environment},
+        )
+        os.close(slave)
+        shown = os.read(master, 65536).decode()
+    finally:
+        os.close(master)
+    assert done.stdout == f"{errno.EACCES}\n"
+    assert "connect(192.0.2.1:9)" in shown
+    assert ("\x1b[" in shown) == coloured

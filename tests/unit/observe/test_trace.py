@@ -63,6 +63,14 @@ def test_a_refused_call_says_what_would_allow_it() -> None:
     assert line.endswith("hint: --allow web.test:443")
 
 
+def test_with_a_policy_file_it_says_what_to_add_there() -> None:
+    stream = io.StringIO()
+    writer = TraceWriter(stream, policy="policy.toml")
+    writer.write(REFUSED)
+    hint = 'hint: allow = "web.test:443" under [[rule]] in policy.toml\n'
+    assert stream.getvalue().endswith(hint)
+
+
 def test_columns_are_aligned_and_grow_within_limits() -> None:
     long = replace(ALLOWED, program="a-long-program", target="[2001:db8:1:2:3:4:5:6]:65535")
     endless = replace(ALLOWED, name="x" * 200)
