@@ -47,8 +47,8 @@ class Row:
 
 # What to do about a backend that cannot be asked.
 _ASKED = {
-    errno.ECONNREFUSED: "it is not running: start it again (systemctl start xensock), or see why it ended (xensock logs)",
-    errno.ENOENT: "none was started there: check the path (xensock backend --control PATH), or systemctl start xensock",
+    errno.ECONNREFUSED: "it is not running: start it again (systemctl start xensock); xensock logs says why",
+    errno.ENOENT: "none was started there: check the path (backend --control PATH), or systemctl start xensock",
     errno.EACCES: "ask as the user that started it, or as root",
 }
 
