@@ -342,7 +342,11 @@ def _outer_like(sup: Supervisor, sock: socket.socket) -> socket.socket:
 def _like(sock: socket.socket, other: socket.socket) -> None:
     """Give another socket what matters to bind(2)."""
     for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-        other.setsockopt(socket.SOL_SOCKET, name, sock.getsockopt(socket.SOL_SOCKET, name))
+        try:
+            other.setsockopt(socket.SOL_SOCKET, name, sock.getsockopt(socket.SOL_SOCKET, name))
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:  # a backend of version 1 carries no options
+                raise
     if sock.family == socket.AF_INET6:
         only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)

@@ -241,12 +241,13 @@ class Client:
             names = _CARRIED + _CARRIED6
         defaults = self._defaults.get(far.family)
         if defaults is None:
-            defaults = {
-                name: far.getsockopt(*name)
-                for name in _CARRIED + _CARRIED4 * (far.family == socket.AF_INET)
-            }
-            if far.family == socket.AF_INET6:
-                defaults |= {name: far.getsockopt(*name) for name in _CARRIED6}
+            known = _CARRIED + (_CARRIED4 if far.family == socket.AF_INET else _CARRIED6)
+            try:
+                defaults = {name: far.getsockopt(*name) for name in known}
+            except OSError as error:
+                if error.errno != errno.ENOPROTOOPT:
+                    raise
+                return  # a backend of version 1 carries no options
             self._defaults[far.family] = defaults
         for level, option in names:
             value = guest.getsockopt(level, option)

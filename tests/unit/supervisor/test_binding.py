@@ -84,3 +84,19 @@ def test_of_a_second_bind_another_backend_is_asked_for_the_address_alone(
     assert failed.value.errno == (errno.EINVAL if freebind else ours)
     assert type(failed.value) is OSError  # nothing was decided about the call itself
     assert asked == ([] if freebind else [("127.0.0.2", 0)])
+
+
+@pytest.mark.parametrize("number", [errno.ENOPROTOOPT, errno.ENOMEM])
+def test_a_backend_of_version_1_carries_no_options(number: int) -> None:
+    """What matters to bind(2) is not carried there; any other failure is one."""
+
+    class Far:
+        def setsockopt(self, *_: object) -> None:
+            raise OSError(number, "")
+
+    with socket.socket() as sock:
+        if number == errno.ENOPROTOOPT:
+            binding._like(sock, cast("Any", Far()))
+        else:
+            with pytest.raises(OSError, match="12"):
+                binding._like(sock, cast("Any", Far()))
