@@ -93,7 +93,7 @@ def test_a_backend_that_ended(tmp_path: Path) -> None:
     lines = unreachable(tmp_path / "s", tmp_path)
     assert (lines["cause"], lines["hint"]) == (
         "Connection refused",
-        f"start one: xensock backend --listen local:{tmp_path}/s",
+        f"it is not running; start one: xensock backend --listen local:{tmp_path}/s",
     )
 
 
