@@ -31,6 +31,15 @@ def musl_program(world) -> str:
     return str(_build_musl(bring(world, "net.c")))
 
 
+def java_names(world) -> str:
+    """`sources/Names.java`, which may not lie beside other sources (JEP 458)."""
+    source = bring(world, "Names.java")
+    alone = source.parent / "java" / source.name
+    alone.parent.mkdir(exist_ok=True)
+    alone.write_text(source.read_text())
+    return str(alone)
+
+
 def musl_dynamic(world) -> str:
     """The same, with musl's loader."""
     source = bring(world, "net.c")
