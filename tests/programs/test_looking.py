@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,6 @@ import guestkit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 PATIENCE = 60
 HOSTILE = "evil\x1b]0;gotcha\x07\x9b31m\nname"
@@ -237,6 +237,45 @@ def test_what_killed_runs_left_behind_goes(runtime: Path) -> None:
     assert rows("ps", "guests") == []
     said("run", "--", "true")
     assert not stale.exists()
+
+
+def traces(*directories: Path) -> dict[str, list[str]]:
+    """What a run might leave on this machine: interfaces, mounts, namespaces with names, files."""
+    return {
+        "interfaces": sorted(name for _, name in socket.if_nameindex()),
+        "mounts": sorted(
+            line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        ),
+        "names": sorted(map(str, Path("/run/netns").glob("*"))),
+        "files": sorted(
+            str(path)
+            for directory in directories
+            for path in directory.rglob("*")
+            if path.is_file()
+        ),
+    }
+
+
+def test_nothing_is_left_behind(
+    runtime: Path, far: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a run that ended, and after one that was killed, whose control socket is the next one's to remove."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = traces(tmp_path, runtime)
+    allowed = ("--allow", "loopback", "--allow", "listen:any")
+    said("run", "--", "true")
+    assert list((runtime / "xensock").iterdir()) == []
+    assert traces(tmp_path, runtime) == before
+    with talking(far, *allowed) as running:
+        until(lambda: list((runtime / "xensock").iterdir()))
+        assert traces(tmp_path, runtime) == before
+        running.process.kill()
+        running.process.wait(PATIENCE)
+        with contextlib.suppress(ConnectionResetError):
+            assert running.client.recv(100) == b""  # every process of the guest is gone
+    assert traces(tmp_path, runtime) == before
+    said("run", "--", "true")
+    assert list((runtime / "xensock").iterdir()) == []
 
 
 @pytest.mark.ring
