@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from relaykit import Ground, error_of, events, read, until
 
 import nskit
+from xensock import _core
 from xensock.calls.address import Endpoint
 
 pytestmark = pytest.mark.skipif(bool(nskit.missing()), reason=nskit.missing())
@@ -111,3 +113,51 @@ def test_what_is_cut_short_by_a_kill_does_not_look_whole() -> None:
             assert process.wait(30) == -signal.SIGKILL
             with pytest.raises(ConnectionResetError):
                 guest.recv(1)
+
+
+ECHOES = """
+import os, socket, sys, time
+near, far, go = (int(word) for word in sys.argv[1:])
+near, far = socket.socket(fileno=near), socket.socket(fileno=far)
+os.read(go, 1)
+for _ in range(100):
+    near.sendall(b"there")
+    far.sendall(far.recv(5, socket.MSG_WAITALL))
+    assert near.recv(5, socket.MSG_WAITALL) == b"there"
+print(time.monotonic())
+"""
+
+
+def test_bytes_move_while_this_process_holds_the_gil() -> None:
+    """Another process sends through the mover and back, meanwhile one call of Python's runs to its end."""
+    mover = _core.mover_open(1)
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()) as near,
+            server.accept()[0] as guest,
+            socket.create_connection(server.getsockname()) as far,
+            server.accept()[0] as way,
+        ):
+            ends = guest.dup(), way.dup()
+            for end in ends:
+                end.setblocking(False)
+            _core.mover_add(mover, ends[0].detach(), ends[1].detach(), False)
+            waits, go = os.pipe()
+            handed = (near.fileno(), far.fileno(), waits)
+            with subprocess.Popen(
+                [sys.executable, "-c", ECHOES, *map(str, handed)],
+                pass_fds=handed,
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as process:
+                os.write(go, b"x")
+                pow(3, 1 << 23)  # a second or two, and it never lets go of the GIL
+                held_until = time.monotonic()
+                assert process.stdout is not None
+                moved = float(process.stdout.read())
+            os.close(waits)
+            os.close(go)
+        assert moved < held_until
+    finally:
+        _core.mover_close(mover, 0)
