@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -77,6 +78,69 @@ def test_groups_of_processes_outside_are_not_the_guests_to_stop() -> None:
     if native != "done":
         pytest.skip("no control group here that this user may write to")
     assert inside in ("EROFS", "EACCES", "EPERM", "")
+
+
+FIRST = """
+import ctypes, errno, json, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+PTRACE, VM_READ = (101, 310) if os.uname().machine == "x86_64" else (117, 270)
+def system(*arguments):
+    found = libc.syscall(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+    if found < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return found
+def memory(pid):
+    open(f"/proc/{pid}/mem", "rb").close()
+def read(pid):
+    room = ctypes.create_string_buffer(8)
+    here = (ctypes.c_uint64 * 2)(ctypes.addressof(room), 8)
+    there = (ctypes.c_uint64 * 2)(ctypes.addressof(held), 8)
+    system(VM_READ, pid, here, 1, there, 1, 0)
+def trace(pid):
+    system(PTRACE, 0x4206, pid, 0, 0)
+    os.kill(pid, 0)
+def take(pid):
+    os.close(system(438, system(434, pid, 0), 0, 0))
+def look(pid):
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        os.readlink(f"/proc/{pid}/fd/{name}")
+def end(pid):
+    os.kill(pid, 9)
+    if pid == 1:
+        raise OSError(errno.EPERM, "")  # we are still here, so it is, too
+held = ctypes.create_string_buffer(8)
+child = os.fork()
+if not child:
+    while True:
+        signal.pause()
+said = {}
+for who, pid in (("first", 1), ("own", child)):
+    for call in (memory, read, take, look, trace, end):
+        name = call.__name__
+        try:
+            call(pid)
+            said[f"{who} {name}"] = "done"
+        except OSError as error:
+            said[f"{who} {name}"] = errno.errorcode[error.errno]
+print(json.dumps(said))
+"""
+
+
+@guests
+@pytest.mark.parametrize("user", ["xstest", None], ids=["ordinary", "root"])
+def test_the_guests_first_process_is_not_the_guests(
+    guest: Guest, world: World, user: str | None
+) -> None:
+    """It is ours, the launcher, and holds a way to the backend. A process of the guest's own is the control."""
+    done = guest.run([world.python, "-c", FIRST], user=user, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    own = {name for name, word in said.items() if name.startswith("own") and word != "done"}
+    assert own == set()
+    first = {name: word for name, word in said.items() if name.startswith("first")}
+    assert len(first) == 6
+    assert set(first.values()) <= {"EPERM", "EACCES", "ENOENT"}, first
 
 
 @guests

@@ -9,9 +9,13 @@ import pty
 import resource
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import kit
 from kit import SITE, attempt, stream, system
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STREAM = socket.SOCK_STREAM
 X86 = os.uname().machine == "x86_64"
@@ -23,6 +27,7 @@ GROUP = socket.inet_aton("239.1.2.3")
 
 for name, arguments in {
     "raw": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP),
+    "raw of ICMP": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     "raw of IPv6": (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6),
     "packet": (socket.AF_PACKET, socket.SOCK_RAW, 0x300),
     "packet without headers": (socket.AF_PACKET, socket.SOCK_DGRAM, 0x300),
@@ -77,6 +82,7 @@ SET = {
 }
 SET6 = {
     "IPV6_UNICAST_IF": (41, 76, struct.pack("!i", 1)),
+    "source routing in IPv6": (41, 57, bytes([0, 2, 4, 0, 0, 0, 0, 0]) + socket.inet_pton(10, "2001:db8::1")),
     "options of the old interface": (41, 6, b""),
     "transparent in IPv6": (41, 75, struct.pack("i", 1)),
     "join in IPv6": (
@@ -140,6 +146,32 @@ def _() -> None:
 @attempt("io_uring")
 def _() -> None:
     os.close(system(IO_URING_SETUP, 4, ctypes.create_string_buffer(120)))
+
+
+def in_a_child(call: Callable[[], object]) -> None:
+    """What a process of its own does, whose end does not matter. Raises its OSError, EPERM if it was killed."""
+    pid = os.fork()
+    if not pid:
+        code = 0
+        try:
+            call()
+        except OSError as error:
+            code = error.errno or 255
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code if code > 0 else 1, "in a child")
+
+
+@attempt("x32")
+def _() -> None:
+    """connect(2) by the numbers of the ABI with short pointers (Documentation/x86)."""
+    if not X86:
+        raise OSError(38, "no x32")
+    where = ctypes.create_string_buffer(kit.sockaddr4(SITE["peer"], SITE["refused"]))
+    sock = stream()
+    sock.setblocking(True)
+    in_a_child(lambda: system(0x40000000 | 42, sock.fileno(), where, 16))
 
 
 @attempt("a second listener")
