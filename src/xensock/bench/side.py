@@ -43,7 +43,7 @@ class Setting:
 
     command: str
     address: IPv4Address
-    seconds: int = 1
+    seconds: int = 3
     trips: int = 20_000
     held: int = 10_000
 

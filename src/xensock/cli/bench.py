@@ -190,7 +190,7 @@ def _measure(
         command = "" if far else xensock()
         setting = Setting(command, address)
         if quick:
-            setting = Setting(command, address, trips=5_000, held=2_000)
+            setting = Setting(command, address, seconds=1, trips=5_000, held=2_000)
         facts = machine.facts(address)
         count = runs or (QUICK_RUNS if quick else RUNS)
         return facts, session.measure(chosen, setting, count, progress.tell)
