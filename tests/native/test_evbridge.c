@@ -57,8 +57,8 @@ int main(void)
 	pend(7);
 	CHECK(unmasked(7, 1, 10000) == 1);
 
-	CHECK(!xs_evbridge_add(b, 7, notify, wait));
-	CHECK(xs_evbridge_add(b, 7, notify, wait) == EEXIST);
+	CHECK(!xs_evbridge_add(b, 7, 1, notify, wait));
+	CHECK(xs_evbridge_add(b, 7, 1, notify, wait) == EEXIST);
 	pend(7);
 	CHECK(counted(wait) == 1);
 	CHECK(unmasked(7, 1, 10000) == 1);
@@ -80,7 +80,7 @@ int main(void)
 	CHECK(xs_evbridge_find(notify).evtchn == -1);
 	pend(7);
 	CHECK(unmasked(7, 1, 10000) == 1);
-	CHECK(!xs_evbridge_add(b, 9, notify, wait));
+	CHECK(!xs_evbridge_add(b, 9, 1, notify, wait));
 	xs_evbridge_free(b);
 	return 0;
 }
