@@ -20,6 +20,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -274,14 +275,9 @@ def ask_to_be_replaced() -> int:
     Raises OSError.
     """
     outcome, tells = os.pipe()
-    try:
-        address = "\0" + os.environ["NOTIFY_SOCKET"][1:]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.connect(address)
-            socket.send_fds(sock, [b"UPGRADE=1"], [tells])
-    except BaseException:
+    heard = notify("UPGRADE=1", tells)
+    os.close(tells)
+    if not heard:
         os.close(outcome)
-        raise
-    finally:
-        os.close(tells)
+        raise OSError(errno.ECONNREFUSED, "the holder is gone")
     return outcome

@@ -10,23 +10,14 @@ import os
 import socket
 from contextlib import suppress
 
-from xensock.backend.systemd import FIRST
+from xensock.backend.systemd import FIRST, manager
 
 
 class Store:
     """The store of this process. Without one nothing is kept, and nobody is the worse for it."""
 
     def __init__(self) -> None:
-        self._sock: socket.socket | None = None
-        address = os.environ.get("NOTIFY_SOCKET", "")
-        if address[:1] in ("/", "@"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            try:
-                sock.connect("\0" + address[1:] if address[0] == "@" else address)
-            except OSError:
-                sock.close()
-            else:
-                self._sock = sock
+        self._sock = manager()
 
     @property
     def there(self) -> bool:

@@ -9,17 +9,28 @@ from contextlib import suppress
 FIRST = 3  # SD_LISTEN_FDS_START
 
 
-def notify(state: str) -> bool:
-    """Tell the service manager, as "READY=1". False where there is none; a manager that is gone does not matter."""
+def manager() -> socket.socket | None:
+    """A socket to the service manager, or to our own holder (NOTIFY_SOCKET); None where there is none."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
-        return False
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
-        suppress(OSError),
-    ):
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
         sock.connect("\0" + address[1:] if address[0] == "@" else address)
-        sock.send(state.encode())
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+def notify(state: str, *fds: int) -> bool:
+    """Tell the service manager, as "READY=1", with descriptors. False where there is none; a manager that is gone
+    does not matter."""
+    sock = manager()
+    if sock is None:
+        return False
+    with sock, suppress(OSError):
+        socket.send_fds(sock, [state.encode()], fds)
         return True
     return False
 
