@@ -33,7 +33,7 @@ def run_checks() -> list[Check]:
         _cookie(),
         _proc(),
         _descriptors(),
-        *surroundings.rows(Path("/proc"), Path("/")),
+        *surroundings.rows(Machine()),
     ]
 
 

@@ -47,21 +47,21 @@ class Machine:
     """The facts that tell causes apart, read from /proc when asked."""
 
     def __init__(self, proc: str = "/proc", root: str = "/", uid: int | None = None) -> None:
-        self._proc = Path(proc)
-        self._root = Path(root)
+        self.proc = Path(proc)
+        self.root = Path(root)
         self.uid = os.geteuid() if uid is None else uid
 
     def sysctl(self, name: str) -> int | None:
         """The number in a sysctl, None where the kernel has no such one."""
         try:
-            return int((self._proc / "sys" / name.replace(".", "/")).read_text())
+            return int((self.proc / "sys" / name.replace(".", "/")).read_text())
         except (OSError, ValueError):
             return None
 
     def status(self, field: str) -> str:
         """A line of /proc/self/status."""
         try:
-            lines = (self._proc / "self" / "status").read_text().splitlines()
+            lines = (self.proc / "self" / "status").read_text().splitlines()
         except OSError:
             return ""
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
@@ -83,7 +83,7 @@ class Machine:
     def container(self) -> bool:
         """Whether this looks like a container of Docker, Podman or Kubernetes."""
         return any(
-            (self._root / name).exists() for name in (".dockerenv", "run/.containerenv")
+            (self.root / name).exists() for name in (".dockerenv", "run/.containerenv")
         ) or bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 

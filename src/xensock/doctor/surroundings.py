@@ -6,7 +6,6 @@ Rows of `xensock doctor` that are read, not tried; whatever they lack, guests ru
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from xensock.doctor.remedies import Machine
+
 # capabilities(7): what a backend of root uses, beside CAP_SYS_ADMIN, whose lack the tried checks show.
 USED = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19}
 FEW_PROCESSES = 64
@@ -23,44 +24,31 @@ XEN_FILES = {"xenbus": "xenfs", "evtchn": "xen-evtchn", "gntdev": "xen-gntdev"}
 XEN_LIBRARIES = ("libxenstore.so.4", "libxengnttab.so.1", "libxenevtchn.so.1")
 
 
-def rows(proc: Path, root: Path, uid: int | None = None) -> list[Check]:
-    """All of them. `proc` and `root`: where /proc and / are; `uid`: whose, this process's by default."""
-    return [
-        _capabilities(proc, os.geteuid() if uid is None else uid),
-        _libc(),
-        _group(proc, root),
-        xen(root),
-    ]
+def rows(machine: Machine) -> list[Check]:
+    """All of them."""
+    return [_capabilities(machine), _libc(), _group(machine), xen(machine.root)]
 
 
-def _capabilities(proc: Path, uid: int) -> Check:
+def _capabilities(machine: Machine) -> Check:
     name = "capabilities"
-    try:
-        first = int((proc / "sys/net/ipv4/ip_unprivileged_port_start").read_text())
-    except (OSError, ValueError):
-        first = 1024
-    held = _effective(proc)
-    if uid != 0 and not held >> USED["CAP_NET_BIND_SERVICE"] & 1:
+    first = machine.sysctl("net.ipv4.ip_unprivileged_port_start")
+    first = 1024 if first is None else first
+    held = int(machine.status("CapEff:") or "0", 16)
+    if machine.uid != 0 and not held >> USED["CAP_NET_BIND_SERVICE"] & 1:
         return Check(
             name, "ok", f"none, and none is needed; guests may listen from port {first} on"
         )
     lacking = [capability for capability, bit in USED.items() if not held >> bit & 1]
-    if uid == 0 and lacking:
+    if machine.uid == 0 and lacking:
         return Check(
             name,
             "warn",
             f"root without {', '.join(lacking)}: no ports below {first}, or guests of other users not served",
             "start it with all of root's capabilities (in a container: --cap-add)",
         )
-    return Check(name, "ok", "root's" if uid == 0 else "ports of any number can be listened on")
-
-
-def _effective(proc: Path) -> int:
-    try:
-        lines = (proc / "self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    return Check(
+        name, "ok", "root's" if machine.uid == 0 else "ports of any number can be listened on"
+    )
 
 
 def _libc() -> Check:
@@ -70,11 +58,11 @@ def _libc() -> Check:
     )
 
 
-def _group(proc: Path, root: Path) -> Check:
+def _group(machine: Machine) -> Check:
     """cgroups(7), version 2: the smallest pids.max of the groups that this process is in."""
     name = "cgroup"
     try:
-        lines = (proc / "self/cgroup").read_text().splitlines()
+        lines = (machine.proc / "self/cgroup").read_text().splitlines()
     except OSError:
         return Check(name, "ok", "not visible")
     path = next((line[3:] for line in lines if line.startswith("0::")), "").strip("/")
@@ -82,7 +70,7 @@ def _group(proc: Path, root: Path) -> Check:
     parts = path.split("/") if path else []
     for depth in range(len(parts) + 1):
         try:
-            text = (root / "sys/fs/cgroup").joinpath(*parts[:depth], "pids.max").read_text()
+            text = (machine.root / "sys/fs/cgroup").joinpath(*parts[:depth], "pids.max").read_text()
             limits.append(int(text))
         except (OSError, ValueError):  # the root group has none; "max"
             continue

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from xensock.doctor import surroundings
+from xensock.doctor.remedies import Machine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xensock.doctor.check import Check
 
 ALL = (1 << 41) - 1
@@ -29,12 +31,12 @@ def row(
 ) -> Check:
     write(root / "proc/self/status", f"Name:\tx\nCapEff:\t{effective:016x}\n")
     write(root / "proc/self/cgroup", f"0::{group}\n")
-    rows = surroundings.rows(root / "proc", root, uid)
+    rows = surroundings.rows(Machine(str(root / "proc"), str(root), uid))
     return next(check for check in rows if check.name == name)
 
 
 def test_this_machine_has_each_row_once() -> None:
-    rows = surroundings.rows(Path("/proc"), Path("/"))
+    rows = surroundings.rows(Machine())
     assert [check.name for check in rows] == ["capabilities", "libc", "cgroup", "Xen"]
     assert all(check.detail for check in rows)
     assert all(check.remedy for check in rows if check.state != "ok")
