@@ -61,6 +61,7 @@ TESTED_BY: dict[str, str] = {
     "__main__.py": "tests/unit/test_api.py",
     "cli/bench.py": "tests/unit/bench",
     "cli/examples.py": "tests/unit/cli/test_main.py",
+    "cli/group.py": "tests/unit/cli/test_main.py",
     "cli/install.py": "tests/unit/backend/test_installing.py",
     "cli/doctor.py": "tests/unit/doctor/test_checks.py",
     "cli/version.py": "tests/unit/cli/test_main.py",

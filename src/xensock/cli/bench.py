@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xensock.cli.errors import FAILURE, USAGE, UserError
+from xensock.cli.group import Group
 from xensock.cli.terminal import colour_wanted
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 RUNS, QUICK_RUNS = 9, 3
 
 
-@click.group()
+@click.group(cls=Group)
 def bench() -> None:
     """Measure XenSock against the native network."""
 

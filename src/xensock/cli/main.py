@@ -75,11 +75,7 @@ class Commands(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
-        if isinstance(command, click.Group):
-            for name, below in command.commands.items():
-                examples.first(below, f"{cmd_name} {name}")
-        else:
-            examples.first(command, cmd_name)
+        examples.first(command, cmd_name)
         return command
 
     def resolve_command(
@@ -219,8 +215,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     verb, debug = _verb(args), _debug(args)
-    if args[1:2] == ["help"] and isinstance(cli.get_command(click.Context(cli), verb), click.Group):
-        args[1] = "--help"  # as at the root
     try:
         status = cli.main(args=args, prog_name="xensock", standalone_mode=False)
         # Output that is still buffered may fail only now.

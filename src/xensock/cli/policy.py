@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xensock.cli.errors import FAILURE, UserError
+from xensock.cli.group import Group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 OTHERS = 5  # runners-up that are shown
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def policy() -> None:
     """Check, explain and test policy files (docs/reference/policy.md)."""
 
