@@ -31,9 +31,9 @@ def musl_program(world) -> str:
     return str(_build_musl(bring(world, "net.c")))
 
 
-def java_names(world) -> str:
-    """`sources/Names.java`, which may not lie beside other sources (JEP 458)."""
-    source = bring(world, "Names.java")
+def java_program(world) -> str:
+    """`sources/Net.java`, which may not lie beside other sources (JEP 458)."""
+    source = bring(world, "Net.java")
     alone = source.parent / "java" / source.name
     alone.parent.mkdir(exist_ok=True)
     alone.write_text(source.read_text())

@@ -1,10 +1,9 @@
 """Java from source: HttpClient, Socket, channels, names, interfaces; and a server."""
 
 import hashlib
-import shutil
 
 import pytest
-from languages import bring
+from languages import java_program
 
 from world.internet import ECHO, LARGE
 from world.namespaces import needs
@@ -15,10 +14,8 @@ LARGE_PAGE = bytes(range(256)) * (LARGE // 256)
 
 
 def command(guest, *words):
-    # The source may not lie beside others (JEP 458), and small heaps start faster.
-    source = guest.directory / "Net.java"
-    if not source.exists():
-        shutil.copyfile(bring(guest.world, "Net.java"), source)
+    # Small heaps start faster.
+    source = java_program(guest.world)
     options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx128m"]
     return ["java", *options, str(source), *map(str, words)]
 

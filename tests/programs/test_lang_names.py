@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from languages import bring, go_program, java_names, musl_program
+from languages import bring, go_program, java_program, musl_program
 
 from world.fixtures import only
 from world.namespaces import describe, eventually, needs
@@ -41,7 +41,7 @@ def resolver(world, program):
     if program == "java":
         fresh = ["-Dsun.net.inetaddr.ttl=0"]  # it would remember addresses for 30 seconds
         small = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"]
-        return ["java", *fresh, *small, java_names(world)]
+        return ["java", *fresh, *small, java_program(world), "names"]
     return [world.python, str(bring(world, "names.py"))]
 
 

@@ -2,10 +2,12 @@
 //
 //   java Net.java client WEB4 ECHO URL...   HttpClient, Socket, channels, errors: one line each
 //   java Net.java serve ADDRESS PORT        an echo server with ServerSocket and one thread a client
-//   java Net.java names NAME...             InetAddress.getAllByName
+//   java Net.java names NAME...             InetAddress.getAllByName; `-`: those on stdin
 //   java Net.java interfaces                NetworkInterface: name, up, loopback, addresses
+import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
@@ -29,6 +31,7 @@ import java.util.Collections;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.stream.Stream;
 
 public class Net {
     static final int LIMIT = 20_000;
@@ -153,7 +156,14 @@ public class Net {
                 System.out.println(failure("nothing.test", 80));
             }
             case "serve" -> serve(rest.get(0), Integer.parseInt(rest.get(1)));
-            case "names" -> rest.forEach(one -> System.out.println(name(one)));
+            case "names" -> {
+                for (var word : rest) {
+                    var names = word.equals("-")
+                            ? new BufferedReader(new InputStreamReader(System.in)).lines()
+                            : Stream.of(word);
+                    names.forEach(one -> System.out.println(name(one)));
+                }
+            }
             case "interfaces" -> {
                 for (var one : Collections.list(NetworkInterface.getNetworkInterfaces()))
                     System.out.println(one.getName() + " " + (one.isUp() ? "up" : "down") + " "
