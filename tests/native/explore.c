@@ -1,5 +1,6 @@
 /* The explorer; what it does is in explore.h. */
 #include "explore.h"
+#include "states.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -487,53 +488,6 @@ static void registers(void)
 #endif
 }
 
-struct mark { uint64_t a, b; };
-static struct mark *seen;
-static size_t room, known;
-
-static struct mark mark_of(const uint8_t *data, size_t length)
-{
-	struct mark m = {0x9e3779b97f4a7c15u ^ length, 0xc2b2ae3d27d4eb4fu};
-
-	for (size_t i = 0; i < length; i += 8) {
-		uint64_t word = 0;
-
-		memcpy(&word, data + i, length - i < 8 ? length - i : 8);
-		m.a = (m.a ^ word) * 0xff51afd7ed558ccdu;
-		m.a ^= m.a >> 32;
-		m.b = (m.b + word) * 0xc4ceb9fe1a85ec53u;
-		m.b ^= m.b >> 29;
-	}
-	m.a += !m.a; /* 0: an empty place of the table */
-	return m;
-}
-
-static bool insert(struct mark m)
-{
-	size_t i;
-
-	if (known * 2 >= room) {
-		struct mark *old = seen;
-		size_t n = room;
-
-		room = room ? room * 2 : 1 << 16;
-		seen = calloc(room, sizeof *seen);
-		if (!seen)
-			die("no memory");
-		known = 0;
-		for (i = 0; i < n; i++)
-			if (old[i].a)
-				insert(old[i]);
-		free(old);
-	}
-	for (i = m.a & (room - 1); seen[i].a; i = (i + 1) & (room - 1))
-		if (seen[i].a == m.a && seen[i].b == m.b)
-			return false;
-	seen[i] = m;
-	known++;
-	return true;
-}
-
 static void fail(const char *what)
 {
 	fprintf(stderr, "FAILED %s: %s\n", title, what);
@@ -551,7 +505,7 @@ static void push(void)
 	forget();
 	registers();
 	length = encode();
-	if (!insert(mark_of(buffer, length)))
+	if (!states_add(buffer, length))
 		return;
 	if (depth + 1 >= DEEPEST)
 		die("too deep");
@@ -626,12 +580,10 @@ void ex_run(void)
 	for (int i = 0; i < EX_LABELS; i++)
 		if (expected[i] && !reached[i])
 			fail(expected[i]);
-	printf("%-58s %9zu states %10llu steps, longest %u\n", title, known, (unsigned long long)steps, deepest);
+	printf("%-58s %9zu states %10llu steps, longest %u\n", title, states_count(), (unsigned long long)steps, deepest);
 	fflush(stdout);
 	free(frames);
-	free(seen);
-	seen = NULL;
-	room = known = 0;
+	states_forget();
 }
 
 /* Building */

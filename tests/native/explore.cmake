@@ -3,7 +3,7 @@
 set(RING_CODE order.h dataring.h dataring.c cmdring.h cmdring.c)
 set(EXPLORE_OPTIONS -O2 -fno-sanitize=all)
 
-add_library(explorer OBJECT explore.c)
+add_library(explorer OBJECT explore.c states.c)
 target_compile_options(explorer PRIVATE ${EXPLORE_OPTIONS})
 
 # code: the folder of the ring code.
