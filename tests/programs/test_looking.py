@@ -110,6 +110,23 @@ def talking(far: socket.socket, *options: str) -> Iterator[Running]:
             process.kill()
 
 
+@contextlib.contextmanager
+def serving(tmp_path: Path, *rules: str) -> Iterator[tuple[int, Path, Path]]:
+    """A daemon's process, the socket that guests come to, and its control socket."""
+    where, control = tmp_path / "s", tmp_path / "c"
+    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
+    with subprocess.Popen(
+        command("backend", *options, *rules), stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        try:
+            assert daemon.stderr is not None
+            assert "listening" in daemon.stderr.readline()
+            yield daemon.pid, where, control
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=PATIENCE)
+
+
 @paths
 def test_a_run_and_its_sockets(runtime: Path, far: socket.socket, path: str) -> None:
     with talking(
@@ -280,86 +297,57 @@ def test_nothing_is_left_behind(
 
 @pytest.mark.ring
 def test_a_daemon(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
-    where, control = tmp_path / "s", tmp_path / "c"
-    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
-    with subprocess.Popen(
-        command("backend", *options, "--allow", "listen:any"), stderr=subprocess.PIPE, text=True
-    ) as daemon:
-        try:
-            assert daemon.stderr is not None
-            assert "listening" in daemon.stderr.readline()
-            with talking(far, "--backend", f"local:{where}") as running:
-                (guest,) = until(lambda: rows("ps", "guests", "--control", str(control)))
-                assert guest["backend"] == daemon.pid
-                assert len(rows("ps", "guests")) == 2  # the run itself is one, too
-                found = rows("ss", "sockets", "--control", str(control))
-                (talk,) = (one for one in found if one["state"] == "connected")
-                assert talk["peer"] == f"127.0.0.1:{far.getsockname()[1]}"
-                said("kill", talk["connection"])
-                assert running.line() in ("ECONNRESET", "EPIPE")
-                listener = next(one for one in found if one["state"] == "listening")
-                assert "only connections" in said("kill", listener["connection"], status=1)
-                said("kill", guest["guest"])
-                until(lambda: not rows("ps", "guests", "--control", str(control)))
-        finally:
-            daemon.terminate()
-            daemon.communicate(timeout=PATIENCE)
+    with (
+        serving(tmp_path, "--allow", "listen:any") as (pid, where, control),
+        talking(far, "--backend", f"local:{where}") as running,
+    ):
+        (guest,) = until(lambda: rows("ps", "guests", "--control", str(control)))
+        assert guest["backend"] == pid
+        assert len(rows("ps", "guests")) == 2  # the run itself is one, too
+        found = rows("ss", "sockets", "--control", str(control))
+        (talk,) = (one for one in found if one["state"] == "connected")
+        assert talk["peer"] == f"127.0.0.1:{far.getsockname()[1]}"
+        said("kill", talk["connection"])
+        assert running.line() in ("ECONNRESET", "EPIPE")
+        listener = next(one for one in found if one["state"] == "listening")
+        assert "only connections" in said("kill", listener["connection"], status=1)
+        said("kill", guest["guest"])
+        until(lambda: not rows("ps", "guests", "--control", str(control)))
 
 
 @pytest.mark.ring
 def test_events_of_a_daemon(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
-    where, control = tmp_path / "s", tmp_path / "c"
-    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
-    with subprocess.Popen(
-        command("backend", *options), stderr=subprocess.PIPE, text=True
-    ) as daemon:
-        try:
-            assert daemon.stderr is not None
-            assert "listening" in daemon.stderr.readline()
-            with socket.socket(socket.AF_UNIX) as watcher:
-                watcher.settimeout(PATIENCE)
-                watcher.connect(str(control))
-                watcher.sendall(b'{"id": 7, "command": "events"}\n')
-                lines = watcher.makefile()
-                assert json.loads(lines.readline()) == {"id": 7, "schema": 1, "ok": True}
-                with talking(far, "--backend", f"local:{where}"):
-                    event = json.loads(lines.readline())["event"]
-                    while event["verb"] != "connect":
-                        event = json.loads(lines.readline())["event"]
-                    assert event["target"] == f"127.0.0.1:{far.getsockname()[1]}"
-                while event["verb"] != "close":
-                    event = json.loads(lines.readline())["event"]
-                assert event["sent"] == 5
-                lines.close()
-        finally:
-            daemon.terminate()
-            daemon.communicate(timeout=PATIENCE)
+    with serving(tmp_path) as (_, where, control), socket.socket(socket.AF_UNIX) as watcher:
+        watcher.settimeout(PATIENCE)
+        watcher.connect(str(control))
+        watcher.sendall(b'{"id": 7, "command": "events"}\n')
+        lines = watcher.makefile()
+        assert json.loads(lines.readline()) == {"id": 7, "schema": 1, "ok": True}
+        with talking(far, "--backend", f"local:{where}"):
+            event = json.loads(lines.readline())["event"]
+            while event["verb"] != "connect":
+                event = json.loads(lines.readline())["event"]
+            assert event["target"] == f"127.0.0.1:{far.getsockname()[1]}"
+        while event["verb"] != "close":
+            event = json.loads(lines.readline())["event"]
+        assert event["sent"] == 5
+        lines.close()
 
 
 @pytest.mark.ring
 def test_events_of_a_daemon_by_command(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
     """The command ends with the daemon."""
-    where, control = tmp_path / "s", tmp_path / "c"
-    options = ["--listen", f"local:{where}", "--control", str(control), "--allow", "loopback"]
     told = tmp_path / "told"
-    with subprocess.Popen(
-        command("backend", *options), stderr=subprocess.PIPE, text=True
-    ) as daemon:
-        try:
-            assert daemon.stderr is not None
-            assert "listening" in daemon.stderr.readline()
-            with told.open("wb") as out:
-                watcher = subprocess.Popen(command("events", "--control", str(control)), stdout=out)
+    with serving(tmp_path) as (_, where, control):
+        with told.open("wb") as out:
+            watcher = subprocess.Popen(command("events", "--control", str(control)), stdout=out)
 
-            def ended() -> bool:
-                with talking(far, "--backend", f"local:{where}"):
-                    pass  # recording begins once somebody watches
-                return "5 bytes sent" in told.read_text()
+        def ended() -> bool:
+            with talking(far, "--backend", f"local:{where}"):
+                pass  # recording begins once somebody watches
+            return "5 bytes sent" in told.read_text()
 
-            until(ended)
-        finally:
-            daemon.terminate()
-            daemon.communicate(timeout=PATIENCE)
+        until(ended)
     try:
         assert watcher.wait(PATIENCE) == 0
     finally:
