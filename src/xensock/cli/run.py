@@ -225,7 +225,8 @@ def run(
             detach = front.detacher(job, quiet=silent)
             if lesson is not None:
                 tap.add(lesson.learner.record)
-                detach = _stay  # nobody goes on before the policy is there
+            if lesson is not None or pcap is not None:
+                detach = _stay  # nobody goes on before the policy, or the capture, is there
             order = Order(
                 argv,
                 policy,
