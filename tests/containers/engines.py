@@ -139,12 +139,12 @@ class Engine:
         """Whether its containers are in control groups of their own; see podman()."""
         return self.oci != "crun"
 
-    def plain(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def plain(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A container under the engine's own runtime."""
         options = [f"--runtime={self.oci}"]
         before = options if self.kind != "docker" else []
         after = options if self.kind == "docker" else self.run_options()
-        return self(*before, "run", *after, "--rm", "--network=none", *argv)
+        return self(*before, "run", *after, "--rm", "--network=none", *argv, check=check)
 
     def records(self) -> list[dict[str, Any]]:
         """The backend's trace."""

@@ -20,7 +20,8 @@ APPARMOR = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
 MAXIMUM = "user.max_user_namespaces"
 SWITCH = "kernel.unprivileged_userns_clone"
 RESTRICTION = "kernel.apparmor_restrict_unprivileged_userns"
-CAP_SYS_ADMIN = 21
+# capabilities(7): without these root can make no guest.
+ROOTS = {"SYS_ADMIN": 21, "NET_ADMIN": 12}
 
 
 # What `xensock doctor --fix` offers to run: a setting that the next boot forgets, nothing that installs or builds.
@@ -72,12 +73,10 @@ class Machine:
         return self.status("Seccomp:") == "2"
 
     @property
-    def admin(self) -> bool:
-        """Whether this process has CAP_SYS_ADMIN."""
-        try:
-            return bool(int(self.status("CapEff:"), 16) >> CAP_SYS_ADMIN & 1)
-        except ValueError:
-            return False
+    def lacking(self) -> list[str]:
+        """What root needs here and lacks, as in a container; no capability is needed by others."""
+        held = int(self.status("CapEff:") or "0", 16)
+        return [name for name, bit in ROOTS.items() if self.uid == 0 and not held >> bit & 1]
 
     @property
     def container(self) -> bool:
@@ -140,7 +139,7 @@ def _why(stage: str, error: int, here: Machine) -> tuple[str, str]:
     if stage in ("proc", "sysfs"):
         return _no_fresh_mount(stage, error, here)
     if stage in ("veth", "route"):
-        return _no_network(stage, error)
+        return _no_network(stage, error, here)
     if stage == "landlock":
         return _no_landlock(error)
     if stage in ("launcher", "exec", "config"):
@@ -193,11 +192,8 @@ def _no_namespace(stage: str, error: int, here: Machine) -> tuple[str, str]:
             "AppArmor gave the user namespace no capabilities (Ubuntu 23.10 and later)",
             f"{APPARMOR}, or install the profile of docs/howto/user-namespaces.md",
         )
-    if here.uid == 0 and not here.admin:
-        return (
-            "root here lacks CAP_SYS_ADMIN, as in a container",
-            f"start the container with: {UNMASKED} --cap-add SYS_ADMIN …",
-        )
+    if here.lacking:
+        return _less_than_root(here)
     if here.seccomp:
         return (
             "a seccomp filter confines this process (a container's profile)",
@@ -206,6 +202,15 @@ def _no_namespace(stage: str, error: int, here: Machine) -> tuple[str, str]:
     return (
         "the kernel or a security module refused it",
         "see `sudo dmesg | tail` for the module's message, and `xensock doctor` for the rest",
+    )
+
+
+def _less_than_root(here: Machine) -> tuple[str, str]:
+    names = ", ".join(f"CAP_{name}" for name in here.lacking)
+    options = " ".join(f"--cap-add {name}" for name in here.lacking)
+    return (
+        f"root here lacks {names}, as in a container",
+        f"start the container with: {UNMASKED} {options} …",
     )
 
 
@@ -225,10 +230,12 @@ def _no_fresh_mount(stage: str, error: int, here: Machine) -> tuple[str, str]:
     return f"mount(2) said {os.strerror(error)}", "see `sudo dmesg | tail`, then `xensock doctor`"
 
 
-def _no_network(stage: str, error: int) -> tuple[str, str]:
+def _no_network(stage: str, error: int, here: Machine) -> tuple[str, str]:
     if stage == "veth" and error in (errno.EOPNOTSUPP, errno.ENODEV):
         return "this kernel has neither veth nor dummy interfaces", "sudo modprobe veth"
     if error in (errno.EPERM, errno.EACCES):
+        if here.lacking:
+            return _less_than_root(here)
         return (
             "the guest's namespace gives no CAP_NET_ADMIN (AppArmor or a container's profile)",
             f"{APPARMOR}; in a container: {CONTAINER} …",

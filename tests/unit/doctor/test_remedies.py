@@ -100,6 +100,10 @@ def test_docker(tmp_path: Path) -> None:
             explain_failure(stage, errno.EPERM, docker).hint
         )
     assert "CAP_SYS_ADMIN" in explain_failure("netns", errno.EPERM, docker).cause
+    added = machine(tmp_path / "added", status="Seccomp:\t0\nCapEff:\t00000000a82425fb\n", uid=0)
+    _, cause, hint = explain_failure("veth", errno.EPERM, added)
+    assert "lacks CAP_NET_ADMIN, as" in cause
+    assert "--cap-add NET_ADMIN …" in hint
 
 
 def test_a_chroot_is_among_the_suspects(tmp_path: Path) -> None:
