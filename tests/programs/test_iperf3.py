@@ -7,7 +7,7 @@ import pytest
 from world.namespaces import eventually, needs
 
 pytestmark = needs("iperf3")
-BYTES = 50_000_000
+BYTES = 200_000_000
 directions = pytest.mark.parametrize("reverse", [False, True], ids=["send", "receive"])
 
 
@@ -31,8 +31,9 @@ def measure(run, address, port, reverse, streams):
     assert len(report["start"]["connected"]) == streams
     end = report["end"]
     assert end["sum_sent"]["bytes"] >= BYTES
-    # What is still in buffers when the sender has said that it is done is not counted.
-    assert end["sum_received"]["bytes"] >= 0.1 * BYTES
+    # What is still in buffers when the sender has said that it is done is not counted: a few MB for each stream and
+    # connection on the way, natively too.
+    assert end["sum_received"]["bytes"] >= BYTES - 20_000_000 * streams
 
 
 @directions
