@@ -7,12 +7,15 @@ import resource
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import guestkit
 from xensock.bench import hold_client, memory
 from xensock.bench.failure import BenchError
 from xensock.bench.machine import LOOPBACK
+from xensock.bench.rows import TARGETS
 from xensock.bench.side import Setting
 
 MEGABYTE = 1 << 20
@@ -70,3 +73,17 @@ def test_connections_are_held_until_told() -> None:
             assert len(os.listdir(f"/proc/{process.pid}/fd")) == before + 20
             process.communicate("end\n", timeout=20)
         assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(guestkit.missing()), reason=guestkit.missing() or "-")
+def test_ten_thousand_idle_connections_are_within_the_target() -> None:
+    """Direct ones need nothing of the backend but what its tables have for them."""
+    command = str(Path(sys.executable).with_name("xensock"))
+    setting = Setting(command, LOOPBACK)
+    assert setting.held == 10_000
+    with memory.idle_connections(setting) as pair:
+        each = pair.ours()
+    most = TARGETS["memory"].most
+    assert most == 2048
+    assert each <= most
