@@ -296,7 +296,7 @@ def _no_paths(rules: tuple[str, ...]) -> None:
 
     for rule in filter(is_unix, rules):
         raise UserError(
-            f"rule {rule}: it is about this host, and another backend carries the calls",
+            f"rule {rule!r}: it is about this host, and another backend carries the calls",
             "a guest with --backend reaches no unix sockets but its own",
             "leave it out; at `xensock backend` it is for programs with xensock.socket",
         )

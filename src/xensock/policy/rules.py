@@ -139,7 +139,7 @@ class _Reader:
         self.after = ""  # and the protocol: hints repeat them
 
     def fail(self, message: str, hint: str) -> NoReturn:
-        raise RuleError(f"rule {self.whole}: {message}" if self.whole else message, hint)
+        raise RuleError(f"rule {self.whole!r}: {message}" if self.whole else message, hint)
 
     def spell(self, middle: str) -> str:
         return f"{self.before}{middle}{self.after}"
@@ -239,6 +239,9 @@ class _Reader:
         close = near(first, DIRECTIONS)
         if close and not self.before:
             self.fail(f"unknown direction {first!r}", f"did you mean {close}:{others}{self.after}?")
+        name, low, high = (text.split(":") + ["", ""])[:3]
+        if text.count(":") == 2 and low.isdecimal() and high.isdecimal() and len(name) > 4:
+            self.fail("two ports follow the host", f"write {self.spell(f'{name}:{low}-{high}')}")
         self.fail(
             f"{text!r} is not an IPv6 address", "write it like 2001:db8::1 or [2001:db8::1]:443"
         )

@@ -30,13 +30,13 @@ def parse_unix(text: str) -> str:
     path = text.strip().removeprefix(PREFIX)
     if not path.startswith("/"):
         raise RuleError(
-            f"rule {text}: the path is not absolute", "write it like unix:/run/app.sock"
+            f"rule {text!r}: the path is not absolute", "write it like unix:/run/app.sock"
         )
     if not path.isprintable() or len(os.fsencode(path)) > LONGEST:
         raise RuleError(f"rule {text!a}: no socket has such a path", f"at most {LONGEST} bytes")
     right = os.path.normpath(path)
     if right != path:
-        raise RuleError(f"rule {text}: the path has a shorter form", f"write {PREFIX}{right}")
+        raise RuleError(f"rule {text!r}: the path has a shorter form", f"write {PREFIX}{right}")
     return path
 
 

@@ -190,7 +190,7 @@ def test_the_errors_of_the_reference() -> None:
         rule = text.strip("`")
         with pytest.raises(RuleError) as caught:
             parse_rule(rule)
-        assert caught.value.message == f"rule {rule}: {message}"
+        assert caught.value.message == f"rule {rule!r}: {message}"
         assert caught.value.hint == hint
 
 
