@@ -239,7 +239,7 @@ class _Reader:
         close = near(first, DIRECTIONS)
         if close and not self.before:
             self.fail(f"unknown direction {first!r}", f"did you mean {close}:{others}{self.after}?")
-        name, low, high = (text.split(":") + ["", ""])[:3]
+        name, low, high = [*text.split(":"), "", ""][:3]
         if text.count(":") == 2 and low.isdecimal() and high.isdecimal() and len(name) > 4:
             self.fail("two ports follow the host", f"write {self.spell(f'{name}:{low}-{high}')}")
         self.fail(
