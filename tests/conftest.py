@@ -60,8 +60,9 @@ IN_CI = {
     "programs": {
         "ring": "git handing_over host_changes host_network http_clients iperf3 lang_go lang_java lang_musl lang_names"
         " lang_node lang_python_extra postgres ssh traces udp",
-        "relay": "git host_changes host_network http_clients lang_go lang_java lang_names lang_node lang_python_extra"
-        " postgres udp",
+        # Where rings are, as what is recorded over both is compared (tests/programs/conftest.py).
+        "relay": "git handing_over host_changes host_network http_clients iperf3 lang_go lang_java lang_musl lang_names"
+        " lang_node lang_python_extra postgres ssh udp",
     },
     "semantics": {
         "ring": "compiled loopback names ports process rules unix_sockets ways_around",

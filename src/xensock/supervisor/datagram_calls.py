@@ -207,8 +207,8 @@ def _bind(
     if local.port and datagrams.holds(at):
         # Another socket of the guest's has it, or had it just now: its kernel knows whether they may share.
         _guest_bind(q, local)
-        datagrams.share(at, key, os.fstat(q.sock.fileno()).st_ino)
-        return at, decision
+        first = datagrams.share(at, key, os.fstat(q.sock.fileno()).st_ino)
+        return at, final(decision, first)
     published = datagrams.published(local.port)
     for tries in range(TRIES):
         outer = _outer(datagrams.home, q, local, published)

@@ -230,8 +230,9 @@ class Datagrams:
                 raise
             self.bound[key] = Bound(outer, decision, via)
 
-    def share(self, local: Endpoint, cookie: int, inode: int) -> None:
-        """A socket of the guest's is bound there. Raises OSError where a group that it joined cannot be joined."""
+    def share(self, local: Endpoint, cookie: int, inode: int) -> Decision:
+        """A socket of the guest's is bound there; what was decided about the first. Raises OSError: a group that it
+        joined cannot be joined."""
         key = (packed(local.host), local.port)
         with self._lock:
             held = self.bound[key]
@@ -241,6 +242,7 @@ class Datagrams:
             if self._guest.keep is not None:
                 self._guest.keep(self._names[cookie], held.outer.fileno())
             self.groups.bound(cookie, held.outer)
+            return held.decision
 
     def drop(self, local: Endpoint) -> None:
         """Nobody is bound there after all."""

@@ -78,7 +78,9 @@ def _asked(
 
 
 def _bind(guest: Guest, held: Held, local: Endpoint, told: Decision | None) -> tuple[Decision, int]:
-    decision = told or (listen_decision(guest, held, local) if local.port else Decision(True, ""))
+    decision = told or listen_decision(guest, held, local)
+    if not local.port and not decision.allowed:
+        decision = Decision(True, "")  # its port is judged once it is known
     held.decided = decision, False
     if not decision.allowed:
         return decision, decision.error
