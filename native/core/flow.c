@@ -167,6 +167,15 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 	if (f->bucket) {
 		room = xs_bucket_take(f->bucket, i, room, now_ms, &due);
 		if (!room) {
+			socklen_t len = sizeof src->error;
+
+			/* A guest that resets gives up what waits for its turn, as natively what is in its send queue. */
+			if (i == 0 && src->hup && !src->error)
+				getsockopt(src->source.fd, SOL_SOCKET, SO_ERROR, &src->error, &len);
+			if (i == 0 && src->error) {
+				fail(f, i, src->error, pool, now_ms);
+				return -1;
+			}
 			if (!f->due || due < f->due)
 				f->due = due;
 			return 0;

@@ -6,7 +6,8 @@
  * - The event function only notes what epoll said; run does the work. Readiness is edge-triggered:
  *   `readable` and `writable` stay set until the kernel says EAGAIN or moved less than was asked.
  * - A side that failed is closed at once. What it sent before is still delivered to the other side,
- *   which is then reset (state FLOW_DRAINING), as a reset travels behind the data natively.
+ *   which is then reset (state FLOW_DRAINING), as a reset travels behind the data natively. With a bucket, what side 0
+ *   sent and the bucket did not grant yet is dropped: it would be delivered long after the reset, by nobody's wish.
  */
 #ifndef XS_FLOW_H
 #define XS_FLOW_H

@@ -171,7 +171,7 @@ allow = "v4only.test:7"
 limit = { rate = "1.6M" }
 """
     code = """
-import socket, threading
+import socket, struct, threading
 counts, done = [0, 0], threading.Event()
 def feed(sock):
     try:
@@ -190,6 +190,8 @@ while counts[1] < 2_400_000:
     done.wait(0.01)
 print(*counts)
 done.set()
+for sock in socks:  # what is under way would be delivered at the rule's rate, for longer than the test
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 """
     argv = [guest.world.python, "-c", code]
     done = guest.run(argv, options=written(guest, text), check=True, timeout=100)
