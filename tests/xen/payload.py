@@ -10,8 +10,8 @@ from pathlib import Path
 import xensock
 
 HERE = Path(__file__).resolve().parent
-NEEDED = ("click", "dns")
-"""Packages of the base installation that a backend imports: pure Python, all of them. A domU has none of them."""
+NEEDED = ("click", "dns", "msgspec")
+"""Packages of the base installation that a backend imports, the last for policy files. A domU has none of them."""
 
 
 def build(bed: Path, into: Path, strip: str = "strip") -> None:

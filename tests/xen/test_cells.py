@@ -103,6 +103,27 @@ def test_programs_of_a_domu_as_they_are(dom0: Dom0, back: str) -> None:
 
 
 @pytest.mark.timeout(2 * SECONDS + 300)
+@pytest.mark.parametrize("back", ["xensock", "mended"])
+def test_wget_in_domains_with_rules_of_their_own(dom0: Dom0, back: str) -> None:
+    said = dom0.scenario(f"domains.py {back} pv 1", SECONDS)
+    assert "FAILED" not in said, said
+    body = re.search(r"^\+ body (\w+)", said, re.MULTILINE)
+    assert body is not None
+    told = re.findall(r"^(fetched|refused) (\d+) ?(.*?) *$", said, re.MULTILINE)
+    if back != "xensock":  # Linux's has no policy
+        assert told == [("fetched", port, body[1]) for port in ("7801", "7802")], said
+        return
+    refusal = "wget: can't connect to remote host (198.51.100.1): Permission denied"
+    one = [("fetched", "7801", body[1]), ("refused", "7802", refusal)]
+    two = [("refused", "7801", refusal), ("fetched", "7802", body[1])]
+    # The second domain's first life and its second.
+    assert sorted(told) == sorted(one + two + two), said
+    assert "+ in xenstore 0" in said, said
+    assert "+ held " in said, said
+    assert re.search(r"connect\(198\.51\.100\.1:7802\) = -1 EACCES +deny", said), said
+
+
+@pytest.mark.timeout(2 * SECONDS + 300)
 def test_the_backend_in_a_domu(dom0: Dom0) -> None:
     said = dom0.scenario("driver.py pv 1", SECONDS)
     found = dict(re.findall(r"^(\w+) ok ?(.*?) *$", said, re.MULTILINE))

@@ -143,6 +143,7 @@ class Backend:
             self.current,
             names.names_of,
             self.record,
+            labels=session.transport.labels,
             lapsed=names.lapsed,
             keep=names.keep,
             gate=self._gate,

@@ -176,6 +176,11 @@ class BackSession(Protocol):
         ...
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """What rules may ask for about the frontend (`policy.file.RuleTable.labels`). From others than itself."""
+        ...
+
+    @property
     def uid(self) -> int:
         """User id of the frontend's process, from the kernel (SO_PEERCRED)."""
         ...

@@ -8,6 +8,7 @@ newcomer still finds its own.
 from __future__ import annotations
 
 import resource
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,23 +22,29 @@ _OWN_MAPPINGS = 4096
 
 
 class Budget:
-    """A resource of the process. Used by one thread, which may be another at another time."""
+    """A resource of the process. For any thread."""
 
     def __init__(self, total: Callable[[], int]) -> None:
         self._total = total
         self.used = 0
+        self._lock = threading.Lock()
 
     def take(self, own: int, more: int) -> bool:
         """Take `more` for one who has `own`; False when that would be too much."""
-        others = self.used - own
-        if own + more > (self._total() - others) // 2:
-            return False
-        self.used += more
-        return True
+        total = self._total()
+        with (
+            self._lock
+        ):  # what ends on its own gives back meanwhile, so that nothing is allocated here
+            others = self.used - own
+            if own + more > (total - others) // 2:
+                return False
+            self.used += more
+            return True
 
     def give(self, count: int) -> None:
         """Give back what was taken."""
-        self.used -= count
+        with self._lock:
+            self.used -= count
 
 
 def _descriptors() -> int:

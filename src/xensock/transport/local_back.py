@@ -16,6 +16,7 @@ import stat
 import struct
 import weakref
 from bisect import bisect_right, insort
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from xensock import _core
@@ -26,7 +27,7 @@ from xensock.wire import local
 from xensock.wire.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from xensock.wire.extensions import Extension
 
@@ -94,6 +95,7 @@ class LocalBackSession:
 
     lacks: frozenset[Extension] = frozenset()
     waits = False
+    labels: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, sock: socket.socket, pid: int, uid: int, limits: Limits) -> None:
         self._sock = sock

@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from xensock.transport import xen_events
+from xensock.transport import budget, xen_events
 from xensock.transport.base import GrantError, Limits, Nodes
 from xensock.transport.xen_memory import Allowance, Mappings
 from xensock.transport.xen_store import Store
@@ -23,7 +23,7 @@ from xensock.wire.extensions import Extension
 from xensock.wire.states import State, seen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from xensock.transport.xen_events import XenEvent
 
@@ -33,6 +33,8 @@ MOST_PAGES = 16384
 """Pages of one domain that are mapped at a time: 64 MiB, or 496 connections of Linux's driver."""
 MOST_PORTS = 1024
 """Event channels of one domain."""
+PORT_DESCRIPTORS = 4
+"""Descriptors of an event channel: two eventfds, and the bridge's duplicates of them."""
 TURN = 64
 """Changes taken in before others have their turn."""
 _DIRECTORY = "backend/pvcalls"
@@ -63,7 +65,9 @@ class XenBackSession:
         self._port_allowance = listener.port_allowance(domain)
         try:
             self._mappings = Mappings(domain, listener.page_allowance(domain))
-            self.guest = self._name()
+            self._named = self._name()
+            self.guest = self._named or f"domain-{domain}"
+            self.labels = self._labels()
             # Another backend, of another version, may have left what is not announced now.
             self._store.remove(
                 back, [n for n in self._store.names(back) if n.startswith("feature-")]
@@ -75,12 +79,12 @@ class XenBackSession:
             raise
 
     def _name(self) -> str:
-        """The domain's name; a backend outside dom0 may not see it."""
+        """The domain's name, which the toolstack gave it; "" where it does not show, as outside dom0."""
         with contextlib.suppress(OSError):
             name = self._store.read(f"{self._store.path_of(self.domain)}/name")
             if name and _VALUE.fullmatch(name):
                 return name[:64]
-        return f"domain-{self.domain}"
+        return ""
 
     @property
     def uuid(self) -> str:
@@ -90,6 +94,11 @@ class XenBackSession:
             if where and where.startswith("/vm/"):
                 return where.removeprefix("/vm/")[:64]
         return ""
+
+    def _labels(self) -> Mapping[str, str]:
+        """The domain's name and UUID: nodes that only its toolstack writes. What does not show is no label."""
+        found = {"xen.name": self._named, "xen.uuid": self.uuid}
+        return {key: value for key, value in found.items() if value}
 
     def fileno(self) -> int:
         """Readable when the frontend's nodes may have changed; -1 after `close()`."""
@@ -138,13 +147,21 @@ class XenBackSession:
         """Bind an event channel of the domain."""
         if not self._port_allowance.take():
             raise GrantError("the domain has all the event channels it may have", errno.ENFILE)
+        own = (self._port_allowance.used - 1) * PORT_DESCRIPTORS
+        if not budget.DESCRIPTORS.take(own, PORT_DESCRIPTORS):
+            self._port_allowance.give()
+            raise GrantError("this process is short of descriptors", errno.ENFILE)
         try:
             event = self._ports.bound(self.domain, port)
         except OSError as error:
-            self._port_allowance.give()
+            self._unbound()
             raise GrantError(f"port {port}: {error.strerror}", errno.EINVAL) from None
-        event.when_closed = self._port_allowance.give
+        event.when_closed = self._unbound
         return event
+
+    def _unbound(self) -> None:
+        budget.DESCRIPTORS.give(PORT_DESCRIPTORS)
+        self._port_allowance.give()
 
     def close(self, reason: str = "") -> None:
         """Say that it is over, and let go."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from xenkit import Xen
 
-from xensock.transport import xen_back
+from xensock.transport import budget, xen_back
 from xensock.transport.base import GrantError, Limits
+from xensock.transport.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,6 +134,43 @@ def test_event_channels_are_bounded_for_a_domain_with_all_its_devices(
         event.close()
     one.close()
     two.close()
+
+
+def test_event_channels_leave_descriptors_to_other_domains(
+    xen: Xen, listener: XenListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "DESCRIPTORS", Budget(lambda: 16))
+    xen.device(3, 0)
+    xen.device(3, 1)
+    xen.device(4)
+    one, two, other = (begin(listener) for _ in range(3))
+    events = [each.bind(xen.ports.unbound(0).port) for each in (one, two)]
+    with pytest.raises(GrantError, match="descriptors") as caught:
+        one.bind(xen.ports.unbound(0).port)
+    assert caught.value.errno == errno.ENFILE
+    with pytest.raises(GrantError, match="no such port"):
+        other.bind(99999)
+    events.append(other.bind(xen.ports.unbound(0).port))
+    for event in events:
+        event.close()
+    assert budget.DESCRIPTORS.used == 0
+    for each in (one, two, other):
+        each.close()
+
+
+def test_rules_know_a_domain_by_what_its_toolstack_says(xen: Xen, listener: XenListener) -> None:
+    front, _ = xen.device(3)
+    xen.device(4)
+    xen.store.set("/local/domain/3/vm", "/vm/6d1f2f1e-27a4-4f8b-9c8e-2b1f0d8c3a55")
+    xen.store.set(f"{front}/name", "trusted")
+    one, other = begin(listener), begin(listener)
+    assert one.labels == {
+        "xen.name": "guest3",
+        "xen.uuid": "6d1f2f1e-27a4-4f8b-9c8e-2b1f0d8c3a55",
+    }
+    assert other.labels == {"xen.name": "guest4"}
+    for each in (one, other):
+        each.close()
 
 
 def test_what_a_frontend_writes_is_bounded(xen: Xen, listener: XenListener) -> None:

@@ -178,6 +178,7 @@ vcpus = {cpus}
 extra = "console=hvc0 quiet loglevel=4 panic=-1 rdinit=/init script={script}"
 on_crash = "destroy"
 on_poweroff = "destroy"
+on_reboot = "restart"
 """
         config.write_text(text + "\n".join(lines) + "\n")
         run("xl", "create", str(config))
