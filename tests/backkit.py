@@ -186,6 +186,7 @@ class BackSide:
     guest, uid = "guest", os.getuid()
 
     def __init__(self, world: World) -> None:
+        self.labels: dict[str, str] = {}
         self.pid = os.getpid()
         self._world = world
         self._nodes: dict[str, str] = {}
