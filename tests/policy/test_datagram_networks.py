@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from policykit import EXCHANGE, PORT, SERVER, Office, written
 from world.fixtures import only
+from world.namespaces import eventually
 
 if TYPE_CHECKING:
     from world.runner import Guest
@@ -147,3 +149,70 @@ via = "shut"
     hints = {call["target"]: call["hint"] for call in guest.calls}
     assert f"--allow {other}:9/udp" in hints[f"{other}:9/udp"]  # the other backend's word
     assert "no network of its via carries datagrams" in rules[f"{web}:81/udp"]
+
+
+# Three sockets send to one server, ever anew sockets to another. The first are answered once that one's network is.
+BESIDE = """
+import socket, sys
+def made():
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(60)
+    return sock
+def asked(sock, host):
+    sock.sendto(b"hello", (host, 7))
+held = [made() for _ in range(3)]
+asked(held[0], sys.argv[1])
+print("warm", held[0].recv(9).decode(), flush=True)
+sys.stdin.readline()
+for sock in held:
+    asked(sock, sys.argv[1])
+for _ in range(3):
+    with made() as sock:
+        asked(sock, sys.argv[2])
+        print("beside", sock.recv(9).decode(), flush=True)
+asked(held[0], sys.argv[2])  # the same socket, another server
+print("beside", held[0].recv(9).decode(), flush=True)
+sys.stdin.readline()
+for sock in held:
+    print("late", sock.recv(9).decode(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("guest", only("direct"), indirect=True)
+def test_datagrams_pass_a_backend_that_hangs(guest: Guest) -> None:
+    """What goes to its servers waits or is lost, and nothing else is held up; it goes on when that backend does."""
+    web, intra = guest.world.web4, "198.51.100.12"
+    far = guest.backend(("--allow", f"{web}:7"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{far}" }}
+
+[[rule]]
+allow = "{web}:7"
+via = "lab"
+
+[[rule]]
+allow = "{intra}:7"
+"""
+    options = written(guest, text)
+    hanging = guest.backends()[0].process
+    pipe = guest.directory / "go"
+    argv = ["sh", "-c", 'exec 3<>"$0"; exec "$@" <&3', str(pipe)]
+    guest.world.host.run(["mkfifo", "-m", "666", str(pipe)], check=True)
+    try:
+        with (
+            guest.popen(
+                [*argv, guest.world.python, "-c", BESIDE, web, intra], options=options
+            ) as running,
+            pipe.open("r+b", buffering=0) as go,
+        ):
+            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
+            hanging.send_signal(signal.SIGSTOP)
+            go.write(b"\n")
+            eventually(lambda: running.stdout.count("beside hello") == 4, 20, "the others")
+            hanging.send_signal(signal.SIGCONT)
+            go.write(b"\n")
+            assert running.wait() == 0, running.stderr
+            assert running.stdout.count("late hello") == 3
+    finally:
+        hanging.send_signal(signal.SIGCONT)

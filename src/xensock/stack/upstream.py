@@ -131,6 +131,7 @@ class Upstream:
         self._threads: dict[int, ThreadPoolExecutor] = {}  # by the hops of their calls
         self._lookers: dict[tuple[int, int, bool], Carried] = {}
         self._lock = threading.Lock()  # of _lookers, _threads
+        self._looking = threading.Lock()  # of the lookers' calls, which take as long as the backend
         try:
             self._link = open_link(url, guest, order=RING_ORDER, splices=True)
         except OSError as error:
@@ -184,14 +185,16 @@ class Upstream:
         number = _ICMP[end.family] if protocol == Protocol.ICMP else 0
         try:
             self._check()
-            with self._lock:
+            with self._looking:
                 key = (end.family, number, broadcast)
-                looker = self._lookers.get(key)
+                with self._lock:
+                    looker = self._lookers.get(key)
                 if looker is None:
                     looker = Carried(end.family, socket.SOCK_DGRAM, number, self._link, self)
                     if broadcast:
                         looker.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                    self._lookers[key] = looker
+                    with self._lock:
+                        self._lookers[key] = looker
                 found = looker.look(end)
             self._check()  # else a reset, which it may have been, would be the destination's
             return found
@@ -236,8 +239,12 @@ class Upstream:
         with self._lock:
             lookers, self._lookers = self._lookers, {}
             pools = list(self._threads.values())
-        for looker in lookers.values():
-            looker.close()
+        if self._looking.acquire(blocking=False):  # else one waits, and ends with the link
+            try:
+                for looker in lookers.values():
+                    looker.close()
+            finally:
+                self._looking.release()
         for threads in pools:
             threads.shutdown(wait=False, cancel_futures=True)
         self._link.finish(patience)

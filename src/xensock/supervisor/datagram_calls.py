@@ -16,7 +16,8 @@ from xensock.stack.networks import AWAY
 from xensock.stack.stacks import DecidedError, Look, decided
 from xensock.supervisor import binding, memberships
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
-from xensock.supervisor.datagrams import Who, path_of, prepare, target
+from xensock.supervisor.datagram_records import path_of, target
+from xensock.supervisor.datagrams import Who, prepare
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6

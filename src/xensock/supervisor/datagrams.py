@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -32,13 +33,15 @@ from xensock.policy.deferred import final
 from xensock.stack.networks import AWAY
 from xensock.stack.stacks import Look
 from xensock.supervisor import echoing, rtnetlink
+from xensock.supervisor.datagram_records import name_of, path_of, target
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG
 from xensock.supervisor.groups import Groups
 from xensock.supervisor.hostways import way
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from xensock.calls.address import IPAddress
     from xensock.calls.record import Path
@@ -136,6 +139,7 @@ class Datagrams:
         )
         self._diag: socket.socket | None = None
         self._loop = Loop("xs-udp")
+        self._afar = ThreadPoolExecutor(1, "xs-udp-afar")  # its thread starts with the first call
         with suppress(OSError):  # no UDP in sock_diag: ports are closed when they are idle
             self._diag = self._open_diag()
             self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
@@ -165,6 +169,7 @@ class Datagrams:
         """End the threads and close every socket but the card, which takes milliseconds: `release`, or the end of
         this process."""
         self._loop.stop()
+        self._afar.shutdown(wait=False, cancel_futures=True)
         _core.udp_close(self._core)
         if self._diag is not None:
             self._diag.close()
@@ -367,13 +372,40 @@ class Datagrams:
         told: Decision | None,
     ) -> None:
         """Tell the core what becomes of a flow; `told` is what those said who were asked beside the rules."""
+        protocol = Protocol.UDP if asked[0] == UDP else Protocol.ICMP
+        who = caller[1]
+        decision = told or self.point.connect(protocol, end, who.pid)
+        if not decision.via:
+            self._decided(asked, end, caller, lambda: self.judge(protocol, end, who.pid, decision))
+            return
+        # Another backend takes its time, and flows that go elsewhere do not wait for it. The core keeps what is sent.
+        generation = self.point.policy.generation
+
+        def answered(found: Future[tuple[Decision, int, Stack]]) -> None:
+            if self.point.policy.generation != generation:
+                self._asked(*asked)
+            else:
+                self._decided(asked, end, caller, found.result)
+
+        with suppress(RuntimeError):  # the guest's end
+            asking = self._afar.submit(self.judge, protocol, end, who.pid, decision)
+            asking.add_done_callback(lambda f: self._loop.later(0, lambda: answered(f)))
+
+    def _decided(
+        self,
+        asked: tuple[int, bytes, int, bytes, int, int],
+        end: Endpoint,
+        caller: tuple[Verb, Who],
+        found: Callable[[], tuple[Decision, int, Stack]],
+    ) -> None:
+        """Tell the core what was found."""
         number, source, sport, remote, rport, start = asked
         protocol = Protocol.UDP if number == UDP else Protocol.ICMP
         verb, who = caller
         decision, error, via = Decision(False, "fault", errno.EPERM), errno.EPERM, 0
         carrier = self.home
         try:
-            decision, error, carrier = self.judge(protocol, end, who.pid, told)
+            decision, error, carrier = found()
             via = self.via(carrier)
             if not error and not _core.udp_has(self._core, number, source, sport, via):
                 self._make(carrier, number, source, sport, end)
@@ -529,7 +561,7 @@ class Datagrams:
             return
         if decision.name is None and path in ("relay", "ring"):
             host = where.rpartition("/")[0]
-            decision = replace(decision, name=_name(self.point, host))
+            decision = replace(decision, name=name_of(self.point, host))
         outcome = "guest" if path == "guest" else "allow" if decision.allowed else "deny"
         self.point.write(
             verb,
@@ -545,11 +577,6 @@ class Datagrams:
         )
 
 
-def path_of(carrier: Stack) -> Path:
-    """What records call the way that datagrams take."""
-    return "relay" if carrier.local else "ring"
-
-
 def _carried(carrier: Stack, via: int) -> int:
     """What the core is told of a port's carrier."""
     return via << VIA | (0 if carrier.local else FRAMED)
@@ -562,24 +589,6 @@ def prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-
-
-def target(end: Endpoint, protocol: Protocol) -> str:
-    """What records call it; an echo has no port."""
-    if protocol != Protocol.ICMP:
-        return f"{end}/{protocol}"
-    return f"{end.host}/{protocol}" if end.host.version == 4 else f"[{end.host}]/{protocol}"
-
-
-def _name(point: Point, host: str) -> str | None:
-    text = host.rpartition(":")[0] if host.count(":") == 1 or "]:" in host else host
-    try:
-        address: IPAddress = (
-            IPv6Address(text.strip("[]")) if text.startswith("[") else IPv4Address(text)
-        )
-    except ValueError:
-        return None
-    return next(iter(point.names_of(address)), None)
 
 
 def _make_room() -> None:

@@ -23,7 +23,8 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.supervisor import family, rtnetlink
 from xensock.supervisor.connecting import OWN
-from xensock.supervisor.datagrams import Who, path_of, target
+from xensock.supervisor.datagram_records import path_of, target
+from xensock.supervisor.datagrams import Who
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.groups import JOIN4, JOIN6, LEAVE4, LEAVE6
 from xensock.supervisor.rtnetlink import GUEST4

@@ -15,7 +15,8 @@ import guestkit
 from xensock import _core
 from xensock.calls.address import Endpoint, IPAddress
 from xensock.calls.call import Protocol
-from xensock.supervisor.datagrams import ECHO, UDP, packed, target, unpacked
+from xensock.supervisor.datagram_records import target
+from xensock.supervisor.datagrams import ECHO, UDP, packed, unpacked
 
 PORT = st.integers(0, 65535)
 FOUR = st.ip_addresses(v=4)
