@@ -114,7 +114,7 @@ class Attack:
         self.session = url.connect(where, name=f"hostile-{random.randrange(100)}", timeout=20)
         some = frozenset(e for e in EVERY if random.random() < 0.8)
         if Extension.DATAGRAMS not in some:
-            some -= {Extension.ICMP_ECHO, Extension.RESOLVE}
+            some -= {Extension.ICMP_ECHO, Extension.RESOLVE, Extension.PACKET_INFO}
         self.front = Front(self.session, some, random.choice((0, 0, 1, 4)))
 
     def run(self) -> str:

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #define LOOKS 16 /* see ringflow.c */
+#define INFO 8u /* flag of extension packet-info; without it the other side ignores the flag */
 
 struct head {
 	uint32_t len, flags, addr_len;
@@ -99,7 +100,9 @@ static uint32_t put_right(const struct xs_half *tx, uint32_t n)
 	xs_copy_out(tx, 0, &h, sizeof h);
 	if (h.len > n - sizeof h || h.addr_len > sizeof h.addr)
 		return 0;
-	h.flags = 0;
+	h.flags &= INFO;
+	if (h.flags && h.len < XS_FRAME_INFO_SIZE)
+		return 0;
 	size = (uint32_t)sizeof h + h.len;
 	xs_copy_in(tx, 0, &h, sizeof h);
 	xs_copy_in(tx, size, zeros, padded(size) - size);

@@ -173,7 +173,8 @@ static bool read_card(struct xs_udp *u)
 
 /* --- to the guest --- */
 
-static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d, uint8_t *at, uint16_t gso)
+/* `called`: d->dst is the address that was called, and one that the guest may be shown. */
+static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d, uint8_t *at, uint16_t gso, bool called)
 {
 	struct xs_flow *f;
 
@@ -215,7 +216,7 @@ static void from_host(struct xs_udp *u, struct xs_port *p, struct xs_datagram *d
 	/* The address by which the guest's socket knows itself; for one that has not spoken yet, the one that was called. */
 	if (!p->wild)
 		memcpy(d->dst, p->addr, 16);
-	else if (f->known && !xs_is_many(d->dst) && (f->pinned || p->via || p->proto == XS_ICMP || !xs_out_plain(&u->out, f->src)))
+	else if (f->known && !xs_is_many(d->dst) && (f->pinned || !called || p->proto == XS_ICMP || !xs_out_plain(&u->out, f->src)))
 		memcpy(d->dst, f->src, 16);
 	if (xs_is4(d->src) != xs_is4(d->dst))
 		return;
@@ -240,7 +241,7 @@ static bool read_port(struct xs_udp *u, struct xs_port *p)
 			continue;
 		d.scope = in->name[i].sin6_family == AF_INET6 ? in->name[i].sin6_scope_id : 0;
 		xs_in_control(&in->msg[i].msg_hdr, &d, &gso);
-		from_host(u, p, &d, in->iov[i].iov_base, gso);
+		from_host(u, p, &d, in->iov[i].iov_base, gso, !p->via);
 	}
 	xs_card_flush(&u->card);
 	return n == XS_IN_BATCH;
@@ -293,28 +294,25 @@ static bool read_frames(struct xs_udp *u, struct xs_port *p)
 	for (int i = 0; i < n; i++) {
 		struct xs_datagram d;
 		struct xs_framed f;
+		bool called;
 
 		if (!in->msg[i].msg_len) {
 			gone = true; /* no frame is empty */
 			break;
 		}
-		if (!xs_frame_read(in->iov[i].iov_base, in->msg[i].msg_len, &f))
+		if (!xs_frame_read(in->iov[i].iov_base, in->msg[i].msg_len, p->informed, &f))
 			continue;
 		if (f.error) {
 			if (f.told || !xs_icmp_of(f.error, !xs_is4(f.remote), &f.icmp))
 				undelivered(u, p, f.remote, f.rport, f.told ? f.from : f.remote, &f.icmp, f.data, f.len);
 			continue;
 		}
-		memset(&d, 0, sizeof d);
-		d.ttl = 64;
-		memcpy(d.src, f.remote, 16);
-		d.sport = f.rport;
-		d.len = f.len;
-		/* Nobody says which address was called: the guest's own. */
-		for (size_t k = u->out.nplain; k--;)
+		called = xs_frame_datagram(&f, &d);
+		/* Else nobody says which address was called: the guest's own. */
+		for (size_t k = u->out.nplain; k-- && !called;)
 			if (xs_is4(u->plain[k]) == xs_is4(d.src))
 				memcpy(d.dst, u->plain[k], 16);
-		from_host(u, p, &d, f.data, 0);
+		from_host(u, p, &d, f.data, 0, called);
 	}
 	xs_card_flush(&u->card);
 	if (gone) {
@@ -469,6 +467,7 @@ int xs_udp_port(struct xs_udp *u, uint8_t proto, const uint8_t addr[16], uint16_
 		p->automatic = flags & XS_PORT_AUTOMATIC;
 		p->raw = flags & XS_PORT_RAW;
 		p->framed = flags & XS_PORT_FRAMED;
+		p->informed = flags & XS_PORT_INFORMED;
 		p->hid = hid;
 		p->last = now_ns() / 1000000u;
 		if (!p->framed)

@@ -27,6 +27,7 @@ enum xs_udp_flags {
 	XS_PORT_AUTOMATIC = 8,	/* made for a flow, not for a bind */
 	XS_PORT_RAW = 16,	/* a raw ICMP socket instead of a ping socket */
 	XS_PORT_FRAMED = 32,	/* none, but another backend's, in frames */
+	XS_PORT_INFORMED = 64,	/* which say what IP says beside the payload */
 };
 /* And who carries it (udpflows.h). */
 #define XS_PORT_VIA(n) ((unsigned)(n) << 8)

@@ -16,7 +16,7 @@
 enum xs_flow_state { XS_ASKED, XS_OPEN, XS_REFUSED };
 
 struct xs_port {
-	bool used, six, dual, wild, open, automatic, raw, nogso, framed;
+	bool used, six, dual, wild, open, automatic, raw, nogso, framed, informed;
 	uint8_t proto;
 	uint8_t addr[16]; /* the guest's; of a wildcard: the family's "any" */
 	uint16_t gport, hid, hport; /* hport: the number that the world sees, where a socket of this host carries it */

@@ -5,6 +5,9 @@
 
 _Static_assert(sizeof(struct xs_frame_head) == 40, "a frame's header has 40 bytes");
 
+_Static_assert(sizeof(struct xs_frame_info) == 24, "packet information has 24 bytes");
+_Static_assert(sizeof(struct xs_framing) == 64, "and follows the header");
+
 /* The payload of a report: the errno, negated, then what ICMP said. */
 struct report {
 	int32_t error;
@@ -52,17 +55,23 @@ bool xs_name_read(const struct sockaddr_in6 *name, uint8_t addr[16], uint16_t *p
 	return true;
 }
 
-void xs_frame_of(struct xs_frame_head *h, const struct xs_datagram *d, bool six)
+size_t xs_frame_of(struct xs_framing *h, const struct xs_datagram *d, bool six, const struct xs_frame_info *info)
 {
 	struct sockaddr_in6 name;
+	bool with = info && info->has;
 
 	memset(h, 0, sizeof *h);
-	h->len = (uint32_t)d->len;
-	h->addr_len = (uint32_t)xs_name_of(&name, d->dst, d->dport, six);
-	memcpy(h->addr, &name, h->addr_len);
+	h->head.len = (uint32_t)(d->len + (with ? sizeof *info : 0));
+	h->head.addr_len = (uint32_t)xs_name_of(&name, d->dst, d->dport, six);
+	memcpy(h->head.addr, &name, h->head.addr_len);
+	if (!with)
+		return sizeof h->head;
+	h->head.flags = XS_FRAME_INFO;
+	h->info = *info;
+	return sizeof *h;
 }
 
-bool xs_frame_read(uint8_t *at, size_t n, struct xs_framed *f)
+bool xs_frame_read(uint8_t *at, size_t n, bool informed, struct xs_framed *f)
 {
 	struct xs_frame_head h;
 	struct sockaddr_in6 name;
@@ -78,8 +87,16 @@ bool xs_frame_read(uint8_t *at, size_t n, struct xs_framed *f)
 	memcpy(&name, h.addr, h.addr_len);
 	f->data = at + sizeof h;
 	f->len = h.len;
-	if (!(h.flags & XS_FRAME_ERROR))
+	if (!(h.flags & XS_FRAME_ERROR)) {
+		if (informed && h.flags & XS_FRAME_INFO) {
+			if (h.len < sizeof f->info)
+				return false;
+			memcpy(&f->info, f->data, sizeof f->info);
+			f->data += sizeof f->info;
+			f->len -= sizeof f->info;
+		}
 		return xs_name_read(&name, f->remote, &f->rport);
+	}
 	xs_name_read(&name, f->remote, &f->rport);
 	memset(&r, 0, sizeof r);
 	if (h.len < sizeof r.error)
@@ -93,5 +110,19 @@ bool xs_frame_read(uint8_t *at, size_t n, struct xs_framed *f)
 	memcpy(f->from, r.from, 16);
 	f->data = f->told ? f->data + sizeof r : NULL;
 	f->len = f->told ? f->len - sizeof r : 0;
+	return true;
+}
+
+bool xs_frame_datagram(const struct xs_framed *f, struct xs_datagram *d)
+{
+	memset(d, 0, sizeof *d);
+	memcpy(d->src, f->remote, 16);
+	d->sport = f->rport;
+	d->len = f->len;
+	d->ttl = f->info.has & XS_INFO_HOPS ? f->info.hops : 64;
+	d->tos = f->info.has & XS_INFO_TOS ? f->info.tos : 0;
+	if (!(f->info.has & XS_INFO_ADDRESS) || xs_is4(f->info.addr) != xs_is4(d->src))
+		return false;
+	memcpy(d->dst, f->info.addr, 16);
 	return true;
 }

@@ -9,10 +9,26 @@
 
 #define XS_FRAME_ERROR 2u
 #define XS_FRAME_ICMP 4u /* and what the ICMP message said */
+#define XS_FRAME_INFO 8u /* extension packet-info: the payload begins with struct xs_frame_info */
 
 struct xs_frame_head {
 	uint32_t len, flags, addr_len;
 	uint8_t addr[28];
+};
+
+/* What IP says beside the payload: which of it is there, then as in struct xs_datagram. */
+#define XS_INFO_ADDRESS 1u
+#define XS_INFO_HOPS 2u
+#define XS_INFO_TOS 4u
+
+struct xs_frame_info {
+	uint8_t has, hops, tos, zero[5];
+	uint8_t addr[16];
+};
+
+struct xs_framing {
+	struct xs_frame_head head;
+	struct xs_frame_info info;
 };
 
 /* A packet that came: a datagram, or the report that one did not arrive. */
@@ -25,12 +41,17 @@ struct xs_framed {
 	uint8_t from[16];
 	uint8_t *data; /* the payload, or the beginning of that of the lost one */
 	size_t len;
+	struct xs_frame_info info; /* of a datagram that has it */
 };
 
-/* The header of a datagram; the payload follows it in the packet. `six`: the socket is of AF_INET6. */
-void xs_frame_of(struct xs_frame_head *h, const struct xs_datagram *d, bool six);
-/* Reads a packet; false: it is no frame. */
-bool xs_frame_read(uint8_t *at, size_t n, struct xs_framed *f);
+/* The header of a datagram; the payload follows it in the packet. `six`: the socket is of AF_INET6. `info`: what goes
+ * with it, NULL or empty for nothing. Returns the header's length. */
+size_t xs_frame_of(struct xs_framing *h, const struct xs_datagram *d, bool six, const struct xs_frame_info *info);
+/* Reads a packet; false: it is no frame. `informed`: packet-info was agreed on. */
+bool xs_frame_read(uint8_t *at, size_t n, bool informed, struct xs_framed *f);
+
+/* What came in a frame; the address that was called is its destination where that is said: true. */
+bool xs_frame_datagram(const struct xs_framed *f, struct xs_datagram *d);
 
 /* An address as a socket has it. IPv4 is mapped in one of AF_INET6. */
 socklen_t xs_name_of(struct sockaddr_in6 *name, const uint8_t addr[16], uint16_t port, bool six);

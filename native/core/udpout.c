@@ -31,6 +31,32 @@ bool xs_out_plain(const struct xs_out *o, const uint8_t addr[16])
 	return false;
 }
 
+/* Whether the host's socket would send it from elsewhere. */
+static bool chosen(const struct xs_out *o, const struct xs_port *p, const struct xs_datagram *d)
+{
+	return p->wild && !xs_out_plain(o, d->src);
+}
+
+/* The same for another backend's socket. */
+static void inform(const struct xs_out *o, const struct xs_port *p, const struct xs_datagram *d, struct xs_frame_info *info)
+{
+	memset(info, 0, sizeof *info);
+	if (!p->informed)
+		return;
+	if (d->ttl != USUAL_TTL) {
+		info->has |= XS_INFO_HOPS;
+		info->hops = d->ttl;
+	}
+	if (d->tos) {
+		info->has |= XS_INFO_TOS;
+		info->tos = d->tos;
+	}
+	if (chosen(o, p, d)) {
+		info->has |= XS_INFO_ADDRESS;
+		memcpy(info->addr, d->src, 16);
+	}
+}
+
 static void control(const struct xs_out *o, unsigned i, bool segments)
 {
 	const struct xs_datagram *d = o->d + i;
@@ -48,7 +74,7 @@ static void control(const struct xs_out *o, unsigned i, bool segments)
 		v = d->tos;
 		add(m, four ? IPPROTO_IP : IPPROTO_IPV6, four ? IP_TOS : IPV6_TCLASS, &v, sizeof v);
 	}
-	if (o->port->wild && !xs_out_plain(o, d->src)) {
+	if (chosen(o, o->port, d)) {
 		if (o->port->six) {
 			struct in6_pktinfo info;
 
@@ -113,8 +139,10 @@ void xs_out_add(struct xs_out *o, struct xs_port *p, const struct xs_datagram *d
 	o->iov[o->n][p->framed] = (struct iovec){(void *)(uintptr_t)d->data, d->len};
 	m->msg_hdr.msg_iovlen = p->framed ? 2 : 1;
 	if (p->framed) {
-		xs_frame_of(&o->head[o->n], d, p->six);
-		o->iov[o->n][0] = (struct iovec){&o->head[o->n], sizeof o->head[o->n]};
+		struct xs_frame_info info;
+
+		inform(o, p, d, &info);
+		o->iov[o->n][0] = (struct iovec){&o->head[o->n], xs_frame_of(&o->head[o->n], d, p->six, &info)};
 		o->n++;
 		return;
 	}

@@ -22,7 +22,7 @@ struct xs_out {
 	unsigned n;
 	struct mmsghdr msg[XS_OUT_BATCH];
 	struct iovec iov[XS_OUT_BATCH][2];
-	struct xs_frame_head head[XS_OUT_BATCH];
+	struct xs_framing head[XS_OUT_BATCH];
 	struct sockaddr_in6 name[XS_OUT_BATCH];
 	struct xs_datagram d[XS_OUT_BATCH];
 	uint16_t gso[XS_OUT_BATCH];

@@ -21,12 +21,10 @@ FOREIGN = (
     "HyperV",
 )
 
-CONTROL = "Control messages: a frame of the extension `datagrams` has no room for them."
 URGENT = "Urgent data: a data ring has one sequence of bytes."
 
 # Pattern of test ids (fnmatch) → the reason.
 KNOWN: dict[str, str] = {
-    "test.test_socket.Recvmsg*RFC3542Ancillary*Test.*": CONTROL,
     "test.test_ftplib.TestFTPClass.test_abort": URGENT,
     "test.test_ftplib.TestTLS_FTPClassMixin.test_abort": URGENT,
 }

@@ -262,7 +262,7 @@ static void framed(void)
 	struct xs_frame_head h;
 	struct xs_udp *u;
 	size_t head, l4, ports = 1, flows;
-	ssize_t n;
+	ssize_t n, m;
 
 	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, card));
 	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
@@ -296,6 +296,30 @@ static void framed(void)
 	wait_for(card[1]);
 	n = read(card[1], packet, sizeof packet);
 	CHECK(n == XS_CARD_PREFIX + 28 + 5 && !memcmp(packet + XS_CARD_PREFIX + 28, "hello", 5));
+
+	/* Nothing is said beside the payload where that was not agreed on, else what is not usual; and shown as it was told. */
+	CHECK(h.flags == 0);
+	CHECK(!xs_udp_unport(u, XS_UDP, any4, 4000, true, 3));
+	close(pair[0]);
+	close(pair[1]);
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+	CHECK(!xs_udp_port(u, XS_UDP, any4, 4000, dup(pair[0]), XS_PORT_AUTOMATIC | XS_PORT_FRAMED | XS_PORT_INFORMED | XS_PORT_VIA(3), 0));
+	d.ttl = 7;
+	d.tos = 0xb8;
+	four(d.src, 0xc0000209);
+	memset(packet, 0, sizeof packet);
+	head = xs_udp_head(packet + XS_CARD_PREFIX, &d, &l4);
+	memcpy(packet + XS_CARD_PREFIX + head, "hello", 5);
+	CHECK(write(card[1], packet, XS_CARD_PREFIX + head + 5) > 0);
+	wait_for(pair[1]);
+	m = read(pair[1], packet, sizeof packet);
+	memcpy(&h, packet, sizeof h);
+	CHECK(m == (ssize_t)(sizeof h + 24 + 5) && h.len == 24 + 5 && h.flags == XS_FRAME_INFO && !memcmp(packet + m - 5, "hello", 5));
+	CHECK(packet[40] == 7 && packet[41] == 7 && packet[42] == 0xb8 && !memcmp(packet + 48, d.src, 16));
+	CHECK(write(pair[1], packet, (size_t)m) == m);
+	wait_for(card[1]);
+	CHECK(read(card[1], packet, sizeof packet) == XS_CARD_PREFIX + 28 + 5);
+	CHECK(packet[XS_CARD_PREFIX + 1] == 0xb8 && packet[XS_CARD_PREFIX + 8] == 7 && !memcmp(packet + XS_CARD_PREFIX + 16, d.src + 12, 4));
 
 	/* What ICMP told there is told here, by whom it was: 192.0.2.9 says that a port is closed. */
 	h.len = 28 + 5;
@@ -345,12 +369,12 @@ static void any_frames(void)
 		if (len >= 40 && rnd() % 2) {
 			memset(p, 0, 16);
 			p[0] = (uint8_t)(rnd() % (len - 39));
-			p[4] = (uint8_t)(rnd() % 8);
+			p[4] = (uint8_t)(rnd() % 16);
 			p[8] = (uint8_t)(rnd() % 30);
 			p[12] = rnd() % 2 ? AF_INET : AF_INET6;
 			p[13] = 0;
 		}
-		if (xs_frame_read(p, len, &f)) {
+		if (xs_frame_read(p, len, rnd() % 2, &f)) {
 			CHECK(f.len <= len && f.error >= 0 && f.error <= 4095);
 			for (size_t i = 0; i < f.len; i++)
 				sink ^= f.data[i];

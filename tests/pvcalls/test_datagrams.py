@@ -18,7 +18,8 @@ from xensock.pvcalls.serving import datagrams as served
 from xensock.pvcalls.serving.datagrams import decide
 from xensock.pvcalls.serving.held import Held
 from xensock.wire.extensions import ALL, Extension
-from xensock.wire.frames import Frame, decode_frame, largest_payload, next_frame
+from xensock.wire.frames import Frame, FrameFlag, decode_frame, largest_payload, next_frame
+from xensock.wire.packet_info import ROOM, PacketInfo, ask_for
 from xensock.wire.requests import (
     Attach,
     Bind,
@@ -34,7 +35,7 @@ from xensock.wire.requests import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EVERY = ALL - {Extension.SHARED_RINGS, Extension.EXPLAIN}
+EVERY = ALL - {Extension.SHARED_RINGS, Extension.EXPLAIN, Extension.PACKET_INFO}
 UNSPEC = bytes(16)
 
 
@@ -89,8 +90,10 @@ class Datagrams:
     def connect(self, address: bytes) -> int:
         return self.guest.ret(Connect(self.id, address, 0, 0, 0))
 
-    def send(self, payload: bytes, to: tuple[str, int] | None = None) -> None:
-        self.stream.send(Frame(payload, sockaddr(*to) if to else b"").encode())
+    def send(
+        self, payload: bytes, to: tuple[str, int] | None = None, info: PacketInfo | None = None
+    ) -> None:
+        self.stream.send(Frame(payload, sockaddr(*to) if to else b"", info=info).encode())
 
     def recv(self) -> Frame:
         while self.stream.ring.readable < 40:
@@ -98,7 +101,57 @@ class Datagrams:
         raw, notify = self.stream.ring.read(next_frame(self.stream.ring.peek(40)))
         if notify:
             self.stream.event.notify()
-        return decode_frame(raw)[0]
+        return decode_frame(raw, informed=True)[0]
+
+
+@pytest.fixture
+def informed(serving: Serving) -> Iterator[Front]:
+    with front(serving, EVERY | {Extension.PACKET_INFO}) as made:
+        yield made
+
+
+def mapped(host: str) -> bytes:
+    return bytes(10) + b"\xff\xff" + socket.inet_aton(host)
+
+
+def test_what_ip_says_beside_the_payload(informed: Front, peer: socket.socket) -> None:
+    ask_for(peer)
+    mine = Datagrams(informed)
+    mine.send(b"usual", peer.getsockname())
+    peer.recv(100)
+    mine.send(b"one", peer.getsockname(), PacketInfo(mapped("127.0.0.3"), 7, 0xB8))
+    data, control, _, source = peer.recvmsg(100, ROOM)
+    assert (data, source[0]) == (b"one", "127.0.0.3")
+    assert PacketInfo.told(control) == PacketInfo(mapped("127.0.0.1"), 7, 0xB8)
+    peer.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 9)
+    peer.sendto(b"two", source)
+    came = mine.recv()
+    assert (came.payload, came.info) == (b"two", PacketInfo(mapped("127.0.0.3"), 9, 0))
+
+
+@pytest.mark.parametrize(
+    "info",
+    [PacketInfo(mapped("127.0.0.3")), PacketInfo(bytes(15) + b"\1"), PacketInfo(hops=0)],
+    ids=["another address than the bound one", "IPv6", "hops"],
+)
+def test_what_cannot_be_said_is_refused(
+    informed: Front, peer: socket.socket, info: PacketInfo
+) -> None:
+    mine = Datagrams(informed)
+    mine.bind()
+    mine.send(b"x", peer.getsockname(), info)
+    assert mine.recv().error == -errno.EINVAL
+    mine.send(b"y", peer.getsockname(), PacketInfo(mapped("127.0.0.1")))
+    assert peer.recv(10) == b"y"
+
+
+def test_a_frame_that_lacks_what_it_announces_ends_the_session(informed: Front) -> None:
+    mine = Datagrams(informed)
+    raw = bytearray(Frame(b"x" * 8, sockaddr("127.0.0.1", 9)).encode())
+    raw[4] = FrameFlag.INFO
+    mine.stream.send(bytes(raw))
+    until(lambda: informed.session.world.reason is not None)
+    assert "packet information" in (informed.session.world.reason or "")
 
 
 def test_datagrams_keep_their_boundaries_and_addresses(guest: Front, peer: socket.socket) -> None:

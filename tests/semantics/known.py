@@ -26,10 +26,6 @@ KNOWN: dict[tuple[str, str], str] = {
     ("ring", "bind:shutdown_listener"): "the host's listener outlives shutdown(2) of the guest's",
     ("ring", "options:changed_after"): "TCP_MAXSEG is that of the guest's own connection",
     ("ring", "stream:out_of_band"): "rings carry no urgent data",
-    (
-        "ring",
-        "udp:server",
-    ): "IP_PKTINFO shows the guest's own address: frames do not say which was called",
 }
 
 

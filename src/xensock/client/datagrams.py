@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 from xensock.client.address import failure
@@ -11,10 +12,12 @@ from xensock.client.held import Held, State
 from xensock.client.link import unwatch
 from xensock.wire.commands import Attach, Connect, Which
 from xensock.wire.extensions import Extension
+from xensock.wire.packet_info import IP_RECEIVE, IPV6_RECEIVE
 
 if TYPE_CHECKING:
     from xensock.client.link import Link
 
+_INT = struct.Struct("@i")
 UNSPECIFIED = bytes(16)  # AF_UNSPEC: no peer any more
 
 
@@ -27,6 +30,8 @@ class Datagrams(Held):
         if not link.has(Extension.DATAGRAMS):
             raise failure(errno.ESOCKTNOSUPPORT)
         super().__init__(link, family, socket.SOCK_DGRAM, protocol, end, hops=hops)
+        self.informed = link.informed
+        self.wanted: set[tuple[int, int]] = set()  # of IP_RECEIVE and IPV6_RECEIVE
         pages = link.frontend.data_ring(link.datagram_order)
         try:
             self.command(Attach(self.id, pages.ref, pages.port))
@@ -47,6 +52,28 @@ class Datagrams(Held):
         self.own = response.address
         self.peer, self.state = sockaddr, State.CONNECTED if sockaddr else State.NEW
         return 0
+
+    def _tells(self, option: tuple[int, int]) -> bool:
+        """Whether an option says what control messages come with datagrams: the backend sends all of it."""
+        known = IP_RECEIVE | (IPV6_RECEIVE if self.family == socket.AF_INET6 else frozenset())
+        return self.informed and option in known
+
+    def set_option(self, level: int, name: int, value: bytes) -> None:
+        """See Held."""
+        if not self._tells((level, name)):
+            super().set_option(level, name, value)
+        elif not value or (level == socket.IPPROTO_IPV6 and len(value) < _INT.size):
+            raise failure(errno.EINVAL)
+        elif any(value[: _INT.size]):
+            self.wanted.add((level, name))
+        else:
+            self.wanted.discard((level, name))
+
+    def get_option(self, level: int, name: int, length: int) -> bytes:
+        """See Held."""
+        if not self._tells((level, name)):
+            return super().get_option(level, name, length)
+        return _INT.pack((level, name) in self.wanted)[:length]
 
     def name(self, which: Which) -> bytes:
         """See Held. The own address of a socket that was never bound comes with its first datagram."""

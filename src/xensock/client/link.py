@@ -95,6 +95,11 @@ class Link:
         """Whether setsockopt(2) can do anything there."""
         return self.has(Extension.OPTIONS)
 
+    @property
+    def informed(self) -> bool:
+        """Whether datagrams come and go with what IP says beside their payload."""
+        return self.has(Extension.PACKET_INFO)
+
     def move(self, flow: Moved, end: socket.socket, pages: DataPages) -> int:
         """Let the mover move between the socket pair's end, which is taken, and the ring."""
         with self._lock:

@@ -11,6 +11,7 @@ import operator
 import socket as standard
 from typing import TYPE_CHECKING, Any
 
+from xensock.calls.address import Endpoint
 from xensock.client import names
 from xensock.client.address import endpoint_of, failure, python_of
 from xensock.client.arguments import bytes_of, control_of, room_of, writable
@@ -18,9 +19,10 @@ from xensock.client.datagrams import Datagrams
 from xensock.client.held import State
 from xensock.client.stream import Stream
 from xensock.wire.frames import HEADER, Frame, decode_frame
+from xensock.wire.packet_info import SIZE as INFO_SIZE
+from xensock.wire.packet_info import PacketInfo, fitting
 
 if TYPE_CHECKING:
-    from xensock.calls.address import Endpoint
     from xensock.client.held import Held
 
 LONGEST = 65535  # bytes of a datagram
@@ -83,19 +85,29 @@ class Transfer(standard.socket):
 
     # --- datagrams
 
-    def _send_frame(self, held: Datagrams, payload: bytes, to: Endpoint | None, flags: int) -> int:
+    def _send_frame(
+        self,
+        held: Datagrams,
+        payload: bytes,
+        to: Endpoint | None,
+        flags: int,
+        info: PacketInfo | None = None,
+    ) -> int:
         if to is None and held.state is not State.CONNECTED:
             raise failure(errno.EDESTADDRREQ)
         if len(payload) > LONGEST:
             raise failure(errno.EMSGSIZE)
         where = b"" if to is None else to.sockaddr()
-        super().send(Frame(payload, where).encode(), flags & standard.MSG_DONTWAIT)
+        packet = Frame(payload, where, info=info).encode()
+        super().send(packet, flags & standard.MSG_DONTWAIT)
         return len(payload)
 
     def _next_frame(self, flags: int) -> Frame | None:
         """As it came; None once the backend is gone."""
-        packet = super().recv(HEADER + LONGEST + 8, flags & _WAITING)
-        return decode_frame(packet)[0] if packet else None
+        held = self._own()
+        informed = isinstance(held, Datagrams) and held.informed
+        packet = super().recv(HEADER + INFO_SIZE + LONGEST + 8, flags & _WAITING)
+        return decode_frame(packet, informed)[0] if packet else None
 
     def _receive_frame(self, flags: int) -> Frame:
         frame = self._next_frame(flags)
@@ -106,15 +118,21 @@ class Transfer(standard.socket):
         return frame
 
     def _receive_datagram(
-        self, held: Datagrams, bufsize: int, flags: int
-    ) -> tuple[bytes, Any, int]:
-        """(data, address, flags as of recvmsg(2))."""
+        self, held: Datagrams, bufsize: int, flags: int, room: int = 0
+    ) -> tuple[bytes, list[Any], int, Any]:
+        """As recvmsg(2): data, control messages in so many bytes, flags, address."""
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
         frame = self._receive_frame(flags)
         cut = frame.truncated or len(frame.payload) > bufsize
-        address = python_of(held.family, frame.address or held.peer)
-        return frame.payload[:bufsize], address, standard.MSG_TRUNC if cut else 0
+        seen = standard.MSG_TRUNC if cut else 0
+        sender = frame.address or held.peer
+        control: list[Any] = []
+        if frame.info is not None and held.wanted:
+            four = Endpoint.from_sockaddr(sender).unmapped().host.version == 4
+            control, less = fitting(frame.info.as_received(held.wanted, four), room)
+            seen |= standard.MSG_CTRUNC if less else 0
+        return frame.payload[:bufsize], control, seen, python_of(held.family, sender)
 
     # --- sending
 
@@ -155,20 +173,24 @@ class Transfer(standard.socket):
         return self.send(data, flags)
 
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
-        """sendmsg(2). Control messages are not carried: EINVAL, as for those that the kernel does not know."""
+        """sendmsg(2). Control messages are those of PacketInfo; others are EINVAL, as those that the kernel does not
+        know."""
         held = self._own()
         if held is None:
             return super().sendmsg(buffers, ancdata, flags, address)
         flags, given = operator.index(flags), list(buffers)
         parts = list(map(bytes_of, given)) if isinstance(held, Datagrams) else []
-        if control_of(ancdata):
-            raise failure(errno.EINVAL)
+        control, info = control_of(ancdata), None
+        if control:
+            if not isinstance(held, Datagrams) or not held.informed:
+                raise failure(errno.EINVAL)
+            info = PacketInfo.given(control)
         to = (
             None if address is None else endpoint_of(held.family, self._named(address), names.first)
         )
         self._may_send(flags)
         if isinstance(held, Datagrams):
-            return self._send_frame(held, b"".join(parts), to, flags)
+            return self._send_frame(held, b"".join(parts), to, flags, info)
         try:
             return super().sendmsg(given, (), flags)
         except BrokenPipeError:
@@ -204,7 +226,8 @@ class Transfer(standard.socket):
         if held is None:
             return super().recvfrom(bufsize, flags)
         if isinstance(held, Datagrams):
-            return self._receive_datagram(held, bufsize, flags)[:2]
+            data, _, _, address = self._receive_datagram(held, bufsize, flags)
+            return data, address
         return self.recv(bufsize, flags), None
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
@@ -219,7 +242,7 @@ class Transfer(standard.socket):
             raise ValueError("negative buffersize in recvfrom_into")
         if nbytes > len(view):
             raise ValueError("nbytes is greater than the length of the buffer")
-        data, address, _ = self._receive_datagram(held, nbytes or len(view), flags)
+        data, _, _, address = self._receive_datagram(held, nbytes or len(view), flags)
         view[: len(data)] = data
         return len(data), address
 
@@ -230,8 +253,7 @@ class Transfer(standard.socket):
         held = self._own()
         if isinstance(held, Datagrams):
             bufsize, flags = room_of("recvmsg", bufsize, ancbufsize), operator.index(flags)
-            data, address, seen = self._receive_datagram(held, bufsize, flags)
-            return data, [], seen, address
+            return self._receive_datagram(held, bufsize, flags, operator.index(ancbufsize))
         self._may_receive(flags)
         data, control, seen, address = super().recvmsg(bufsize, ancbufsize, flags)
         if not data and bufsize:
@@ -248,13 +270,14 @@ class Transfer(standard.socket):
                 raise TypeError("a bytes-like object is required, not 'int'")
             views = [writable(each) for each in buffers]
             size = room_of("recvmsg_into", sum(map(len, views)), ancbufsize)
-            data, address, seen = self._receive_datagram(held, size, operator.index(flags))
+            flags, room = operator.index(flags), operator.index(ancbufsize)
+            data, control, seen, address = self._receive_datagram(held, size, flags, room)
             at = 0
             for view in views:
                 part = data[at : at + len(view)]
                 view[: len(part)] = part
                 at += len(part)
-            return len(data), [], seen, address
+            return len(data), control, seen, address
         self._may_receive(flags)
         got, control, seen, address = super().recvmsg_into(buffers, ancbufsize, flags)
         if not got:

@@ -222,6 +222,11 @@ class Upstream:
         """Whether nobody carries out calls there any more."""
         return self._link.frontend.error is not None
 
+    @property
+    def informed(self) -> bool:
+        """Whether datagrams come and go with what IP says beside their payload."""
+        return self._link.informed
+
     def may_ping(self) -> bool:
         """Whether the backend has ping sockets for its user (icmp(7))."""
         try:

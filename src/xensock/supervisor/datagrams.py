@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 
 UDP, ECHO, DGRAM = 17, 1, socket.SOCK_DGRAM
 ASK, INBOUND = 0, 1
-SIX, DUAL, OPEN, AUTOMATIC, RAW, FRAMED, VIA = 1, 2, 4, 8, 16, 32, 8  # native/core/udp.h
+SIX, DUAL, OPEN, AUTOMATIC, RAW, FRAMED = 1, 2, 4, 8, 16, 32  # native/core/udp.h
+INFORMED, VIA = 64, 8
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 15, 23, 3
-SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
-IP_RECVERR, IPV6_RECVERR = 11, 25
+SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_RECVERR, IPV6_RECVERR = 33, 32, 11, 25
 ECHOES = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 CARD_BUFFER = 8 << 20  # bytes that a guest may send faster than they can be passed on
 UDP_DESTROY_GROUPS = 1 << 1 | 1 << 3  # SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY
@@ -579,7 +579,7 @@ class Datagrams:
 
 def _carried(carrier: Stack, via: int) -> int:
     """What the core is told of a port's carrier."""
-    return via << VIA | (0 if carrier.local else FRAMED)
+    return via << VIA | (0 if carrier.local else FRAMED | INFORMED * carrier.passer.informed)
 
 
 def prepare(sock: socket.socket) -> None:

@@ -27,6 +27,7 @@ class Extension(StrEnum):
     LARGE_RINGS = "large-rings"
     SHARED_RINGS = "shared-rings"
     HOPS = "hops"
+    PACKET_INFO = "packet-info"
 
     @property
     def feature(self) -> str:
@@ -46,5 +47,6 @@ ALL: frozenset[Extension] = frozenset(Extension)
 NEEDS: dict[Extension, Extension] = {
     Extension.ICMP_ECHO: Extension.DATAGRAMS,
     Extension.RESOLVE: Extension.DATAGRAMS,
+    Extension.PACKET_INFO: Extension.DATAGRAMS,
     Extension.SHARED_RINGS: Extension.DATA_EVENTS,
 }

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 from .errors import WireError
+from .packet_info import SIZE as INFO_SIZE
+from .packet_info import PacketInfo
 from .requests import ADDRESS
 
 _HEAD = struct.Struct("<III28s")
@@ -29,6 +31,8 @@ class FrameFlag(IntFlag):
     """The payload is an i32: a negated Linux error number, as ICMP reports one."""
     ICMP = 4
     """With ERROR: behind the number follows what the ICMP message said."""
+    INFO = 8
+    """Extension packet-info: the payload begins with what IP says beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Frame:
     """A datagram and its address: where it goes (`out`) or comes from (`in`); empty: the peer.
 
     With `error`, a negated Linux number, it reports a failure instead and has no payload; with `icmp` too, one that
-    the network told.
+    the network told. `info` needs the extension packet-info.
     """
 
     payload: bytes
@@ -72,6 +76,7 @@ class Frame:
     truncated: bool = False
     error: int = 0
     icmp: Icmp | None = None
+    info: PacketInfo | None = None
 
     def encode(self) -> bytes:
         """The frame's bytes. Raises WireError for an address longer than 28 bytes."""
@@ -79,6 +84,9 @@ class Frame:
             raise WireError(f"address of {len(self.address)} bytes in a frame")
         flags = FrameFlag.TRUNCATED if self.truncated else FrameFlag(0)
         payload = self.payload
+        if self.info is not None:
+            flags |= FrameFlag.INFO
+            payload = self.info.encode() + payload
         if self.error:
             if payload:
                 raise WireError("a frame that reports an error has no payload")
@@ -111,8 +119,9 @@ def next_frame(head: bytes) -> int:
     return frame_size(_HEAD.unpack_from(head)[0])
 
 
-def decode_frame(raw: bytes) -> tuple[Frame, int]:
-    """The frame at the start of `raw`, and its size. Raises WireError when it is not whole."""
+def decode_frame(raw: bytes, informed: bool = False) -> tuple[Frame, int]:
+    """The frame at the start of `raw`, and its size; `informed`: packet-info was agreed on. Raises WireError when it is
+    not whole."""
     size = next_frame(raw)
     length, flags, addr_len, addr = _HEAD.unpack_from(raw)
     if size > len(raw):
@@ -121,7 +130,11 @@ def decode_frame(raw: bytes) -> tuple[Frame, int]:
         raise WireError(f"address of {addr_len} bytes in a frame")
     address, truncated = addr[:addr_len], bool(flags & FrameFlag.TRUNCATED)
     if not flags & FrameFlag.ERROR:
-        return Frame(bytes(raw[HEADER : HEADER + length]), address, truncated), size
+        payload = bytes(raw[HEADER : HEADER + length])
+        if not informed or not flags & FrameFlag.INFO:
+            return Frame(payload, address, truncated), size
+        info = PacketInfo.decode(payload)
+        return Frame(payload[INFO_SIZE:], address, truncated, info=info), size
     told = bool(flags & FrameFlag.ICMP)
     if length < _ERROR.size or (length > _ERROR.size and not told):
         raise WireError(f"an error of {length} bytes in a frame")

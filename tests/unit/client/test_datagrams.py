@@ -75,6 +75,52 @@ def test_what_does_not_fit_is_lost(pair: tuple[Any, Any]) -> None:
         two.recv(1)
 
 
+IP, IP_PKTINFO, IP_RECVTTL, TTL, TOS = standard.IPPROTO_IP, 8, 12, 2, 1
+
+
+def test_control_messages(both: tuple[Api, Api]) -> None:
+    """Given and received as natively; but the number of an interface is not told."""
+
+    def ask(api: Any) -> Any:
+        kind = standard.AF_INET, standard.SOCK_DGRAM
+        with api.socket(*kind) as one, api.socket(*kind) as two:
+            two.settimeout(PATIENCE_S)
+            one.bind(("0.0.0.0", 0))
+            two.bind((HOST, 0))
+            seen = [two.getsockopt(IP, IP_RECVTTL)]
+            for option in (IP_PKTINFO, IP_RECVTTL, standard.IP_RECVTOS):
+                two.setsockopt(IP, option, 1)
+            seen.append(two.getsockopt(IP, IP_RECVTTL))
+            source = bytes(4) + standard.inet_aton("127.0.0.3") + bytes(4)
+            given = [
+                (IP, IP_PKTINFO, source),
+                (IP, TTL, b"\7\0\0\0"),
+                (IP, TOS, b"\x10"),
+            ]
+            for room in (0, 30, 200):
+                one.sendmsg([b"x"], given, 0, two.getsockname())
+                data, control, flags, address = two.recvmsg(10, room)
+                shown = [
+                    (level, name, value[4:] if name == IP_PKTINFO else value)
+                    for level, name, value in control
+                ]
+                seen += [data, shown, flags & standard.MSG_CTRUNC, address[0]]
+            two.setsockopt(IP, IP_PKTINFO, 0)
+            one.sendto(b"y", two.getsockname())
+            seen += [level[:2] for level in two.recvmsg(10, 200)[1]]
+        return seen
+
+    native, own = map(ask, both)
+    assert native == own
+
+
+@pytest.mark.parametrize("message", [(IP, TTL, bytes(4)), (IP, 99, b"")])
+def test_other_control_messages(pair: tuple[Any, Any], message: tuple[int, int, bytes]) -> None:
+    one, two = pair
+    with refused(errno.EINVAL):
+        one.sendmsg([b"x"], [message], 0, two.getsockname())
+
+
 def test_a_look_takes_nothing(pair: tuple[Any, Any]) -> None:
     one, two = pair
     one.sendto(b"still there", two.getsockname())

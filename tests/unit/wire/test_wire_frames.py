@@ -9,6 +9,7 @@ from wirekit import datagrams, reports
 
 from xensock.wire import frames
 from xensock.wire.errors import WireError
+from xensock.wire.packet_info import PacketInfo
 
 TO = bytes.fromhex("0200 0035 c6336407")
 
@@ -31,13 +32,32 @@ TO = bytes.fromhex("0200 0035 c6336407")
             f"1e000000 06000000 08000000 02000035c6336407 {'00' * 20} 91ffffff"
             "03040000 78050000 000102030405060708090a0b0c0d0e0f 6869 0000",
         ),
+        (
+            frames.Frame(b"hi", TO, info=PacketInfo(bytes(range(16)), 7, 0xB8)),
+            f"1a000000 08000000 08000000 02000035c6336407 {'00' * 20}"
+            "0707b80000000000 000102030405060708090a0b0c0d0e0f 6869 000000000000",
+        ),
     ],
-    ids=["addressed", "empty", "truncated", "error", "icmp"],
+    ids=["addressed", "empty", "truncated", "error", "icmp", "info"],
 )  # fmt: skip
 def test_bytes(frame: frames.Frame, text: str) -> None:
     raw = bytes.fromhex(text)
     assert frame.encode() == raw
-    assert frames.decode_frame(raw) == (frame, len(raw))
+    assert frames.decode_frame(raw, informed=True) == (frame, len(raw))
+
+
+def test_without_the_extension_its_flag_is_padding() -> None:
+    raw = frames.Frame(b"hi", TO, info=PacketInfo(None, 7)).encode()
+    frame, size = frames.decode_frame(raw)
+    assert (frame.payload[-2:], len(frame.payload), frame.info, size) == (b"hi", 26, None, len(raw))
+
+
+@pytest.mark.parametrize("length", [0, 23])
+def test_packet_information_is_whole_or_refused(length: int) -> None:
+    raw = bytearray(frames.Frame(bytes(length)).encode())
+    raw[4] = frames.FrameFlag.INFO
+    with pytest.raises(WireError):
+        frames.decode_frame(bytes(raw), informed=True)
 
 
 @given(st.lists(st.one_of(datagrams, reports), max_size=5))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.beside import Seen
     from xensock.pvcalls.serving.framing import Frames
     from xensock.pvcalls.serving.held import Held
+    from xensock.wire.packet_info import Control
 
 QUOTED = 512  # bytes of a datagram that the report of its failure repeats at most
 # IP_RECVERR of ip(7) and IPV6_RECVERR of ipv6(7): whether what ICMP says is told.
@@ -57,8 +58,10 @@ class Socket(Protocol):
         """What the other backend says of datagrams to there. It may be slow."""
         ...
 
-    def sendto(self, data: bytes, address: object, /) -> int:
-        """sendto(2)."""
+    def sendmsg(
+        self, buffers: list[bytes], ancdata: list[Control], flags: int, address: object, /
+    ) -> int:
+        """sendmsg(2)."""
         ...
 
     def frame(self, flags: int, /) -> Frame | None:
@@ -74,6 +77,11 @@ class Passer(Protocol):
     """Another backend."""
 
     name: str
+
+    @property
+    def informed(self) -> bool:
+        """Whether datagrams come and go with what IP says beside their payload."""
+        ...
 
     def threads(self, hops: int, /) -> Executor:
         """As serving.passing.Passer has it."""
@@ -136,13 +144,15 @@ class Afar:
     def _make(self) -> Socket:
         return self._by.make_datagrams(self._held.family, self._held.protocol, self._hops)
 
-    def send(self, payload: bytes, to: Endpoint) -> int:
-        """The errno of sendto(2), to a destination that was looked at."""
+    def send(self, payload: bytes, to: Endpoint, control: list[Control]) -> int:
+        """The errno of sendmsg(2), to a destination that was looked at. A backend that knows of no control messages
+        sends as its sockets do."""
         if self._sock is None or self._closed:
             return errno.ENETUNREACH
         self._watch(self._sock)
         try:
-            self._sock.sendto(payload, to.as_python())
+            told = control if self._by.informed else []
+            self._sock.sendmsg([payload], told, 0, to.as_python())
         except BlockingIOError:
             return 0  # lost, as on a wire
         except OSError as error:
@@ -204,6 +214,8 @@ class Afar:
     def _give(self, frame: Frame) -> None:
         if len(frame.payload) > self._frames.longest:
             cut = frame.payload[: self._frames.longest]
-            frame = Frame(cut, frame.address, truncated=True)
+            frame = Frame(cut, frame.address, truncated=True, info=frame.info)
+        if not self._frames.informed:
+            frame = replace(frame, info=None)
         if self._frames.put(frame):
             self._held.guest.counters.received += len(frame.payload)

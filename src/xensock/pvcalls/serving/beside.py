@@ -18,6 +18,7 @@ from xensock.pvcalls.serving import redirecting
 from xensock.pvcalls.serving.addresses import name_of
 from xensock.pvcalls.serving.framing import TURN
 from xensock.wire.frames import Frame
+from xensock.wire.packet_info import ROOM, PacketInfo, ask_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.framing import Frames
     from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.held import Held
+    from xensock.wire.packet_info import Control
 
     Found = tuple[Decision, "Network | None", Endpoint | None]
 
@@ -133,15 +135,17 @@ class Beside:
     ) -> None:
         self._sock = network.make(held.family, socket.SOCK_DGRAM, held.protocol)
         self._sock.setblocking(False)
+        if frames.informed:
+            ask_for(self._sock)
         self._held, self._frames, self._heard = held, frames, heard
         self._loop = held.guest.backend.loop
         self._loop.add_reader(self._sock.fileno(), self._receive)
 
-    def send(self, payload: bytes, to: Endpoint) -> int:
-        """The errno of sendto(2)."""
+    def send(self, payload: bytes, to: Endpoint, control: list[Control]) -> int:
+        """The errno of sendmsg(2)."""
         for last in (False, True):
             try:
-                self._sock.sendto(payload, to.as_python())
+                self._sock.sendmsg([payload], control, 0, to.as_python())
             except BlockingIOError:
                 return 0
             except OSError as error:
@@ -162,14 +166,17 @@ class Beside:
     def _receive(self) -> None:
         from xensock.calls.address import Endpoint
 
+        informed = self._frames.informed
+        room = min(LONGEST, self._frames.longest), ROOM if informed else 0
         for _ in range(TURN):
             try:
-                payload, _, flags, source = self._sock.recvmsg(min(LONGEST, self._frames.longest))
+                payload, control, flags, source = self._sock.recvmsg(*room)
             except OSError as error:
                 if error.errno == errno.EAGAIN:
                     return
                 continue  # what became of an earlier one
             if self._heard(Endpoint.from_python(source)):
                 cut = bool(flags & socket.MSG_TRUNC)
-                if self._frames.put(Frame(payload, name_of(source), truncated=cut)):
+                info = PacketInfo.told(control) if informed else None
+                if self._frames.put(Frame(payload, name_of(source), truncated=cut, info=info)):
                     self._held.guest.counters.received += len(payload)

@@ -28,10 +28,12 @@ from xensock.pvcalls.serving.rings import map_ring
 from xensock.wire.errors import to_wire
 from xensock.wire.extensions import Extension
 from xensock.wire.frames import Frame, Icmp
+from xensock.wire.packet_info import ROOM, Control, PacketInfo, ask_for
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from xensock.calls.address import IPAddress
     from xensock.calls.record import Outcome
     from xensock.pvcalls.serving.beside import Found, Network
     from xensock.pvcalls.serving.call import Call
@@ -54,6 +56,7 @@ QUOTED = 512  # bytes of a datagram that the report of its failure repeats (RFC 
 # struct sock_extended_err of linux/errqueue.h: errno, origin, type, code, info; and its origins that are ICMP's.
 _REPORT = struct.Struct("=IBBBxII")
 _BY_ICMP = (2, 3)
+_ERRORS = ((socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25))  # IP_RECVERR, IPV6_RECVERR
 
 
 def echo_protocol(family: int) -> int:
@@ -184,6 +187,8 @@ class Datagrams:
         self._writing = False
         self._closed = False
         self._frames = Frames(guest, ring, self._send, self._receive)
+        if self._frames.informed:
+            ask_for(self._sock)
         held.close = self.close
         self._watch(True)
 
@@ -281,7 +286,7 @@ class Datagrams:
             return True
         if not error_number:
             by = self._by if end is None and self._judged else self._decided[to.sockaddr()][3]
-            error_number = by.send(frame.payload, to) if by else self._transmit(frame.payload, end)
+            error_number = self._pass_on(frame, to, end, by)
         if error_number == errno.EAGAIN:
             if not self._writing:
                 self._writing = True
@@ -291,11 +296,35 @@ class Datagrams:
             self._frames.fail(error_number, frame.address)
         return True
 
-    def _transmit(self, payload: bytes, end: Endpoint | None) -> int:
-        number = 0
+    def _pass_on(
+        self, frame: Frame, to: Endpoint, end: Endpoint | None, by: Beside | Afar | None
+    ) -> int:
+        """The errno of sendmsg(2) with what the frame says beside its payload."""
+        control: list[Control] = []
+        if frame.info is not None:
+            try:
+                control = self._control(frame.info, to, by)
+            except OSError as error:
+                return error.errno or errno.EINVAL
+        return by.send(frame.payload, to, control) if by else self._transmit(frame, end, control)
+
+    def _control(self, info: PacketInfo, to: Endpoint, by: Beside | Afar | None) -> list[Control]:
+        """Raises OSError (EINVAL): a socket that is bound to an address sends from no other; the policy may have
+        allowed that one alone."""
+        if info.address is not None and by is None:
+            own = Endpoint.from_python(self._sock.getsockname()).unmapped().host
+            if not own.is_unspecified and info.address != packed(own):
+                raise refuse(errno.EINVAL)
+        return info.for_sending(self._held.family, to.unmapped().host.version == 4)
+
+    def _transmit(self, frame: Frame, end: Endpoint | None, control: list[Control]) -> int:
+        number, payload = 0, frame.payload
         for _ in range(2):
             try:
-                if end is None:
+                if control:
+                    where = end.as_python() if end is not None else None
+                    self._sock.sendmsg([payload], control, 0, where)
+                elif end is None:
                     self._sock.send(payload)
                 else:
                     self._sock.sendto(payload, end.as_python())
@@ -415,15 +444,18 @@ class Datagrams:
 
     def _arrived(self) -> Frame | None:
         room = min(LONGEST, self._frames.longest)
+        informed = self._frames.informed
         while True:
             try:
-                payload, _, flags, source = self._sock.recvmsg(room)
+                payload, control, flags, source = self._sock.recvmsg(room, ROOM if informed else 0)
             except BlockingIOError:
                 return self._reported()
             except OSError as error:
                 return self._reported() or Frame(b"", error=to_wire(error.errno or errno.EIO))
             if self._may_come(source):
-                return Frame(payload, name_of(source), truncated=bool(flags & socket.MSG_TRUNC))
+                cut = bool(flags & socket.MSG_TRUNC)
+                info = PacketInfo.told(control) if informed else None
+                return Frame(payload, name_of(source), truncated=cut, info=info)
 
     def _may_come(self, source: tuple[str, int]) -> bool:
         """Answers may always; strangers where the guest may have a port of its own."""
@@ -457,7 +489,9 @@ class Datagrams:
                 quote, control, _, about = self._sock.recvmsg(QUOTED, 512, socket.MSG_ERRQUEUE)
             except OSError:
                 return None
-            for _, _, raw in control:
+            for level, name, raw in control:
+                if (level, name) not in _ERRORS:
+                    continue
                 number, origin, kind, code, info, _ = _REPORT.unpack_from(raw)
                 if origin in _BY_ICMP:
                     mtu = info if number == errno.EMSGSIZE else 0
@@ -480,4 +514,9 @@ def _sender(sockaddr: bytes) -> bytes:
         host = Endpoint.from_sockaddr(sockaddr).host
     except AddressError:
         return bytes(16)
+    return packed(host)
+
+
+def packed(host: IPAddress) -> bytes:
+    """16 bytes, IPv4 mapped."""
     return host.packed if host.version == 6 else bytes(10) + b"\xff\xff" + host.packed

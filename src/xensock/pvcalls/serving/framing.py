@@ -8,6 +8,7 @@ from xensock import _core
 from xensock.wire.errors import WireError, to_wire
 from xensock.wire.extensions import Extension
 from xensock.wire.frames import HEADER, Frame, decode_frame, largest_payload, next_frame
+from xensock.wire.packet_info import SIZE as INFO_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ class Frames:
 
     take   is given each frame that the guest sent; False: it cannot take it now, `resume` follows
     room   is called when there may be room again, after `put` found none
-    A guest that writes what are no frames is disconnected.
+    A guest that writes what are no frames is disconnected. `informed`: frames say what IP says (packet-info).
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Frames:
         self._held: Frame | None = None
         self._again = False
         self._open = True
-        self.longest = largest_payload(self._ring.size)
+        self.informed = Extension.PACKET_INFO in guest.extensions
+        self.longest = largest_payload(self._ring.size) - (INFO_SIZE if self.informed else 0)
         self._loop.add_reader(self._event.wait_fd, self._woken)
         self._soon()
 
@@ -123,4 +125,4 @@ class Frames:
         # The guest may have changed the head since: what counts is this copy.
         if next_frame(raw) != size:
             raise WireError("a frame that changed while it was read")
-        return decode_frame(raw)[0]
+        return decode_frame(raw, self.informed)[0]

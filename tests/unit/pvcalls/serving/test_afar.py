@@ -17,6 +17,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.hops import MOST
 from xensock.pvcalls.serving.afar import QUOTED, Afar
 from xensock.wire.frames import Frame, Icmp, decode_frame
+from xensock.wire.packet_info import PacketInfo
 
 TO = Endpoint(ip_address("192.0.2.1"), 7)
 STRANGER = Endpoint(ip_address("192.0.2.9"), 7)
@@ -28,6 +29,7 @@ class Other:
     def __init__(self) -> None:
         self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sent: list[tuple[bytes, object]] = []
+        self.told: list[Any] = []
         self.looked: list[Endpoint] = []
         self.closed = False
         self.fileno = self.near.fileno
@@ -40,13 +42,14 @@ class Other:
         self.looked.append(end)
         return SimpleNamespace(error=0, own=None, decision=None)
 
-    def sendto(self, data: bytes, address: object) -> int:
-        self.sent.append((data, address))
-        return len(data)
+    def sendmsg(self, parts: list[bytes], control: Any, flags: int, address: object) -> int:
+        self.sent.append((*parts, address))
+        self.told.append(control)
+        return len(parts[0])
 
     def frame(self, flags: int) -> Frame | None:
         packet = self.near.recv(65536, flags)
-        return decode_frame(packet)[0] if packet else None
+        return decode_frame(packet, True)[0] if packet else None
 
     def close(self) -> None:
         self.closed = True
@@ -55,6 +58,7 @@ class Other:
 
 class Backend:
     name = "lab"
+    informed = True
 
     def __init__(self, error: int = 0) -> None:
         self.made: list[Other] = []
@@ -82,6 +86,7 @@ class Backend:
 
 class Frames:
     longest = 1000
+    informed = True
 
     def __init__(self) -> None:
         self.got: list[Frame] = []
@@ -106,23 +111,27 @@ def afar(by: Backend, host: socket.socket, frames: Frames, hops: int = 0) -> Afa
     return Afar(held, by, frames, TO.__eq__)  # type: ignore[arg-type]
 
 
-def test_what_comes_and_goes() -> None:
+@pytest.mark.parametrize("there", [True, False], ids=["informed", "not"])
+def test_what_comes_and_goes(there: bool) -> None:
     by, frames = Backend(), Frames()
+    by.informed = there
+    ttl = (socket.IPPROTO_IP, socket.IP_TTL, bytes(4))
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
             made = afar(by, host, frames)
-            assert made.send(b"x", TO) == errno.ENETUNREACH  # nobody looked
+            assert made.send(b"x", TO, [ttl]) == errno.ENETUNREACH  # nobody looked
             assert made.look(TO).error == 0
             looker, sock = by.made
-            assert made.send(b"x", TO) == 0
+            assert made.send(b"x", TO, [ttl]) == 0
             assert (looker.looked, sock.sent) == ([TO], [(b"x", ("192.0.2.1", 7))])
+            assert sock.told == [[ttl] if there else []]
             icmp = Icmp(3, 3, 0, bytes(16), bytes(QUOTED + 1))
             for frame in (
                 Frame(b"no", STRANGER.sockaddr()),
                 Frame(b"nobody"),
-                Frame(b"y" * 1001, TO.sockaddr()),
+                Frame(b"y" * 1001, TO.sockaddr(), info=PacketInfo(hops=9)),
                 Frame(b"", TO.sockaddr(), error=-errno.ECONNREFUSED, icmp=icmp),
             ):
                 sock.far.send(frame.encode())
@@ -131,12 +140,13 @@ def test_what_comes_and_goes() -> None:
             await asyncio.wait_for(
                 loop.run_in_executor(None, eventually, by.left, 20, "it is let go of"), 30
             )
-            assert made.send(b"z", TO) == errno.ENETUNREACH
+            assert made.send(b"z", TO, []) == errno.ENETUNREACH
 
     asyncio.run(run())
     by.close()
     cut, told = frames.got
     assert (len(cut.payload), cut.truncated, cut.address) == (1000, True, TO.sockaddr())
+    assert cut.info == PacketInfo(hops=9)
     assert told.icmp is not None
     assert (told.error, len(told.icmp.quote)) == (-errno.ECONNREFUSED, QUOTED)
 
