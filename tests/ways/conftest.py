@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ everywhere = pytest.mark.parametrize(
 """Natively, which is the control, and in a guest over each data path."""
 
 guests = pytest.mark.parametrize("guest", only("direct", "relay", "ring"), indirect=True)
+between = pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+"""Where a guest may have unix sockets of others: with --backend it has none."""
 beside = pytest.mark.parametrize("guest", only("native", "direct"), indirect=True)
 """Attempts at what only the direct data path has: sockets of the host in a guest."""
 
@@ -126,6 +129,33 @@ def sleeper(world: World, user: str | None) -> Iterator[tuple[int, int]]:
             stop(process)
 
 
+@contextmanager
+def neighbour(guest: Guest, world: World, user: str | None) -> Iterator[tuple[int, int]]:
+    """The same in another guest of the same user; natively one more outside. Its number is the host's."""
+    argv = guest.command([world.python, "-c", SLEEPER, f"neighbour-{guest.port()}"], (), user)
+    with world.host.popen(
+        argv, user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = int(process.stdout.readline())
+            yield (process.pid if guest.native else _innermost(argv[-1])), address
+        finally:
+            stop(process)
+
+
+def _innermost(argument: str) -> int:
+    """The process with this last argument that is in the most PID namespaces: the guest's."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().endswith(f"\0{argument}\0".encode()):
+                status = (path.parent / "status").read_text()
+                depth = len(re.findall(r"^NSpid:(.*)$", status, re.M)[0].split())
+                found.append((depth, int(path.parent.name)))
+    return max(found)[1]
+
+
 @pytest.fixture(scope="session")
 def tries(world: World) -> Path:
     """The directory of the attempts, where the world's ordinary user may read them."""
@@ -166,6 +196,7 @@ def _attempts(
         Echo(peer, peer.addr4) as allowed_udp,
         Echo(host, "127.0.0.1") as local_udp,
         sleeper(world, user) as (other, address),
+        neighbour(guest, world, user) as beside_it,
     ):
         port = guest.port()
         site = {
@@ -180,6 +211,7 @@ def _attempts(
             "port": port,
             "other": other,
             "address": address,
+            "neighbour": beside_it,
             "netns": f"/run/netns/{peer.name}",
         }
         rules = ("--deny", f"{peer.addr4}:{refused.port}", "--deny", "listen:any/tcp")

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,7 +154,8 @@ def start(spec: Launch) -> Launched:
                 str(path),
                 *(str(fd) for fd in (far_control.fileno(), far_maker.fileno(), config)),
             ]
-            # Descriptors that the caller was given stay the program's, as natively.
+            _withhold_rings()
+            # Other descriptors that the caller was given stay the program's, as natively.
             helper = subprocess.Popen(argv, close_fds=False, env=spec.env)
         except OSError as error:
             control.close()
@@ -168,6 +170,15 @@ def start(spec: Launch) -> Launched:
         guest.close()
         raise
     return guest
+
+
+def _withhold_rings() -> None:
+    """Let the guest inherit no io_uring: a kernel thread (io_uring_setup(2), SQPOLL) makes its calls with the rights of
+    whoever made it, and no filter is asked."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # listdir's own
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[io_uring]":
+                os.set_inheritable(int(name), False)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -117,6 +117,54 @@ def _() -> None:
     answered(sock)
 
 
+def own_address() -> str:
+    with datagrams() as sock:
+        sock.connect((PEER, ALLOWED))
+        return str(sock.getsockname()[0])
+
+
+@attempt("datagram from an address of its choice")
+def _() -> None:
+    sock = datagrams()
+    info = struct.pack("=I4s4s", 0, socket.inet_aton(own_address()), bytes(4))
+    sock.sendmsg([b"x"], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, (PEER, REFUSED))
+    answered(sock)
+
+
+@attempt("datagram by each interface that there is")
+def _() -> None:
+    worst = OSError(errno.ENODEV, "no interface")
+    for number, _ in socket.if_nameindex():
+        sock = datagrams()
+        info = struct.pack("=I4s4s", number, bytes(4), bytes(4))
+        try:
+            sock.sendmsg([b"x"], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, (PEER, REFUSED))
+            answered(sock)
+        except OSError as error:
+            worst = error
+        else:
+            return
+    raise worst
+
+
+@attempt("datagram mapped into IPv6, from an address and by an interface of its choice")
+def _() -> None:
+    worst = OSError(errno.ENODEV, "no interface")
+    mapped = socket.inet_pton(socket.AF_INET6, f"::ffff:{own_address()}")
+    for number, _ in socket.if_nameindex():
+        sock = datagrams(socket.AF_INET6)
+        info = mapped + struct.pack("=I", number)
+        control = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)]
+        try:
+            sock.sendmsg([b"x"], control, 0, (f"::ffff:{PEER}", REFUSED))
+            answered(sock)
+        except OSError as error:
+            worst = error
+        else:
+            return
+    raise worst
+
+
 @attempt("datagram mapped into IPv6")
 def _() -> None:
     sock = datagrams(socket.AF_INET6)

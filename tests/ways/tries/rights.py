@@ -242,6 +242,38 @@ def _() -> None:
     os.close(system(PIDFD_GETFD, handle, 0, 0))
 
 
+def _at_a_neighbour(pid: int, address: int) -> None:
+    """The same at a process of another guest of the same user; natively that is one more process outside."""
+    handle = ctypes.create_string_buffer(8)
+
+    @attempt("signal a process of another guest")
+    def _() -> None:
+        os.kill(pid, 0)
+
+    @attempt("memory of a process of another guest")
+    def _() -> None:
+        with open(f"/proc/{pid}/mem", "rb"):
+            pass
+
+    @attempt("write memory of a process of another guest")
+    def _() -> None:
+        piece = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(handle), 8))
+        where = ctypes.create_string_buffer(struct.pack("=QQ", address, 8))
+        system(VM_WRITE, pid, piece, 1, where, 1, 0)
+
+    @attempt("trace a process of another guest")
+    def _() -> None:
+        system(PTRACE, 0x4206, pid, 0, 0)
+        system(PTRACE, 0x4207, pid, 0, 0)
+
+    @attempt("descriptors of a process of another guest")
+    def _() -> None:
+        os.close(system(PIDFD_GETFD, system(PIDFD_OPEN, pid, 0), 0, 0))
+
+
+_at_a_neighbour(*SITE["neighbour"])
+
+
 @attempt("another network namespace")
 def _() -> None:
     fd = os.open(SITE["netns"], os.O_RDONLY)
