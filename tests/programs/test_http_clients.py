@@ -1,6 +1,7 @@
 """curl, and wget with glibc and as static busybox, against the world's web server."""
 
 import hashlib
+import re
 import subprocess
 import sys
 
@@ -121,3 +122,17 @@ with socketserver.UnixStreamServer(sys.argv[1], Web) as server:
     print("ready", flush=True)
     server.serve_forever()
 """
+
+
+@needs("wrk")
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "closed"])
+def test_wrk_has_no_errors(guest, kept):
+    """By a name; with connections that are kept, and with a new one for each request."""
+    header = [] if kept else ["-H", "Connection: close"]
+    argv = ["wrk", "-t1", "-c4", "-d1s", *header, "http://v4only.test/"]
+    said = guest.run(argv, check=True, timeout=30).stdout
+    assert int(re.search(r"(\d+) requests in", said)[1]) > 10
+    assert "Socket errors" not in said
+    assert "Non-2xx" not in said
+    guest.mediated(4 if kept else 10, "connect", "198.51.100.11:80")

@@ -168,3 +168,14 @@ def test_npm_installs_a_package_and_what_it_needs(guest, registry):
     assert "E404" in absent.stderr
     guest.mediated(3, "connect", f":{REGISTRY}")
     guest.mediated(1, "resolve", "v4only.test")
+
+
+def test_interfaces(guest):
+    """What programs that look for an address "of this machine" find: one, but none of the host's cards."""
+    argv = ["node", "-p", "JSON.stringify(require('os').networkInterfaces())"]
+    found = json.loads(guest.run(argv, check=True).stdout)
+    assert "127.0.0.1" in [each["address"] for each in found.pop("lo")]
+    addresses = [each["address"] for cards in found.values() for each in cards]
+    assert any("." in address for address in addresses)
+    assert (guest.world.host.addr4 in addresses) == guest.native
+    assert all(not each["internal"] for cards in found.values() for each in cards)
