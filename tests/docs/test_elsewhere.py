@@ -23,6 +23,8 @@ SYNTAX = re.compile(r"\[OPTION\]")  # what follows is no command
 # How a command begins, and the test that runs it or its like.
 RUN_BY = {
     "xensock install --docker --podman --systemd": "unit/backend/test_installing.py:test_all_and_back",
+    "xensock install --systemd --option": "unit/backend/test_installing.py:test_systemd_understands_the_units",
+    "systemctl enable --now xensock.service": "unit/backend/test_installing.py:test_systemd_understands_the_units",
     "systemctl daemon-reload": "unit/backend/test_installing.py:test_systemd_understands_the_units",
     "systemctl enable --now xensock.socket": "unit/backend/test_installing.py:test_systemd_understands_the_units",
     "systemctl reload docker": "containers/test_engines.py:test_the_world_by_name",

@@ -1,5 +1,5 @@
-"""Headless Chromium with its own sandbox in a guest: many processes, descriptors passed between them, names, a page whose
-script fetches more."""
+"""Headless Chromium with its own sandbox in a guest: many processes, descriptors passed between them, names, a page
+whose script fetches more."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ Promise.all([1, 2, 3, 4, 5, 6].map((n) => fetch("/" + n).then((answer) => answer
   return fetch("/done");
 });
 </script></body></html>"""
-OPTIONS = (
-    "--headless --disable-gpu --no-first-run --disable-sync --disable-background-networking"
-    " --disable-component-update --disable-default-apps --disable-domain-reliability"
-).split()
+OPTIONS = [
+    "--headless",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+]
 
 
 class Site(ThreadingHTTPServer):
-    """A page, what its script asks for, and an image that does not come before `release`: the page is not loaded yet."""
+    """A page, what its script asks for, and an image that comes after `release`: before, the page is not loaded."""
 
     daemon_threads = True
 

@@ -111,10 +111,13 @@ def test_nothing_named(places: installing.Places) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("options", [("--allow", "*.test", "--deny=a b"), ("--listen=xen:",)])
 @pytest.mark.parametrize("user", [False, True])
-def test_systemd_understands_the_units(places: installing.Places, user: bool) -> None:
+def test_systemd_understands_the_units(
+    places: installing.Places, user: bool, options: tuple[str, ...]
+) -> None:
     own = replace(places, user=user, socket="%t/xensock/containers.sock" if user else places.socket)
-    changes = installing.units(own, ("--allow", "*.test", "--deny=a b"))
+    changes = installing.units(own, options)
     installing.apply(changes)
     argv = ["systemd-analyze", *(["--user"] if user else []), "verify", "--man=no"]
     done = subprocess.run(
