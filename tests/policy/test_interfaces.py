@@ -149,6 +149,8 @@ via = "guest"
         "ok",
         "ENETUNREACH",
     ]
+    last = [call for call in guest.calls if call["verb"] == "connect"][-1]
+    assert "no network of its via is there" in last["hint"]
 
 
 @pytest.fixture

@@ -6,11 +6,18 @@ Beside those that the file names under [networks] there are "host", the backend'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xensock.calls.call import Decision
 
 HOST = "host"
 GUEST = "guest"
 RESERVED = (HOST, GUEST)
+AWAY = (errno.ENETUNREACH, errno.ENETDOWN)
+"""What connect(2) says at once of a network that leads nowhere for the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +38,10 @@ class Network:
     def where(self) -> str:
         """What a person calls it."""
         return self.netns or self.backend
+
+
+def ended(decision: Decision, error: int) -> Decision:
+    """A decision as it is recorded: with what to do where none of its rule's networks led anywhere."""
+    if not decision.via or error not in AWAY:
+        return decision
+    return replace(decision, hint="no network of its via is there, with a way there: bring one up")

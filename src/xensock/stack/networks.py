@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     Opener = Callable[[], "Opened"]
 
 RETRY_S = 1.0
-# What connect(2) says at once of a network that leads nowhere for the moment.
-AWAY = (errno.ENETUNREACH, errno.ENETDOWN)
 
 
 class Answers(Protocol):

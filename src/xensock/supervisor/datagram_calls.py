@@ -12,7 +12,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
-from xensock.stack.networks import AWAY
+from xensock.policy.networks import AWAY
 from xensock.stack.stacks import DecidedError, Look, decided
 from xensock.supervisor import binding, memberships
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own

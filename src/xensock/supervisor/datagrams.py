@@ -30,7 +30,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.loop import IN, Loop
 from xensock.policy.deferred import final
-from xensock.stack.networks import AWAY
+from xensock.policy.networks import AWAY
 from xensock.stack.stacks import Look
 from xensock.supervisor import echoing, rtnetlink
 from xensock.supervisor.datagram_records import name_of, path_of, target

@@ -13,7 +13,7 @@ import typing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from xensock.policy.networks import HOST
+from xensock.policy.networks import AWAY, HOST
 from xensock.pvcalls.serving import redirecting
 from xensock.pvcalls.serving.addresses import name_of
 from xensock.pvcalls.serving.framing import TURN
@@ -104,7 +104,7 @@ def carried(
             said = replace(decision, rule=f"{decision.rule} via {network.name}", cacheable=False)
             return said, None if network.name == HOST else network, seen.own
         error = seen.error
-        if error not in redirecting.AWAY:
+        if error not in AWAY:
             theirs = seen.decision
             if theirs is not None and not theirs.allowed:
                 return replace(theirs, error=error, cacheable=False), None, None

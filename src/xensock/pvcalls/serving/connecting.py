@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.call import Decision, Protocol, Verb
+from xensock.policy.networks import ended
 from xensock.pvcalls.serving import (
     asking,
     attempt,
@@ -95,10 +96,14 @@ def _plan(
         to = end if decision.redirect is None else decision.redirect
         far = redirecting.Far(held, end, to, terms, by)
 
+    last = 0
+
     def said() -> tuple[Decision, bool]:
-        return (decision if far is None else far.said(decision)), own
+        return ended(decision if far is None else far.said(decision), last), own
 
     def done(error: int) -> None:
+        nonlocal last
+        last = error
         if far is not None:
             far.close()
         outcome: Outcome | None = "guest" if own else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from xensock import _core
 from xensock.calls.hops import MOST, circle
 from xensock.policy.deferred import final
+from xensock.policy.networks import AWAY
 from xensock.pvcalls.serving import moving, strictly
 from xensock.pvcalls.serving.asking import loopback_name
 from xensock.pvcalls.serving.attempt import Way
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from xensock.calls.call import Decision
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.passing import Passer
-
-# What connect(2) says at once in a network that leads nowhere for the moment.
-AWAY = (errno.ENETUNREACH, errno.ENETDOWN)
 
 
 class Carrier(Protocol):
