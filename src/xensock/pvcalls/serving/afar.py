@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.held import Held
     from xensock.wire.packet_info import Control
 
-QUOTED = 512  # bytes of a datagram that the report of its failure repeats at most
+QUOTED = (
+    512  # bytes of a datagram that the report of its failure repeats at most (RFC 1812, 4.3.2.3)
+)
 # IP_RECVERR of ip(7) and IPV6_RECVERR of ipv6(7): whether what ICMP says is told.
-_REPORTS: dict[int, tuple[int, int]] = {
+REPORTS: dict[int, tuple[int, int]] = {
     socket.AF_INET: (socket.IPPROTO_IP, 11),
     socket.AF_INET6: (socket.IPPROTO_IPV6, 25),
 }
@@ -115,7 +117,7 @@ class Afar:
         self._threads = by.threads(min(self._hops, MOST))
         self._loop = held.guest.backend.loop
         self._lock = threading.Lock()  # of what is made and asked
-        self._reports = bool(held.host.getsockopt(*_REPORTS[held.family]))
+        self._reports = bool(held.host.getsockopt(*REPORTS[held.family]))
         self._looker: Socket | None = None
         self._sock: Socket | None = None
         self._watched = -1
@@ -136,7 +138,7 @@ class Afar:
                     self._sock = self._make()
                     self._sock.setblocking(False)
                     if self._reports:
-                        self._sock.setsockopt(*_REPORTS[self._held.family], 1)
+                        self._sock.setsockopt(*REPORTS[self._held.family], 1)
                 return self._looker.look(in_family(end, self._held.family))
             except OSError as error:
                 return Refused(error.errno or errno.EIO)

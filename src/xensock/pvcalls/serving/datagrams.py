@@ -19,7 +19,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.calls.hops import MOST
 from xensock.pvcalls.serving import consulting, listening, resolving
 from xensock.pvcalls.serving.addresses import OWN, endpoint, name_of
-from xensock.pvcalls.serving.afar import Afar
+from xensock.pvcalls.serving.afar import QUOTED, REPORTS, Afar
 from xensock.pvcalls.serving.beside import Beside, carried, networks
 from xensock.pvcalls.serving.framing import TURN, Frames
 from xensock.pvcalls.serving.held import in_family
@@ -52,11 +52,9 @@ MOST_WAITING = (
 )
 UNSPECIFIED = bytes(16)  # struct sockaddr, AF_UNSPEC
 ASKED = -1
-QUOTED = 512  # bytes of a datagram that the report of its failure repeats (RFC 1812, 4.3.2.3)
 # struct sock_extended_err of linux/errqueue.h: errno, origin, type, code, info; and its origins that are ICMP's.
 _REPORT = struct.Struct("=IBBBxII")
 _BY_ICMP = (2, 3)
-_ERRORS = ((socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25))  # IP_RECVERR, IPV6_RECVERR
 
 
 def echo_protocol(family: int) -> int:
@@ -490,7 +488,7 @@ class Datagrams:
             except OSError:
                 return None
             for level, name, raw in control:
-                if (level, name) not in _ERRORS:
+                if (level, name) not in REPORTS.values():
                     continue
                 number, origin, kind, code, info, _ = _REPORT.unpack_from(raw)
                 if origin in _BY_ICMP:
