@@ -19,7 +19,10 @@ def written(text: str) -> str:
     sys.path.insert(0, str(ROOT / "tests"))
     from which.cells import COLUMNS, ROWS
 
-    lines = ["| family | type | protocol | " + " | ".join(COLUMNS) + " |", "|---" * 7 + "|"]
+    lines = [
+        "| family | type | protocol | " + " | ".join(COLUMNS) + " |",
+        "|---" * (3 + len(COLUMNS)) + "|",
+    ]
     for row in ROWS:
         cells = (row.family, row.type, row.protocol, *(getattr(row, each) for each in COLUMNS))
         lines.append("| " + " | ".join(cells) + " |")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CARRIED, LOCAL = "carried", "local"
-COLUMNS = ("direct", "relay", "ring", "v1")
+COLUMNS = ("direct", "relay", "own", "ring", "v1")
 
 FAMILIES = {
     "AF_UNIX": 1,
@@ -47,6 +47,7 @@ class Row:
     protocol: str
     direct: str
     relay: str
+    own: str
     ring: str
     v1: str
 
@@ -68,29 +69,40 @@ def _inet(family: str, ping: str, other: str, v1: str) -> tuple[Row, ...]:
     """`v1` is what a backend of version 1 makes of streams; there, other kinds fail as theirs."""
     beyond = "ESOCKTNOSUPPORT" if v1 == CARRIED else v1
     none = "EPROTONOSUPPORT"
-    carried = f"{CARRIED} {CARRIED} {CARRIED}"
     return (
-        *_rows(family, "STREAM", "0 TCP", f"{carried} {v1}"),
-        *_rows(family, "STREAM", "UDP SCTP MPTCP", f"{none} {none} {none} {none}"),
-        *_rows(family, "DGRAM", f"0 UDP {ping}", f"{carried} {beyond}"),
-        *_rows(family, "DGRAM", "UDPLITE", f"{none} {none} {CARRIED} {beyond}"),
-        *_rows(family, "DGRAM", f"TCP {other}", f"{none} {none} {none} {none}"),
-        *_rows(family, "RAW", f"{ping} UDP", "EPERM EPERM EPERM EPERM"),
-        *_rows(family, "SEQPACKET", "0 SCTP", " ".join(4 * ["ESOCKTNOSUPPORT"])),
-        *_rows(family, "RDM", "0", " ".join(4 * ["ESOCKTNOSUPPORT"])),
+        *_rows(family, "STREAM", "0 TCP", f"{CARRIED} {CARRIED} {LOCAL} {CARRIED} {v1}"),
+        *_rows(family, "STREAM", "UDP SCTP MPTCP", _all(none)),
+        *_rows(family, "DGRAM", "0 UDP", f"{CARRIED} {CARRIED} {LOCAL} {CARRIED} {beyond}"),
+        *_rows(family, "DGRAM", ping, f"{CARRIED} {CARRIED} EACCES {CARRIED} {beyond}"),
+        *_rows(family, "DGRAM", "UDPLITE", f"{none} {none} {none} {CARRIED} {beyond}"),
+        *_rows(family, "DGRAM", f"TCP {other}", _all(none)),
+        *_rows(family, "RAW", f"{ping} UDP", _all("EPERM")),
+        *_rows(family, "SEQPACKET", "0 SCTP", _all("ESOCKTNOSUPPORT")),
+        *_rows(family, "RDM", "0", _all("ESOCKTNOSUPPORT")),
     )
 
 
+def _all(word: str) -> str:
+    return " ".join(len(COLUMNS) * [word])
+
+
 def _foreign(family: str, kind: str, protocol: str, inside: str) -> tuple[Row, ...]:
-    return _rows(family, kind, protocol, f"{inside} {inside} {LOCAL} {LOCAL}")
+    return _rows(family, kind, protocol, f"{inside} {inside} {inside} {LOCAL} {LOCAL}")
 
 
 ROWS: tuple[Row, ...] = (
     *_inet("AF_INET", "ICMP", "ICMPV6", CARRIED),
     *_inet("AF_INET6", "ICMPV6", "ICMP", "EAFNOSUPPORT"),
-    *_rows("AF_XENSOCK", "STREAM", "0 TCP", f"{CARRIED} {CARRIED} {CARRIED} EAFNOSUPPORT"),
-    *_rows("AF_XENSOCK", "DGRAM", "0 UDP", f"{CARRIED} {CARRIED} {CARRIED} EAFNOSUPPORT"),
-    *_rows("AF_XENSOCK", "SEQPACKET", "0", " ".join(4 * ["ESOCKTNOSUPPORT"])),
+    *_rows(
+        "AF_XENSOCK", "STREAM", "0 TCP", f"{CARRIED} {CARRIED} {CARRIED} {CARRIED} EAFNOSUPPORT"
+    ),
+    *_rows(
+        "AF_XENSOCK",
+        "DGRAM",
+        "0 UDP",
+        f"{CARRIED} {CARRIED} ESOCKTNOSUPPORT {CARRIED} EAFNOSUPPORT",
+    ),
+    *_rows("AF_XENSOCK", "SEQPACKET", "0", _all("ESOCKTNOSUPPORT")),
     *_foreign("AF_UNIX", "STREAM", "0", LOCAL),
     *_foreign("AF_UNIX", "DGRAM", "0", LOCAL),
     *_foreign("AF_UNIX", "SEQPACKET", "0", LOCAL),
