@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 direct = pytest.mark.parametrize("guest", only("direct"), indirect=True)
 relayed = pytest.mark.parametrize("guest", only("relay", "ring"), indirect=True)
-both = pytest.mark.parametrize("guest", only("direct", "ring"), indirect=True)
-"""A backend of each guest's own, and one `xensock backend` for both."""
 
 
 def run(guest: Guest, tries: Path, *words: object, limits: tuple[str, ...] = ()) -> Any:
@@ -99,7 +97,7 @@ FLOODS = {
 
 
 @pytest.mark.slow
-@both
+@guests
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_modest_guest_beside_a_greedy_one(
     guest: Guest, world: World, tries: Path, kind: str
