@@ -145,6 +145,16 @@ static bool flush(struct xs_flow *f, int i, struct xs_pool *pool)
 	return true;
 }
 
+/* Whether a side failed, which it may have without a call of ours that would say so. */
+static bool failed(struct xs_side *s)
+{
+	socklen_t len = sizeof s->error;
+
+	if (s->hup && !s->error)
+		getsockopt(s->source.fd, SOL_SOCKET, SO_ERROR, &s->error, &len);
+	return s->error;
+}
+
 /* Reads side i into its stream: 1 when something came, 0 when not now, -1 when the side failed. */
 static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 {
@@ -167,12 +177,8 @@ static int fill(struct xs_flow *f, int i, struct xs_pool *pool, uint64_t now_ms)
 	if (f->bucket) {
 		room = xs_bucket_take(f->bucket, i, room, now_ms, &due);
 		if (!room) {
-			socklen_t len = sizeof src->error;
-
 			/* A guest that resets gives up what waits for its turn, as natively what is in its send queue. */
-			if (i == 0 && src->hup && !src->error)
-				getsockopt(src->source.fd, SOL_SOCKET, SO_ERROR, &src->error, &len);
-			if (i == 0 && src->error) {
+			if (i == 0 && failed(src)) {
 				fail(f, i, src->error, pool, now_ms);
 				return -1;
 			}
@@ -267,11 +273,8 @@ static enum xs_next run(struct xs_task *t, struct xs_thread *w, uint64_t now_ms)
 	/* A side whose stream ended can still fail: its peer closed and answers our data with a reset. */
 	for (int i = 0; i < 2 && f->state == FLOW_OPEN; i++) {
 		struct xs_side *s = &f->side[i];
-		socklen_t len = sizeof s->error;
 
-		if (s->eof && s->hup && !s->error)
-			getsockopt(s->source.fd, SOL_SOCKET, SO_ERROR, &s->error, &len);
-		if (s->eof && s->error)
+		if (s->eof && failed(s))
 			fail(f, i, s->error, pool, now_ms);
 	}
 	if (f->state == FLOW_OPEN && f->side[0].shut && f->side[1].shut)

@@ -8,7 +8,6 @@
 #include <sys/socket.h>
 
 #define LOOKS 16 /* see ringflow.c */
-#define INFO 8u /* flag of extension packet-info; without it the other side ignores the flag */
 
 struct head {
 	uint32_t len, flags, addr_len;
@@ -100,7 +99,7 @@ static uint32_t put_right(const struct xs_half *tx, uint32_t n)
 	xs_copy_out(tx, 0, &h, sizeof h);
 	if (h.len > n - sizeof h || h.addr_len > sizeof h.addr)
 		return 0;
-	h.flags &= INFO;
+	h.flags &= XS_FRAME_INFO; /* without the extension the other side ignores it */
 	if (h.flags && h.len < XS_FRAME_INFO_SIZE)
 		return 0;
 	size = (uint32_t)sizeof h + h.len;

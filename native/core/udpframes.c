@@ -5,7 +5,7 @@
 
 _Static_assert(sizeof(struct xs_frame_head) == 40, "a frame's header has 40 bytes");
 
-_Static_assert(sizeof(struct xs_frame_info) == 24, "packet information has 24 bytes");
+_Static_assert(sizeof(struct xs_frame_info) == XS_FRAME_INFO_SIZE, "packet information has 24 bytes");
 _Static_assert(sizeof(struct xs_framing) == 64, "and follows the header");
 
 /* The payload of a report: the errno, negated, then what ICMP said. */
@@ -58,13 +58,12 @@ bool xs_name_read(const struct sockaddr_in6 *name, uint8_t addr[16], uint16_t *p
 size_t xs_frame_of(struct xs_framing *h, const struct xs_datagram *d, bool six, const struct xs_frame_info *info)
 {
 	struct sockaddr_in6 name;
-	bool with = info && info->has;
 
 	memset(h, 0, sizeof *h);
-	h->head.len = (uint32_t)(d->len + (with ? sizeof *info : 0));
+	h->head.len = (uint32_t)(d->len + (info->has ? sizeof *info : 0));
 	h->head.addr_len = (uint32_t)xs_name_of(&name, d->dst, d->dport, six);
 	memcpy(h->head.addr, &name, h->head.addr_len);
-	if (!with)
+	if (!info->has)
 		return sizeof h->head;
 	h->head.flags = XS_FRAME_INFO;
 	h->info = *info;

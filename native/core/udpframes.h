@@ -3,13 +3,13 @@
 #ifndef XS_UDPFRAMES_H
 #define XS_UDPFRAMES_H
 
+#include "ringframes.h"
 #include "udppacket.h"
 
 #include <netinet/in.h>
 
 #define XS_FRAME_ERROR 2u
 #define XS_FRAME_ICMP 4u /* and what the ICMP message said */
-#define XS_FRAME_INFO 8u /* extension packet-info: the payload begins with struct xs_frame_info */
 
 struct xs_frame_head {
 	uint32_t len, flags, addr_len;
@@ -45,7 +45,7 @@ struct xs_framed {
 };
 
 /* The header of a datagram; the payload follows it in the packet. `six`: the socket is of AF_INET6. `info`: what goes
- * with it, NULL or empty for nothing. Returns the header's length. */
+ * with it, which may be empty. Returns the header's length. */
 size_t xs_frame_of(struct xs_framing *h, const struct xs_datagram *d, bool six, const struct xs_frame_info *info);
 /* Reads a packet; false: it is no frame. `informed`: packet-info was agreed on. */
 bool xs_frame_read(uint8_t *at, size_t n, bool informed, struct xs_framed *f);

@@ -37,7 +37,7 @@ static bool chosen(const struct xs_out *o, const struct xs_port *p, const struct
 	return p->wild && !xs_out_plain(o, d->src);
 }
 
-/* The same for another backend's socket. */
+/* What control() tells the host's socket, for another backend's. */
 static void inform(const struct xs_out *o, const struct xs_port *p, const struct xs_datagram *d, struct xs_frame_info *info)
 {
 	memset(info, 0, sizeof *info);

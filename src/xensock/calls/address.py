@@ -16,6 +16,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 IPAddress = IPv4Address | IPv6Address
+MAPPED = bytes(10) + b"\xff\xff"
+"""What IPv4 addresses have before them in IPv6 ones."""
 
 _FAMILY = struct.Struct("=H")
 _IN = struct.Struct("=H2s4s8x")
@@ -34,6 +36,16 @@ class AddressError(ValueError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.errno = number
+
+
+def packed(host: IPAddress) -> bytes:
+    """16 bytes; IPv4 mapped (RFC 4291, 2.5.5.2)."""
+    return host.packed if host.version == 6 else MAPPED + host.packed
+
+
+def unpacked(raw: bytes) -> IPAddress:
+    """The address that 16 bytes mean."""
+    return IPv4Address(raw[12:]) if raw[:12] == MAPPED else IPv6Address(raw)
 
 
 def family_of(raw: bytes) -> int:

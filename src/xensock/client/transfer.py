@@ -102,15 +102,19 @@ class Transfer(standard.socket):
         super().send(packet, flags & standard.MSG_DONTWAIT)
         return len(payload)
 
-    def _next_frame(self, flags: int) -> Frame | None:
+    def _next_frame(self, held: Datagrams, flags: int) -> Frame | None:
         """As it came; None once the backend is gone."""
-        held = self._own()
-        informed = isinstance(held, Datagrams) and held.informed
         packet = super().recv(HEADER + INFO_SIZE + LONGEST + 8, flags & _WAITING)
-        return decode_frame(packet, informed)[0] if packet else None
+        return decode_frame(packet, held.informed)[0] if packet else None
 
-    def _receive_frame(self, flags: int) -> Frame:
-        frame = self._next_frame(flags)
+    def _frame(self, flags: int) -> Frame | None:
+        """The next one of a datagram socket, as `_next_frame`."""
+        held = self._own()
+        assert isinstance(held, Datagrams)
+        return self._next_frame(held, flags)
+
+    def _receive_frame(self, held: Datagrams, flags: int) -> Frame:
+        frame = self._next_frame(held, flags)
         if frame is None:
             raise failure(errno.ENETDOWN)
         if frame.error:
@@ -123,7 +127,7 @@ class Transfer(standard.socket):
         """As recvmsg(2): data, control messages in so many bytes, flags, address."""
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
-        frame = self._receive_frame(flags)
+        frame = self._receive_frame(held, flags)
         cut = frame.truncated or len(frame.payload) > bufsize
         seen = standard.MSG_TRUNC if cut else 0
         sender = frame.address or held.peer

@@ -10,7 +10,10 @@ import errno
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CONTAINER = "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
 UNMASKED = f"{CONTAINER} --security-opt systempaths=unconfined"
@@ -75,8 +78,12 @@ class Machine:
     @property
     def lacking(self) -> list[str]:
         """What root needs here and lacks, as in a container; no capability is needed by others."""
+        return self.lacks(ROOTS) if self.uid == 0 else []
+
+    def lacks(self, capabilities: Mapping[str, int]) -> list[str]:
+        """Which of these, by their bits (capabilities(7)), this process does not have in effect."""
         held = int(self.status("CapEff:") or "0", 16)
-        return [name for name, bit in ROOTS.items() if self.uid == 0 and not held >> bit & 1]
+        return [name for name, bit in capabilities.items() if not held >> bit & 1]
 
     @property
     def container(self) -> bool:

@@ -78,7 +78,7 @@ class Carried(OwnSocket):
         own = Endpoint.from_sockaddr(held.own) if not error and held.own else None
         return Look(error, own, self.decided)
 
-    frame = OwnSocket._next_frame  # of datagrams, for those who pass on what comes
+    frame = OwnSocket._frame  # of datagrams, for those who pass on what comes
 
     def bind(self, address: Any) -> None:
         """bind(2). Raises DecidedError where it is known what was decided, OSError."""

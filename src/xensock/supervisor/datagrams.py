@@ -26,7 +26,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.calls.address import Endpoint
+from xensock.calls.address import Endpoint, packed, unpacked
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.loop import IN, Loop
 from xensock.policy.deferred import final
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from xensock.calls.address import IPAddress
     from xensock.calls.record import Path
     from xensock.policy.point import Point
     from xensock.stack.stacks import Stack, Stacks
@@ -65,16 +64,6 @@ MOST_CALLERS = 4096
 PORT = "udp"  # in names of what is kept for a successor
 LAST_VIA = 255  # before the numbers of networks that are long gone come again
 DESCRIPTORS = 8192
-
-
-def packed(host: IPAddress) -> bytes:
-    """16 bytes; IPv4 mapped."""
-    return host.packed if host.version == 6 else bytes(10) + b"\xff\xff" + host.packed
-
-
-def unpacked(raw: bytes) -> IPAddress:
-    """The address that 16 bytes mean."""
-    return IPv4Address(raw[12:]) if raw[:12] == bytes(10) + b"\xff\xff" else IPv6Address(raw)
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from xensock.calls.address import Endpoint
+from xensock.calls.address import Endpoint, packed, unpacked
 from xensock.calls.call import Decision
 from xensock.supervisor import binding
-from xensock.supervisor.datagrams import PORT, packed, unpacked
+from xensock.supervisor.datagrams import PORT
 from xensock.supervisor.diag import TCP_LISTEN
 from xensock.supervisor.groups import GROUP
 

@@ -32,9 +32,8 @@ class Budget:
     def take(self, own: int, more: int) -> bool:
         """Take `more` for one who has `own`; False when that would be too much."""
         total = self._total()
-        with (
-            self._lock
-        ):  # what ends on its own gives back meanwhile, so that nothing is allocated here
+        # Nothing is allocated with the lock held: what ends on its own meanwhile gives back.
+        with self._lock:
             others = self.used - own
             if own + more > (total - others) // 2:
                 return False

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING
 
+from xensock.calls.address import MAPPED
+
 from .errors import WireError
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ Control = tuple[int, int, bytes]
 _INFO = struct.Struct("<BBB5x16s")
 SIZE = _INFO.size
 NO_ADDRESS = bytes(16)
-_MAPPED = bytes(10) + b"\xff\xff"
 _IP, _IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 # linux/in.h: those of IPv4. Python 3.11 has not all of them.
 _TOS4, _HOPS4, _INFO4, _RECEIVE_HOPS4, _RECEIVE_TOS4 = ((_IP, n) for n in (1, 2, 8, 12, 13))
@@ -105,7 +106,7 @@ class PacketInfo:
         for level, kind, data in control:
             which = (level, kind)
             if which == _INFO4:
-                address = _MAPPED + _PKTINFO.unpack(data)[2]
+                address = MAPPED + _PKTINFO.unpack(data)[2]
             elif which == _INFO6:
                 address = _PKTINFO6.unpack(data)[0]
             elif which in (_HOPS4, _HOPS6):
@@ -125,7 +126,7 @@ class PacketInfo:
             which = (level, kind)
             if which == _INFO4:
                 index, source, _ = _PKTINFO.unpack(_of_size(_PKTINFO, data))
-                address = _source(index, _MAPPED + source)
+                address = _source(index, MAPPED + source)
             elif which == _INFO6:
                 source, index = _PKTINFO6.unpack(_of_size(_PKTINFO6, data))
                 address = _source(index, source)
@@ -150,7 +151,7 @@ class PacketInfo:
         if self.tos is not None:
             found.append((*(_TOS4 if four else _TOS6), _INT.pack(self.tos)))
         if self.address is not None:
-            if self.address.startswith(_MAPPED) != four:
+            if self.address.startswith(MAPPED) != four:
                 raise _refused(errno.EINVAL)
             if family == socket.AF_INET:
                 found.append((*_INFO4, _PKTINFO.pack(0, self.address[12:], bytes(4))))
@@ -222,7 +223,7 @@ def _of_size(form: struct.Struct, data: bytes) -> bytes:
 def _source(index: int, address: bytes) -> bytes | None:
     if index:
         raise _refused(errno.ENODEV)
-    return None if address in (NO_ADDRESS, _MAPPED + bytes(4)) else address
+    return None if address in (NO_ADDRESS, MAPPED + bytes(4)) else address
 
 
 def _number(data: bytes, least: int) -> int:

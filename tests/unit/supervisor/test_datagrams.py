@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import guestkit
 from xensock import _core
-from xensock.calls.address import Endpoint, IPAddress
+from xensock.calls.address import Endpoint, IPAddress, packed, unpacked
 from xensock.calls.call import Protocol
 from xensock.supervisor.datagram_records import target
-from xensock.supervisor.datagrams import ECHO, UDP, packed, unpacked
+from xensock.supervisor.datagrams import ECHO, UDP
 
 PORT = st.integers(0, 65535)
 FOUR = st.ip_addresses(v=4)

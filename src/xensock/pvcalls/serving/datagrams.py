@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xensock import _core
-from xensock.calls.address import AddressError, Endpoint, family_of
+from xensock.calls.address import AddressError, Endpoint, family_of, packed
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.calls.hops import MOST
 from xensock.pvcalls.serving import consulting, listening, resolving
@@ -33,7 +33,6 @@ from xensock.wire.packet_info import ROOM, Control, PacketInfo, ask_for
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from xensock.calls.address import IPAddress
     from xensock.calls.record import Outcome
     from xensock.pvcalls.serving.beside import Found, Network
     from xensock.pvcalls.serving.call import Call
@@ -513,8 +512,3 @@ def _sender(sockaddr: bytes) -> bytes:
     except AddressError:
         return bytes(16)
     return packed(host)
-
-
-def packed(host: IPAddress) -> bytes:
-    """16 bytes, IPv4 mapped."""
-    return host.packed if host.version == 6 else bytes(10) + b"\xff\xff" + host.packed
