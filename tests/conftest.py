@@ -57,13 +57,12 @@ def _end(number, frame) -> None:
 # Over relay as over direct, over rings as over relay, but for the far side. What else a path could do otherwise the
 # rest shows in minutes; these take many, and .ci/run has them.
 IN_CI = {
-    "programs": {
-        "ring": "git handing_over host_changes host_network http_clients iperf3 lang_go lang_java lang_musl lang_names"
+    # Relay and rings together: what is recorded over both is compared (tests/programs/conftest.py).
+    "programs": dict.fromkeys(
+        ("relay", "ring"),
+        "git handing_over host_changes host_network http_clients iperf3 lang_go lang_java lang_musl lang_names"
         " lang_node lang_python_extra postgres ssh traces udp",
-        # Where rings are, as what is recorded over both is compared (tests/programs/conftest.py).
-        "relay": "git handing_over host_changes host_network http_clients iperf3 lang_go lang_java lang_musl lang_names"
-        " lang_node lang_python_extra postgres ssh udp",
-    },
+    ),
     "semantics": {
         "ring": "compiled loopback names ports process rules unix_sockets ways_around",
         "relay": "ways_around",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from world.fixtures import only
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from world.runner import Guest
@@ -70,6 +71,25 @@ def written(guest: Guest, text: str, name: str = "policy.toml") -> tuple[str, ..
     path: Path = guest.directory / name
     path.write_text(text)
     return "--policy", str(path)
+
+
+def by_a_backend(guest: Guest, other: str) -> tuple[tuple[str, ...], subprocess.Popen[bytes]]:
+    """The options for a policy that sends port 7 of the world's web server by another backend, and of `other` by the
+    host; and that backend."""
+    web = guest.world.web4
+    far = guest.backend(("--allow", f"{web}:7"), "xstest")
+    text = f"""
+[networks]
+lab = {{ backend = "{far}" }}
+
+[[rule]]
+allow = "{web}:7"
+via = "lab"
+
+[[rule]]
+allow = "{other}:7"
+"""
+    return written(guest, text), guest.backends()[0].process
 
 
 def reached(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from named import is_defined
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "xensock"
 
@@ -342,9 +344,7 @@ def test_tests_that_documents_name_exist() -> None:
     missing = []
     for document, file, function in named:
         path = ROOT / file
-        # A function or a class, in C also a part of one program.
-        defined = rf"(?:^ *(?:async )?(?:def|class)|^\w[\w *]*) {function}\b" if function else ""
-        if not path.is_file() or not re.search(defined, path.read_text(), re.M):
+        if not is_defined(path, function):
             missing.append(f"{document}: {file}::{function}")
     assert missing == []
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from named import is_defined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,8 +74,7 @@ def test_it_is_run_elsewhere(command: str) -> None:
     assert named, "name the test that runs it, or mark its block `console`"
     for test in named:
         file, _, function = test.partition(":")
-        tree = ast.parse((ROOT / "tests" / file).read_text())
-        assert function in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+        assert is_defined(ROOT / "tests" / file, function)
 
 
 def test_no_name_is_left_over() -> None:

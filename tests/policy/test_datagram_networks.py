@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EXCHANGE, PORT, SERVER, Office, written
+from policykit import EXCHANGE, PORT, SERVER, Office, by_a_backend, written
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -182,20 +182,7 @@ for sock in held:
 def test_datagrams_pass_a_backend_that_hangs(guest: Guest) -> None:
     """What goes to its servers waits or is lost, and nothing else is held up; it goes on when that backend does."""
     web, intra = guest.world.web4, "198.51.100.12"
-    far = guest.backend(("--allow", f"{web}:7"), "xstest")
-    text = f"""
-[networks]
-lab = {{ backend = "{far}" }}
-
-[[rule]]
-allow = "{web}:7"
-via = "lab"
-
-[[rule]]
-allow = "{intra}:7"
-"""
-    options = written(guest, text)
-    hanging = guest.backends()[0].process
+    options, hanging = by_a_backend(guest, intra)
     pipe = guest.directory / "go"
     argv = ["sh", "-c", 'exec 3<>"$0"; exec "$@" <&3', str(pipe)]
     guest.world.host.run(["mkfifo", "-m", "666", str(pipe)], check=True)

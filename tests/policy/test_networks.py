@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EMBEDDED, PORT, SERVER, Office, reached, written
+from policykit import EMBEDDED, PORT, SERVER, Office, by_a_backend, reached, written
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -309,32 +309,19 @@ waiting.join()
 @pytest.mark.parametrize("guest", only("ring"), indirect=True)
 def test_a_backend_that_hangs_stalls_nobody_else(guest: Guest) -> None:
     web, intra = guest.world.web4, "198.51.100.12"
-    far = guest.backend(("--allow", f"{web}:7"), "xstest")
-    text = f"""
-[networks]
-lab = {{ backend = "{far}" }}
-
-[[rule]]
-allow = "{web}:7"
-via = "lab"
-
-[[rule]]
-allow = "{intra}:7"
-"""
-    options = written(guest, text)
-    hanging = guest.backends()[0]
+    options, hanging = by_a_backend(guest, intra)
     assert reached(guest, f"{web}:7", options=options) == ["ok"]
-    hanging.process.send_signal(signal.SIGSTOP)
+    hanging.send_signal(signal.SIGSTOP)
     try:
         argv = [guest.world.python, "-c", BESIDE, web, intra]
         with guest.popen(argv, options=options) as running:
             eventually(lambda: running.stdout.count("beside hello") == 3, 20, "the others")
             assert "late" not in running.stdout
-            hanging.process.send_signal(signal.SIGCONT)
+            hanging.send_signal(signal.SIGCONT)
             assert running.wait() == 0
             assert "late hello" in running.stdout
     finally:
-        hanging.process.send_signal(signal.SIGCONT)
+        hanging.send_signal(signal.SIGCONT)
 
 
 # Connects until the network is there, then asks for a name and connects again and again, all at once.

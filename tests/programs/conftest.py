@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from world.runner import KEPT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from world.runner import Guest
 
-KEPT = ("verb", "target", "name", "decision", "rule", "hint", "result", "error")
 COMPARED = {"relay", "ring"}
 # Ports that the kernel or the test chose: another run has others.
 CHOSEN = re.compile(r"(?<=:)(?:\d{5}|[2-9]\d{3})\b")

@@ -11,11 +11,10 @@ import pytest
 from languages import bring
 
 from world.namespaces import needs
-from world.runner import Guest
+from world.runner import KEPT, Guest
 
 pytestmark = pytest.mark.ring
 
-KEPT = ("verb", "target", "name", "decision", "rule", "hint", "result", "error")
 PATHS = ("relay", "ring")
 
 

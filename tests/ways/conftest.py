@@ -116,11 +116,16 @@ sys.stdin.read()
 
 
 @contextmanager
-def sleeper(world: World, user: str | None) -> Iterator[tuple[int, int]]:
-    """A process outside that waits: its number, and an address in its memory."""
-    argv = [world.python, "-c", SLEEPER]
+def sleeper(
+    world: World, user: str | None, argv: list[str] | None = None
+) -> Iterator[tuple[int, int]]:
+    """A process outside that waits: its number, and an address in its memory. `argv`: what starts it."""
     with world.host.popen(
-        argv, user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        argv or [world.python, "-c", SLEEPER],
+        user=user,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
@@ -133,15 +138,8 @@ def sleeper(world: World, user: str | None) -> Iterator[tuple[int, int]]:
 def neighbour(guest: Guest, world: World, user: str | None) -> Iterator[tuple[int, int]]:
     """The same in another guest of the same user; natively one more outside. Its number is the host's."""
     argv = guest.command([world.python, "-c", SLEEPER, f"neighbour-{guest.port()}"], (), user)
-    with world.host.popen(
-        argv, user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            address = int(process.stdout.readline())
-            yield (process.pid if guest.native else _innermost(argv[-1])), address
-        finally:
-            stop(process)
+    with sleeper(world, user, argv) as (pid, address):
+        yield (pid if guest.native else _innermost(argv[-1])), address
 
 
 def _innermost(argument: str) -> int:

@@ -49,7 +49,7 @@ SAME = {"an address that cannot be read": "EFAULT", "no room for a descriptor": 
 
 
 def names(file: str) -> set[str]:
-    return set(re.findall(r'@attempt\("([^"]+)"\)', (HERE / "tries" / file).read_text()))
+    return set(re.findall(r'\battempt\("([^"]+)"\)', (HERE / "tries" / file).read_text()))
 
 
 @everywhere

@@ -17,6 +17,9 @@ from typing import Any
 from .internet import CHECKOUT, World
 from .namespaces import describe, eventually, stop
 
+KEPT = ("verb", "target", "name", "decision", "rule", "hint", "result", "error")
+"""What of a traced call is the same from run to run, but for ports that were chosen."""
+
 
 @dataclass(slots=True)
 class Running:

@@ -6,9 +6,13 @@ import ctypes
 import errno
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import kit
 from kit import SITE, attempt, connect_raw, sockaddr4
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PEER, REFUSED, ALLOWED = SITE["peer"], SITE["refused_udp"], SITE["allowed_udp"]
 LOCAL = SITE["local_udp"]
@@ -131,38 +135,39 @@ def _() -> None:
     answered(sock)
 
 
-@attempt("datagram by each interface that there is")
-def _() -> None:
+def by_each_interface(
+    family: int, host: str, message: Callable[[int], tuple[int, int, bytes]]
+) -> None:
+    """To the refused port, with the control message for each interface by its number, until one is answered."""
     worst = OSError(errno.ENODEV, "no interface")
     for number, _ in socket.if_nameindex():
-        sock = datagrams()
-        info = struct.pack("=I4s4s", number, bytes(4), bytes(4))
+        sock = datagrams(family)
         try:
-            sock.sendmsg([b"x"], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, (PEER, REFUSED))
+            sock.sendmsg([b"x"], [message(number)], 0, (host, REFUSED))
             answered(sock)
         except OSError as error:
             worst = error
         else:
             return
     raise worst
+
+
+@attempt("datagram by each interface that there is")
+def _() -> None:
+    def message(number: int) -> tuple[int, int, bytes]:
+        return socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", number, bytes(4), bytes(4))
+
+    by_each_interface(socket.AF_INET, PEER, message)
 
 
 @attempt("datagram mapped into IPv6, from an address and by an interface of its choice")
 def _() -> None:
-    worst = OSError(errno.ENODEV, "no interface")
     mapped = socket.inet_pton(socket.AF_INET6, f"::ffff:{own_address()}")
-    for number, _ in socket.if_nameindex():
-        sock = datagrams(socket.AF_INET6)
-        info = mapped + struct.pack("=I", number)
-        control = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)]
-        try:
-            sock.sendmsg([b"x"], control, 0, (f"::ffff:{PEER}", REFUSED))
-            answered(sock)
-        except OSError as error:
-            worst = error
-        else:
-            return
-    raise worst
+
+    def message(number: int) -> tuple[int, int, bytes]:
+        return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, mapped + struct.pack("=I", number)
+
+    by_each_interface(socket.AF_INET6, f"::ffff:{PEER}", message)
 
 
 @attempt("datagram mapped into IPv6")

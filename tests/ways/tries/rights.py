@@ -23,6 +23,7 @@ PTRACE, VM_READ, VM_WRITE, SETNS = (101, 310, 311, 308) if X86 else (117, 270, 2
 SECCOMP, REQUEST_KEY, BPF = (317, 249, 321) if X86 else (277, 218, 280)
 IO_URING_SETUP, PIDFD_OPEN, PIDFD_GETFD = 425, 434, 438
 OTHER = SITE["other"]  # a process of the same user, outside
+NEIGHBOUR = SITE["neighbour"][0]  # and one in another guest; natively one more outside
 GROUP = socket.inet_aton("239.1.2.3")
 
 for name, arguments in {
@@ -211,67 +212,40 @@ def _() -> None:
     os.close(system(BPF, 5, ctypes.create_string_buffer(attributes), len(attributes)))
 
 
-@attempt("signal a process outside")
-def _() -> None:
-    os.kill(OTHER, 0)
-
-
-@attempt("memory of a process outside")
-def _() -> None:
-    with open(f"/proc/{OTHER}/mem", "rb"):
+def read_memory(pid: int) -> None:
+    with open(f"/proc/{pid}/mem", "rb"):
         pass
 
 
-@attempt("write memory of a process outside")
-def _() -> None:
+def write_memory(pid: int, address: int) -> None:
     room = ctypes.create_string_buffer(8)
     piece = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(room), 8))
-    where = ctypes.create_string_buffer(struct.pack("=QQ", SITE["address"], 8))
-    system(VM_WRITE, OTHER, piece, 1, where, 1, 0)
+    where = ctypes.create_string_buffer(struct.pack("=QQ", address, 8))
+    system(VM_WRITE, pid, piece, 1, where, 1, 0)
 
 
-@attempt("trace a process outside")
-def _() -> None:
-    system(PTRACE, 0x4206, OTHER, 0, 0)  # PTRACE_SEIZE
-    system(PTRACE, 0x4207, OTHER, 0, 0)
+def trace(pid: int) -> None:
+    system(PTRACE, 0x4206, pid, 0, 0)  # PTRACE_SEIZE
+    system(PTRACE, 0x4207, pid, 0, 0)
 
 
-@attempt("descriptors of a process outside")
-def _() -> None:
-    handle = system(PIDFD_OPEN, OTHER, 0)
+def take_descriptor(pid: int) -> None:
+    handle = system(PIDFD_OPEN, pid, 0)
     os.close(system(PIDFD_GETFD, handle, 0, 0))
 
 
-def _at_a_neighbour(pid: int, address: int) -> None:
-    """The same at a process of another guest of the same user; natively that is one more process outside."""
-    handle = ctypes.create_string_buffer(8)
-
-    @attempt("signal a process of another guest")
-    def _() -> None:
-        os.kill(pid, 0)
-
-    @attempt("memory of a process of another guest")
-    def _() -> None:
-        with open(f"/proc/{pid}/mem", "rb"):
-            pass
-
-    @attempt("write memory of a process of another guest")
-    def _() -> None:
-        piece = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(handle), 8))
-        where = ctypes.create_string_buffer(struct.pack("=QQ", address, 8))
-        system(VM_WRITE, pid, piece, 1, where, 1, 0)
-
-    @attempt("trace a process of another guest")
-    def _() -> None:
-        system(PTRACE, 0x4206, pid, 0, 0)
-        system(PTRACE, 0x4207, pid, 0, 0)
-
-    @attempt("descriptors of a process of another guest")
-    def _() -> None:
-        os.close(system(PIDFD_GETFD, system(PIDFD_OPEN, pid, 0), 0, 0))
-
-
-_at_a_neighbour(*SITE["neighbour"])
+attempt("signal a process outside")(lambda: os.kill(OTHER, 0))
+attempt("memory of a process outside")(lambda: read_memory(OTHER))
+attempt("write memory of a process outside")(lambda: write_memory(OTHER, SITE["address"]))
+attempt("trace a process outside")(lambda: trace(OTHER))
+attempt("descriptors of a process outside")(lambda: take_descriptor(OTHER))
+attempt("signal a process of another guest")(lambda: os.kill(NEIGHBOUR, 0))
+attempt("memory of a process of another guest")(lambda: read_memory(NEIGHBOUR))
+attempt("write memory of a process of another guest")(
+    lambda: write_memory(NEIGHBOUR, SITE["neighbour"][1])
+)
+attempt("trace a process of another guest")(lambda: trace(NEIGHBOUR))
+attempt("descriptors of a process of another guest")(lambda: take_descriptor(NEIGHBOUR))
 
 
 @attempt("another network namespace")
