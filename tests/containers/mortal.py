@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import engines
@@ -43,6 +45,15 @@ def mortal(
     finally:
         other.remove()
         stop(process)
+
+
+def python(program: Path, *words: object) -> tuple[list[str], list[str]]:
+    """A Python program in a container of the image `machine`: the options, and the command."""
+    places = sorted({"/usr", sys.base_prefix})
+    options = [f"--volume={place}:{place}:ro" for place in places]
+    options.append(f"--volume={program}:/{program.name}:ro")
+    argv = [str(Path(sys.executable).resolve()), f"/{program.name}", *map(str, words)]
+    return options, argv
 
 
 def shell(engine: Engine, port: int) -> socket.socket:

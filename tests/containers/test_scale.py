@@ -13,7 +13,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines import OWN
-from mortal import mortal
+from mortal import mortal, python
 from test_restart import served_by
 
 from world.processes import eventually
@@ -54,12 +53,8 @@ class Guest:
         # For both directions, so that opening them waits for nobody.
         self._commands = os.open(talk / "commands", os.O_RDWR | os.O_CLOEXEC)
         self._answers = os.open(talk / "answers", os.O_RDWR | os.O_CLOEXEC)
-        python = Path(sys.executable).resolve()
-        places = {"/usr", sys.base_prefix}
-        options = [f"--volume={place}:{place}:ro" for place in sorted(places)]
-        options += [f"--volume={PROGRAM}:/many.py:ro", f"--volume={talk}:/talk"]
-        argv = [str(python), "/many.py", str(listeners), *map(str, ECHO)]
-        engine.start(name, *options, "machine", *argv, labels=labels)
+        options, argv = python(PROGRAM, listeners, *ECHO)
+        engine.start(name, *options, f"--volume={talk}:/talk", "machine", *argv, labels=labels)
         self._engine, self._name = engine, name
         self.ports: list[int] = self._answer()
 

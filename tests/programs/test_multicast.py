@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from udpkit import free_port
+from udpkit import GROUP, KIND, card, free_port, sender
 
 from world.fixtures import only
 from world.namespaces import eventually
@@ -17,10 +17,8 @@ pytestmark = pytest.mark.slow
 kernels = pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
 guests = pytest.mark.parametrize("guest", only("direct", "relay"), indirect=True)
 families = pytest.mark.parametrize("family", [4, 6])
-GROUP = {4: "239.1.2.3", 6: "ff05::4711"}
 OTHER = {4: "239.9.9.9", 6: "ff05::4712"}
 LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
-KIND = {4: socket.AF_INET, 6: socket.AF_INET6}
 ANY = {4: "0.0.0.0", 6: "::"}
 
 
@@ -42,24 +40,6 @@ def member(world, family, port, group):
     else:
         value = socket.inet_pton(socket.AF_INET6, group) + struct.pack("=I", card(world))
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, value)
-    return sock
-
-
-def card(world):
-    """The index of the peer's interface."""
-    names = world.peer.inside(socket.if_nameindex)
-    return next(index for index, name in names if name != "lo")
-
-
-def sender(world, family):
-    sock = world.peer.socket(KIND[family], socket.SOCK_DGRAM)
-    sock.settimeout(20)
-    sock.bind((world.peer.addr4 if family == 4 else world.peer.addr6, 0))
-    if family == 4:
-        address = socket.inet_aton(world.peer.addr4)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, address)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, card(world))
     return sock
 
 

@@ -4,6 +4,9 @@ import socket
 
 from world.namespaces import eventually
 
+GROUP = {4: "239.1.2.3", 6: "ff05::4711"}
+KIND = {4: socket.AF_INET, 6: socket.AF_INET6}
+
 
 def bound(place):
     """UDP ports that something in this namespace is bound to."""
@@ -69,3 +72,22 @@ def relayed(guest, minimum, verb, target):
     except AssertionError as error:
         error.add_note(guest.tail())
         raise
+
+
+def card(world):
+    """The index of the peer's interface."""
+    names = world.peer.inside(socket.if_nameindex)
+    return next(index for index, name in names if name != "lo")
+
+
+def sender(world, family):
+    """A socket of the peer's that sends to groups by its interface."""
+    sock = world.peer.socket(KIND[family], socket.SOCK_DGRAM)
+    sock.settimeout(20)
+    sock.bind((world.peer.addr4 if family == 4 else world.peer.addr6, 0))
+    if family == 4:
+        address = socket.inet_aton(world.peer.addr4)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, address)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, card(world))
+    return sock

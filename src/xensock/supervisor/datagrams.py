@@ -177,7 +177,11 @@ class Datagrams:
                 where = Endpoint(unpacked(address), number)
                 if held.decision.allowed and self.published(number) is None:
                     held.decision = self.may_bind(where)
-            self.groups.judge(lambda group, port: self.point.join(group, port).allowed)
+            self.judge_groups()
+
+    def judge_groups(self) -> None:
+        """Leave the groups that no rule allows."""
+        self.groups.judge(lambda group, port: self.point.join(group, port).allowed)
 
     def count(self) -> tuple[int, int]:
         """How many flows and ports there are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Groups:
         self._find = find
         self._make = make
         self._of: dict[int, set[IPAddress]] = {}
+        self._names: dict[tuple[int, IPAddress], str] = {}  # under which they are kept
         self._joined: dict[int, set[IPAddress]] = {}  # by descriptor of the host's sockets
 
     def waiting(self, key: int) -> set[IPAddress]:
@@ -45,16 +47,19 @@ class Groups:
         with self._lock:
             return set(self._of.get(key, ()))
 
-    def join(self, key: int, group: IPAddress) -> None:
-        """Raises OSError as the host's kernel does: ENODEV where no interface leads to the group."""
+    def join(self, key: int, group: IPAddress, inode: int) -> None:
+        """`inode`: the socket's, by which a successor knows whether it is still there. Raises OSError as the host's
+        kernel does: ENODEV where no interface leads to the group."""
         with self._lock:
             outer = self._find(key)
             if outer is None:  # so that the program hears now what the host will say
                 with self._make(socket.AF_INET if group.version == 4 else socket.AF_INET6) as probe:
                     _member(probe, group, True)
+                    _member(probe, group, False)
+                    self._note(key, group, inode, probe)  # until it is bound a name is all there is
             else:
                 self._enter(outer, group)
-                self._note(key, group, outer)
+                self._note(key, group, inode, outer)
             self._of.setdefault(key, set()).add(group)
 
     def bound(self, key: int, outer: socket.socket) -> None:
@@ -62,17 +67,33 @@ class Groups:
         with self._lock:
             for group in self._of.get(key, ()):
                 self._enter(outer, group)
-                self._note(key, group, outer)
 
-    def resume(self, key: int, outer: socket.socket, group: IPAddress) -> None:
-        """A predecessor joined it for this socket, by this one of the host's."""
+    def resume(
+        self, key: int, group: IPAddress, inode: int, outer: socket.socket | None = None
+    ) -> None:
+        """A socket joined it while a predecessor was there. `outer`: the host's of its port, if it has one. Raises
+        OSError."""
         with self._lock:
-            self._joined.setdefault(outer.fileno(), set()).add(group)
             self._of.setdefault(key, set()).add(group)
+            self._names[key, group] = kept_as(key, group, inode)
+            if outer is None:
+                return
+            try:
+                self._enter(outer, group)  # the predecessor may not have come so far
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                self._joined[outer.fileno()].add(group)
 
-    def _note(self, key: int, group: IPAddress, outer: socket.socket) -> None:
+    def _note(self, key: int, group: IPAddress, inode: int, sock: socket.socket) -> None:
         if self._keep is not None:
-            self._keep(kept_as(key, group), outer.fileno())
+            self._names[key, group] = kept_as(key, group, inode)
+            self._keep(self._names[key, group], sock.fileno())
+
+    def _forget(self, key: int, group: IPAddress) -> None:
+        name = self._names.pop((key, group), None)
+        if name is not None:
+            self._drop(name)
 
     def _enter(self, outer: socket.socket, group: IPAddress) -> None:
         joined = self._joined.setdefault(outer.fileno(), set())
@@ -85,7 +106,7 @@ class Groups:
         with self._lock:
             outer = self._find(key)
             self._of.get(key, set()).discard(group)
-            self._drop(kept_as(key, group))
+            self._forget(key, group)
             if outer is not None and not any(
                 group in groups and self._find(each) is outer for each, groups in self._of.items()
             ):
@@ -118,13 +139,13 @@ class Groups:
                     assert outer is not None
                     if not allowed(group, outer.getsockname()[1]):
                         groups.discard(group)
-                        self._drop(kept_as(key, group))
+                        self._forget(key, group)
                         self._exit(outer, group)
 
 
-def kept_as(key: int, group: IPAddress) -> str:
+def kept_as(key: int, group: IPAddress, inode: int) -> str:
     """The name of what is kept of a membership."""
-    return f"{GROUP}.{key}.{group.packed.hex()}"
+    return f"{GROUP}.{key}.{group.packed.hex()}.{inode}"
 
 
 def _member(sock: socket.socket, group: IPAddress, enter: bool) -> None:

@@ -6,13 +6,15 @@ Theory of operation
 - A socket that joins by the card does so twice: itself, so that the guest's kernel hands it what comes in by the card;
   and the host's socket of its port, so that something comes. What the guest's kernel does not want is dropped there, so
   a list of sources needs no second copy.
-- A socket may join before it is bound. Then the host's does as soon as there is one.
+- A socket may join before it is bound. Then the host's does as soon as there is one, by a backend that comes after this
+  one as well.
 - Rules decide about the group with the port; nothing but a rule that names groups allows it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -150,7 +152,7 @@ def _change(datagrams: Datagrams, q: Question, level: int, name: int, raw: bytes
         if not decision.allowed:
             raise OSError(decision.error, decision.rule)
         q.sock.setsockopt(level, name, own)
-        datagrams.groups.join(key, wish.group)
+        datagrams.groups.join(key, wish.group, os.fstat(q.sock.fileno()).st_ino)
     except OSError as failure:
         error = failure.errno or errno.EIO
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -90,14 +91,17 @@ def _datagrams(sup: Supervisor, datagrams: Datagrams, inodes: set[int]) -> None:
         datagrams.share(local, int(cookie), int(inode))
         there[int(cookie)] = datagrams.bound[packed(local.host), local.port].outer
     for name in [each for each in guest.left if each.startswith(f"{GROUP}.")]:
-        _, cookie, group = name.split(".")
+        _, cookie, group, inode = name.split(".")
         os.close(guest.left.pop(name))
-        if int(cookie) in there:
-            datagrams.groups.resume(
-                int(cookie), there[int(cookie)], ip_address(bytes.fromhex(group))
-            )
-        else:
+        if int(inode) not in inodes:
             guest.drop(name)
+            continue
+        outer = there.get(int(cookie))  # None: it joined and is not bound yet
+        with suppress(OSError):  # no interface leads there any more
+            datagrams.groups.resume(
+                int(cookie), ip_address(bytes.fromhex(group)), int(inode), outer
+            )
+    datagrams.judge_groups()  # by the rules of now
 
 
 def _decision(datagrams: Datagrams, local: Endpoint, outer: socket.socket) -> Decision:

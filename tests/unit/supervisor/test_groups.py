@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import IPAddress
 
+INODE = 77
 ONE, TWO, SIX = IPv4Address("239.1.1.1"), IPv4Address("239.1.1.2"), IPv6Address("ff05::1")
 
 
@@ -55,8 +56,8 @@ def test_a_port_is_in_a_group_as_long_as_any_of_its_sockets(
     host: Host, outer: socket.socket
 ) -> None:
     host.outers.update({1: outer, 2: outer})
-    host.groups.join(1, ONE)
-    host.groups.join(2, ONE)
+    host.groups.join(1, ONE, INODE)
+    host.groups.join(2, ONE, INODE)
     assert host.heard() == [(ONE, True)]
     host.groups.leave(1, ONE)
     assert host.heard() == []
@@ -67,15 +68,16 @@ def test_a_port_is_in_a_group_as_long_as_any_of_its_sockets(
 def test_who_joins_before_it_is_bound_hears_what_the_host_says(
     host: Host, outer: socket.socket
 ) -> None:
-    host.groups.join(1, ONE)
-    host.groups.join(1, SIX)
-    assert host.heard() == [(ONE, True), (SIX, True)]  # sockets of the moment
+    host.groups.join(1, ONE, INODE)
+    host.groups.join(1, SIX, INODE)
+    # By sockets of the moment.
+    assert host.heard() == [(ONE, True), (ONE, False), (SIX, True), (SIX, False)]
     assert host.groups.waiting(1) == {ONE, SIX}
     host.groups.bound(1, outer)
     assert set(host.heard()) == {(ONE, True), (SIX, True)}
     host.error = errno.ENODEV
     with pytest.raises(OSError, match=str(errno.ENODEV)):
-        host.groups.join(3, TWO)
+        host.groups.join(3, TWO, INODE)
     assert host.groups.waiting(3) == set()
 
 
@@ -83,8 +85,8 @@ def test_other_rules_end_what_they_do_not_allow(host: Host, outer: socket.socket
     host.outers[1] = outer
     outer.bind(("127.0.0.1", 0))
     port = outer.getsockname()[1]
-    host.groups.join(1, ONE)
-    host.groups.join(1, TWO)
+    host.groups.join(1, ONE, INODE)
+    host.groups.join(1, TWO, INODE)
     host.heard()
     host.groups.judge(lambda group, number: group == ONE and number == port)
     assert host.heard() == [(TWO, False)]
@@ -93,7 +95,7 @@ def test_other_rules_end_what_they_do_not_allow(host: Host, outer: socket.socket
 
 def test_a_descriptor_used_again_is_in_no_group(host: Host, outer: socket.socket) -> None:
     host.outers[1] = outer
-    host.groups.join(1, ONE)
+    host.groups.join(1, ONE, INODE)
     host.groups.closing(outer)
     host.groups.bound(1, outer)
     assert host.heard() == [(ONE, True), (ONE, True)]
@@ -104,19 +106,49 @@ def test_a_successor_goes_on_where_its_predecessor_was(host: Host, outer: socket
     first = Groups(
         host.outers.get, lambda family: socket.socket(family, 2), kept.__setitem__, kept.pop
     )
-    first.join(1, ONE)  # it is bound to nothing yet
-    assert kept == {}
+    first.join(1, ONE, INODE)  # it is bound to nothing yet
+    assert list(kept) == [kept_as(1, ONE, INODE)]
     host.heard()
     host.outers[1] = outer
     first.bound(1, outer)
-    first.join(1, SIX)
-    assert kept == dict.fromkeys([kept_as(1, ONE), kept_as(1, SIX)], outer.fileno())
+    first.join(1, SIX, INODE)
+    assert set(kept) == {kept_as(1, ONE, INODE), kept_as(1, SIX, INODE)}
     host.heard()
-    host.groups.resume(1, outer, ONE)
-    host.groups.resume(1, outer, SIX)
+    host.error = errno.EADDRINUSE  # by the predecessor
+    host.groups.resume(1, ONE, INODE, outer)
+    host.groups.resume(1, SIX, INODE, outer)
+    host.error = 0
     assert host.groups.waiting(1) == {ONE, SIX}
     host.groups.judge(lambda group, number: group == SIX)
     host.groups.gone(1)
     assert host.heard() == [(ONE, False), (SIX, False)]
     first.gone(1)
+    assert kept == {}
+
+
+def test_who_is_not_bound_yet_waits_at_a_successor_too(host: Host, outer: socket.socket) -> None:
+    host.groups.resume(1, ONE, INODE)
+    assert host.heard() == []
+    assert host.groups.waiting(1) == {ONE}
+    host.groups.bound(1, outer)
+    assert host.heard() == [(ONE, True)]
+
+
+def test_a_successor_ends_what_was_begun(host: Host, outer: socket.socket) -> None:
+    """The predecessor was killed after it had a port for the socket, and before that joined."""
+    host.outers[1] = outer
+    host.groups.resume(1, ONE, INODE, outer)
+    assert host.heard() == [(ONE, True)]
+    host.error = errno.ENODEV
+    with pytest.raises(OSError, match=str(errno.ENODEV)):
+        host.groups.resume(1, TWO, INODE, outer)
+
+
+def test_what_a_successor_was_left_is_kept_until_it_ends(host: Host) -> None:
+    kept = {kept_as(1, ONE, INODE): 0}
+    second = Groups(
+        host.outers.get, lambda family: socket.socket(family, 2), kept.__setitem__, kept.pop
+    )
+    second.resume(1, ONE, INODE)
+    second.leave(1, ONE)
     assert kept == {}
