@@ -82,8 +82,7 @@ def engine(request, world: World, images) -> Iterator[Engine]:
         made = engines.rootless(world, directory, command)
     with contextmanager(lambda: made)() as ready:
         for name, tar in images.items():
-            if name != "tools" or request.param == "docker":
-                ready("import", str(tar), name, timeout=120)
+            ready("import", str(tar), name, timeout=120)
         yield ready
 
 

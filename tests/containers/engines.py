@@ -85,9 +85,19 @@ class Engine:
         self, *argv: str, labels: dict[str, str] | None = None, check: bool = True, **kw: Any
     ) -> subprocess.CompletedProcess[str]:
         """A container under XenSock, removed at its end: options, image, program."""
-        said = self.labelled(labels or {})
-        before = (*self.runtime_options(), "run", *self.run_options())
-        return self(*before, "--rm", "--network=none", *said, *argv, check=check, **kw)
+        return self(*self._run(labels or {}), *argv, check=check, **kw)
+
+    def popen(
+        self, *argv: str, labels: dict[str, str] | None = None, **kw: Any
+    ) -> subprocess.Popen[Any]:
+        """As `run`, without waiting for it. `kw` goes to Popen."""
+        command = [*self.command, *self._run(labels or {}), *argv]
+        env = self.world.host.environment(self.user, self.env)
+        return self.world.host.popen(command, env=env, **kw)
+
+    def _run(self, labels: dict[str, str]) -> list[str]:
+        before = [*self.runtime_options(), "run", *self.run_options()]
+        return [*before, "--rm", "--network=none", *self.labelled(labels)]
 
     def start(self, name: str, *argv: str, labels: dict[str, str] | None = None) -> str:
         """A container under XenSock in the background; `remove` ends it."""
@@ -114,12 +124,12 @@ class Engine:
                     return int(path.parent.name)
         raise LookupError(f"no process {told} of {name}")
 
-    def remove(self) -> None:
-        """End what `start` started."""
-        if self.made:
+    def remove(self, *names: str) -> None:
+        """End what `start` started, or some of it."""
+        if gone := names or (*self.made,):
             at_once = [] if self.kind == "docker" else ["--time=0"]  # else it waits for 10 s
-            self(*self.runtime_options(), "rm", "-f", *at_once, *self.made, check=False)
-            self.made.clear()
+            self(*self.runtime_options(), "rm", "-f", *at_once, *gone, check=False)
+            self.made[:] = [name for name in self.made if name not in gone]
 
     def runtime_options(self) -> list[str]:
         return [] if self.kind == "docker" else self.runtime

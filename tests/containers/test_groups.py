@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FIRST = "240.88.0.1"  # the address of a backend's first container in a group
 
-pytestmark = pytest.mark.parametrize("engine", ["docker"], indirect=True)
+pytestmark = pytest.mark.parametrize("engine", ["docker", "podman"], indirect=True)
 
 
 def outside(engine: Engine, port: int) -> str:
@@ -75,5 +75,5 @@ def test_two_of_one_port(engine: Engine) -> None:
         eventually(lambda name=name: told(name, "set", "key", name) == "OK\n", 30, name)
     assert (told("one", "get", "key"), told("two", "get", "key")) == ("one\n", "two\n")
     # Gone is gone, for those that knew the address, too.
-    engine("rm", "-f", "one")
+    engine.remove("one")
     assert "PONG" not in told("one", "ping")

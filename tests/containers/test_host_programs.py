@@ -29,7 +29,7 @@ echo "host all all 0.0.0.0/0 trust" >>/tmp/pg/pg_hba.conf
 exec {bin}/postgres -D /tmp/pg -p {port} -k /tmp -c listen_addresses=0.0.0.0 -c fsync=off
 """
 
-pytestmark = pytest.mark.parametrize("engine", ["docker"], indirect=True)
+pytestmark = pytest.mark.parametrize("engine", ["docker", "podman", "rootless"], indirect=True)
 PATHS = pytest.mark.parametrize("datapath", ["direct", "relay"])
 
 
