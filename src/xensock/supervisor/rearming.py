@@ -96,11 +96,9 @@ def _datagrams(sup: Supervisor, datagrams: Datagrams, inodes: set[int]) -> None:
         if int(inode) not in inodes:
             guest.drop(name)
             continue
-        outer = there.get(int(cookie))  # None: it joined and is not bound yet
+        mine = there.get(int(cookie))  # None: it joined and is not bound yet
         with suppress(OSError):  # no interface leads there any more
-            datagrams.groups.resume(
-                int(cookie), ip_address(bytes.fromhex(group)), int(inode), outer
-            )
+            datagrams.groups.resume(int(cookie), ip_address(bytes.fromhex(group)), int(inode), mine)
     datagrams.judge_groups()  # by the rules of now
 
 
