@@ -73,6 +73,15 @@ int xs_mover_shutdown(struct xs_mover *m, uint64_t token, int how, int side);
  * delivered in the background, then that is closed, or reset. 0; ESRCH: it has ended; EINVAL. */
 int xs_mover_release(struct xs_mover *m, uint64_t token, bool reset, int side);
 
+/* Whether the program at the socket of role XS_FRONT has gone, whatever the mover's threads know of it. A connection that
+ * has ended is XS_LEFT. What has no such socket stays. */
+enum xs_leaving {
+	XS_STAYS,
+	XS_HALF_LEFT, /* TCP: its stream has ended, which a program that closed looks like, too */
+	XS_LEFT,
+};
+enum xs_leaving xs_mover_leaving(struct xs_mover *m, uint64_t token);
+
 /* An eventfd that is readable while ended connections or notices wait to be fetched. It stays the mover's. */
 int xs_mover_fd(const struct xs_mover *m);
 

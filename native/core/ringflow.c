@@ -494,6 +494,21 @@ static void release(struct xs_ringflow *f, bool reset)
 		setsockopt(f->sock.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof patience);
 }
 
+static enum xs_leaving leaving(const struct xs_ringflow *f)
+{
+	struct pollfd p = {f->sock.fd, POLLRDHUP, 0};
+
+	if (f->role != XS_FRONT)
+		return XS_STAYS;
+	if (f->state != RING_LIVE || !has_socket(f))
+		return XS_LEFT;
+	if (poll(&p, 1, 0) <= 0)
+		return XS_STAYS;
+	if (p.revents & (POLLHUP | POLLERR))
+		return XS_LEFT;
+	return f->family == AF_UNIX ? XS_STAYS : XS_HALF_LEFT;
+}
+
 static int command(struct xs_task *t, const struct xs_command *c)
 {
 	struct xs_ringflow *f = (struct xs_ringflow *)t;
@@ -503,6 +518,10 @@ static int command(struct xs_task *t, const struct xs_command *c)
 		return EINVAL;
 	if (c->verb == XS_RELEASE) {
 		release(f, c->reset);
+		return 0;
+	}
+	if (c->verb == XS_LEAVING) {
+		*(enum xs_leaving *)c->arg = leaving(f);
 		return 0;
 	}
 	if (c->verb != XS_SHUTDOWN || f->role != XS_BACK || c->how < SHUT_RD || c->how > SHUT_RDWR)

@@ -81,6 +81,14 @@ int xs_mover_shutdown(struct xs_mover *m, uint64_t token, int how, int side)
 	return xs_mover_command(m, token, &(struct xs_command){.verb = XS_SHUTDOWN, .side = side, .how = how});
 }
 
+enum xs_leaving xs_mover_leaving(struct xs_mover *m, uint64_t token)
+{
+	enum xs_leaving found = XS_STAYS;
+	int error = xs_mover_command(m, token, &(struct xs_command){.verb = XS_LEAVING, .arg = &found});
+
+	return error == ESRCH ? XS_LEFT : found;
+}
+
 int xs_mover_release(struct xs_mover *m, uint64_t token, bool reset, int side)
 {
 	return xs_mover_command(m, token, &(struct xs_command){.verb = XS_RELEASE, .side = side, .reset = reset});

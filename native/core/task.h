@@ -52,13 +52,13 @@ struct xs_source {
 };
 
 /* What another thread may ask of a task that has rings. */
-enum xs_verb { XS_SHUTDOWN, XS_RELEASE, XS_OTHER };
+enum xs_verb { XS_SHUTDOWN, XS_RELEASE, XS_OTHER, XS_LEAVING };
 struct xs_command {
 	enum xs_verb verb;
 	int side;
 	int how;    /* XS_SHUTDOWN: as shutdown(2) */
 	bool reset; /* XS_RELEASE */
-	void *arg;  /* XS_OTHER: the kind's own */
+	void *arg;  /* XS_OTHER: the kind's own; XS_LEAVING: an enum xs_leaving */
 };
 
 struct xs_kind {

@@ -469,6 +469,19 @@ static PyObject *mover_release(PyObject *self, PyObject *args)
 	return obeyed(error, true);
 }
 
+static PyObject *mover_leaving(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	unsigned long long token;
+	struct xs_mover *m;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "OK:mover_leaving", &capsule, &token))
+		return NULL;
+	m = mover_of(capsule);
+	return m ? PyLong_FromLong(xs_mover_leaving(m, token)) : NULL;
+}
+
 static PyObject *mover_notices(PyObject *self, PyObject *capsule)
 {
 	static const char *const kinds[] = {"", "eof", "reset", "error"};
@@ -509,6 +522,7 @@ static PyMethodDef methods[] = {
 	{"mover_join_other", mover_join_other, METH_VARARGS, "mover_join_other(mover, token, ring): the second one"},
 	{"mover_shutdown", mover_shutdown, METH_VARARGS, "mover_shutdown(mover, token, how, side): the command SHUTDOWN"},
 	{"mover_release", mover_release, METH_VARARGS, "mover_release(mover, token, reset, side): the ring is not touched any more"},
+	{"mover_leaving", mover_leaving, METH_VARARGS, "mover_leaving(mover, token) -> 0 stays, 1 its stream has ended, 2 gone"},
 	{"mover_notices", mover_notices, METH_O, "mover_notices(mover) -> [(token, kind, errno, side)]"},
 	{"mover_close", mover_close, METH_VARARGS, "mover_close(mover, linger_ms): let guests finish sending, then end everything"},
 	{NULL, NULL, 0, NULL},

@@ -130,6 +130,10 @@ def mover_shutdown(mover: Mover, token: int, how: int, side: int, /) -> None: ..
 # when it has ended.
 def mover_release(mover: Mover, token: int, reset: bool, side: int, /) -> None: ...
 
+# Whether the program at the socket of role "front" has gone, whatever the mover's threads know of it: 0 it stays; 1 its
+# TCP stream has ended, which a program that closed looks like, too; 2 it has gone, or the connection has ended.
+def mover_leaving(mover: Mover, token: int, /) -> int: ...
+
 # (token, "eof" | "reset" | "error", errno, side). "eof" and "reset": what the socket did (role "front": the owner
 # sends SHUTDOWN, or CLOSE with reset). "error": the other domain broke the rules of the ring (EPROTO), or the socket
 # failed otherwise. Role "front" only; each at most once. mover_fd() is readable for notices too.

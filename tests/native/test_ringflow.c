@@ -314,6 +314,28 @@ static void front_program_closes(void)
 	peer_close(&p);
 }
 
+/* Whether a program is there is known before what it left was read. TCP's half of an end may be a close. */
+static void front_leaves(bool tcp)
+{
+	struct peer p;
+	int s[2];
+	uint64_t token;
+
+	front_pair(tcp, s);
+	token = add(&p, 1, XS_FRONT, s[1]);
+	CHECK(xs_mover_leaving(mover, token) == XS_STAYS);
+	CHECK(send(s[0], "x", 1, 0) == 1 && shutdown(s[0], SHUT_WR) == 0);
+	CHECK(wait_notice(mover, token).kind == XS_NOTICE_EOF);
+	CHECK(xs_mover_leaving(mover, token) == (tcp ? XS_HALF_LEFT : XS_STAYS));
+	close(s[0]);
+	CHECK(xs_mover_leaving(mover, token) == (tcp ? XS_HALF_LEFT : XS_LEFT));
+	CHECK(peer_read(&p, buf, 1) == 1);
+	peer_fail(&p, -ENOTCONN, 0);
+	wait_ended(mover, token);
+	CHECK(xs_mover_leaving(mover, token) == XS_LEFT);
+	peer_close(&p);
+}
+
 /* out_error alone: a writer learns it, a reader reads on. */
 static void front_out_error(void)
 {
@@ -546,6 +568,7 @@ int main(void)
 			front_both_ways(tcp, 6);
 			front_reset(tcp);
 			front_program_resets(tcp);
+			front_leaves(tcp);
 		}
 		front_program_closes();
 		front_out_error();

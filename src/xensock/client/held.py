@@ -97,7 +97,8 @@ class Held:
             # v1 knows the protocol by the type alone.
             tcp = type == socket.SOCK_STREAM
             hops = hops if link.has(Extension.HOPS) else 0
-            self.command(Socket(self.id, family, type, 0 if tcp else protocol, hops))
+            request = Socket(self.id, family, type, 0 if tcp else protocol, hops)
+            link.departures.wait_for_room(lambda: self.command(request), link.loop)
             watch_hang_up(link.loop, end, self.release)
 
     # --- commands
@@ -227,8 +228,17 @@ class Held:
         if not self.held_elsewhere():
             self.release(wait=True)
 
+    def left(self) -> bool:
+        """Whether nobody holds the program's end any more, and nobody has heard of it; the mover knows of its own."""
+        if self._token or self.state in (State.LISTENING, State.ENDED) or self.end.fileno() < 0:
+            return False
+        return not self._end_is_held()
+
     def held_elsewhere(self) -> bool:
         """Whether another process, or a detached descriptor, still holds the program's end."""
+        return self._end_is_held()
+
+    def _end_is_held(self) -> bool:
         poll = select.poll()
         try:
             poll.register(self.end, 0)
@@ -241,6 +251,13 @@ class Held:
 
         `wait` for its answer: then its port is free, as natively when close(2) returns.
         """
+        with self.link.departures.one():
+            done = self._release(wait)
+        if done is not None and wait:
+            outcome(done)
+
+    def _release(self, wait: bool) -> Future[Response] | None:
+        """The command that closes it, sent; None where it is closed already."""
         with self._lock:
             before, pages = self.state, None
             if before is not State.ENDED:
@@ -249,7 +266,7 @@ class Held:
         if before is State.ENDED:
             if wait and not self.link.loop.is_current():
                 self.released.wait(COMMAND_S)  # the loop's thread was first to hear of it
-            return
+            return None
         if before is State.CONNECTING and pages is not None:
             self.link.loop.remove(pages.event.wait_fd)
         if not self._token:
@@ -263,12 +280,11 @@ class Held:
             if pages is not None:
                 pages.free()  # the backend is gone
             self.released.set()
-            return
+            return None
         if pages is not None:
             done.add_done_callback(lambda _: pages.free())
         done.add_done_callback(lambda _: self.released.set())
-        if wait:
-            outcome(done)
+        return done
 
     def _closing(self) -> Request:
         if not self.link.has(Extension.CLOSE):

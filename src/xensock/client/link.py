@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
 from xensock.client import kernel
+from xensock.client.room import Departures, Leaving
 from xensock.loop import IN, Loop
 from xensock.wire.extensions import Extension
 
@@ -81,6 +82,7 @@ class Link:
         self._sending: set[int] = set()  # of those whose program may send more
         self._quiet = threading.Condition(self._lock)  # one of them less
         self._names: dict[int, NameService] = {}  # by their hops
+        self.departures = Departures(self._leaving)
         _links.add(self)
         self._closing = False
         frontend.when_over(self._session_over)
@@ -222,10 +224,24 @@ class Link:
             self._heard(token)
         for token, received, sent, error, _ in _core.mover_ended(self._mover):
             with self._lock:
-                flow = self._flows.pop(token)
+                flow = self._flows[token]
                 self._streams.discard(token)
-            flow.moved(sent, received, error)
+            try:
+                flow.moved(sent, received, error)
+            finally:
+                with self._lock:
+                    del self._flows[token]  # not before its release is on its way
             self._heard(token)
+
+    def _leaving(self) -> Leaving:
+        """The furthest that any socket is on its way out."""
+        with self._lock:
+            tokens = list(self._flows)
+            ends = list(self.by_inode.values())
+        found = max((_core.mover_leaving(self._mover, token) for token in tokens), default=0)
+        if any(held.left() for held in ends):
+            return Leaving.GONE
+        return Leaving(found)
 
     def _heard(self, token: int) -> None:
         """Nothing more will be sent by this flow's program."""
