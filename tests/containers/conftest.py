@@ -86,6 +86,12 @@ def engine(request, world: World, images) -> Iterator[Engine]:
         yield ready
 
 
+@pytest.fixture
+def command(engine: Engine, request) -> list[str]:
+    """How whoever has the engine starts our program."""
+    return engines.OWN if engine.user is None else request.getfixturevalue("xensock")
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request) -> Iterator[None]:
     yield

@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import engines
 import pytest
 from mortal import begin, mortal, rest, shell, told
 
@@ -67,10 +66,7 @@ def echoed(sender: socket.socket, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["podman", "rootless"], indirect=True)
-def test_a_backend_that_is_killed_under_load(
-    engine: Engine, request: pytest.FixtureRequest
-) -> None:
-    command = engines.OWN if engine.user is None else request.getfixturevalue("xensock")
+def test_a_backend_that_is_killed_under_load(engine: Engine, command: list[str]) -> None:
     with mortal(engine, command, "--hold") as (ours, holder):
         ports = [ours.world.host.free_port() for _ in range(2)]
         for port in ports:

@@ -6,7 +6,6 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-import engines
 import pytest
 from mortal import mortal, shell, told
 
@@ -19,8 +18,7 @@ OPEN = 20  # connections of each container
 GET = "wget -O - http://198.51.100.11/address"  # by number: nobody is asked for a name
 
 
-def test_a_backend_that_is_killed(engine: Engine, request: pytest.FixtureRequest) -> None:
-    command = engines.OWN if engine.user is None else request.getfixturevalue("xensock")
+def test_a_backend_that_is_killed(engine: Engine, command: list[str]) -> None:
     with mortal(engine, command) as (ours, backend):
         ports = [ours.world.host.free_port() for _ in range(2)]
         for port in ports:
