@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import array
 import fcntl
+import json
 import os
 import signal
+import socket
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from semantics.attempts import Service
 from world.fixtures import only
-from world.namespaces import eventually
+from world.namespaces import eventually, needs, stop
 from world.runner import Guest
 
 from .conftest import guests, outcome
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from world.internet import World
 
 direct = pytest.mark.parametrize("guest", only("direct"), indirect=True)
@@ -119,6 +120,65 @@ def test_a_modest_guest_beside_a_greedy_one(
             if shares[-1] >= 0.8:
                 break
         assert max(shares) >= 0.8, shares
+
+
+def connecting(world: World, address: str) -> int:
+    """How many of the host's sockets wait for an answer from there (/proc/net/tcp, SYN_SENT)."""
+    remote = socket.inet_aton(address)[::-1].hex().upper()
+
+    def read() -> int:
+        lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+        words = [line.split() for line in lines]
+        return sum(each[2].startswith(remote) and each[3] == "02" for each in words)
+
+    return world.host.inside(read)
+
+
+@pytest.mark.slow
+@needs("prlimit")
+@guests
+def test_a_fork_bomb_of_connects(guest: Guest, world: World, tries: Path) -> None:
+    """Its user may have no more processes then, threads of its backend's included: that goes on all the same, counts
+    connects as of one guest, and serves it; so do those of others."""
+    most = 40
+    peer = world.peer
+    read_end, write_end = os.pipe()
+    with Service(peer.listen(peer.addr4)) as service:
+        words = ("bomb", world.silent4, peer.addr4, service.port, most)
+        argv = [world.python, str(tries / "takes.py"), *map(str, words)]
+        wrapped = guest.command(argv, ("--limit", f"connects={most}"))
+        out = guest.directory / "bomb"
+        with out.open("wb") as file:
+            process = world.host.popen(
+                ["prlimit", "--nproc=200", *wrapped],
+                user=world.user.name,
+                env=world.host.environment(world.user.name, {"WAYS": "{}"}),
+                stdin=read_end,
+                stdout=file,
+                stderr=file,
+            )
+        os.close(read_end)
+        try:
+            eventually(lambda: "made" in out.read_text(), 60, "all processes that it may have")
+            seen = json.loads(out.read_text().splitlines()[-1])
+            assert seen["fork"] == "EAGAIN"
+            assert seen["made"] > 2 * most
+            assert seen["EAGAIN"] == seen["made"] - most, seen
+            assert connecting(world, world.silent4) <= most
+            for _ in range(3):
+                assert run(guest, tries, "reach", world.web4, 7) == {"got": "x"}
+            os.write(write_end, b"\n")
+            try:
+                eventually(lambda: "got" in out.read_text(), 60, "what it reaches itself")
+            except AssertionError as error:
+                error.add_note(out.read_text())
+                raise
+            assert len(service.clients) == 1
+            assert "Traceback" not in out.read_text()
+        finally:
+            os.close(write_end)
+            stop(process)
+    eventually(lambda: connecting(world, world.silent4) == 0, 20, "the end of its connects")
 
 
 @guests

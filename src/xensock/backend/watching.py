@@ -109,8 +109,13 @@ class Watch:
                     if self._closed.is_set():
                         client.close()
                         return
+                    try:
+                        thread.start()
+                    except RuntimeError:  # no more threads for this user (RLIMIT_NPROC, pids.max)
+                        client.close()
+                        self._clients.release()
+                        continue
                     self._ends[thread] = client
-                    thread.start()
 
     def _client(self, client: socket.socket) -> None:
         try:

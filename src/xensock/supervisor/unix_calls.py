@@ -88,8 +88,13 @@ class UnixCalls:
         taken = replace(q, sock=mine)
         thread = threading.Thread(target=self._run, args=(taken,), name="unix", daemon=True)
         with self._lock:
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads for this user (RLIMIT_NPROC, pids.max)
+                mine.close()
+                sup.answer(q, errno.EAGAIN)
+                return
             self._running.add(thread)
-        thread.start()
 
     def _run(self, q: Question) -> None:
         try:

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,10 @@ class Waiting:
         self._waiters.add(waiter)
         word.add_done_callback(lambda word: self._known(waiter, word))
         if self._waiters and self._thread is None:
-            self._thread = threading.Thread(target=self._look, name="waiting", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._look, name="waiting", daemon=True)
+            with suppress(RuntimeError):  # no more threads for this user: the next call may do it
+                thread.start()
+                self._thread = thread
 
     def _known(self, waiter: _Waiter, word: Future[Decision]) -> None:
         sup, q = self._sup, waiter.q

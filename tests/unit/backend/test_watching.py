@@ -114,3 +114,22 @@ def test_who_does_not_read_does_not_hold_up_the_end(
         assert not end.is_alive()
     while tap.active:
         time.sleep(0.001)
+
+
+def test_without_a_thread_who_asks_is_sent_away_and_the_next_is_answered(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many clients as there may be, so that each place is given back."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(watching.CLIENTS + 1):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(30)
+                client.connect(watch._path)
+                assert client.recv(1) == b""
+    with asked(watch, "nothing") as client:
+        assert json.loads(client.makefile().readline())["id"] == 1
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -130,6 +131,66 @@ def flood(host: str, port: str) -> dict:
             sock.connect((host, int(port)))
 
 
+def bomb(silent: str, host: str, port: str, limit: str) -> dict:
+    """Processes, as many as can be had, that all connect to where nobody answers; then some that fork for ever, each
+    child connecting to where it is refused. Says how many of the first were refused, and what it reaches itself."""
+    told, tell = os.pipe()
+    children: list[int] = []
+    why = ""
+    while not why:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            why = errno.errorcode[error.errno or 0]
+            break
+        if not pid:
+            _wait_for(silent, tell)
+        children.append(pid)
+    said = ""
+    while said.count("\n") < len(children) - int(limit):
+        said += os.read(told, 65536).decode()
+    for pid in children[-ROOM:]:  # room for others
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    for _ in range(ROOM // 4):
+        if not os.fork():
+            _fork_for_ever("127.0.0.1", 9)
+    errors = Counter(said.split()[::2])
+    print(json.dumps({"made": len(children), "fork": why, **errors}), flush=True)
+    sys.stdin.readline()
+    for pid in {*children[:-ROOM]} - {int(each) for each in said.split()[1::2]}:
+        os.kill(pid, 9)  # so that its connect is over
+        os.waitpid(pid, 0)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return reach(host, port)
+        except BlockingIOError:  # that is known a moment later
+            if time.monotonic() > deadline:
+                raise
+
+
+ROOM = 24
+
+
+def _wait_for(silent: str, tell: int) -> None:
+    try:
+        socket.socket().connect((silent, 9))
+    except OSError as error:
+        os.write(tell, f"{errno.errorcode[error.errno or 0]} {os.getpid()}\n".encode())
+    while True:
+        signal.pause()
+
+
+def _fork_for_ever(host: str, port: int) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        with contextlib.suppress(OSError):
+            if not os.fork():
+                socket.socket().connect_ex((host, port))
+                os._exit(0)
+
+
 def modest(host: str, port: str, seconds: str) -> dict:
     """A connection, a word, a pause."""
     count, begin = 0, time.monotonic()
@@ -147,7 +208,7 @@ def reach(host: str, port: str) -> dict:
         return {"got": sock.recv(1).decode()}
 
 
-CALLS = (sockets, ports, waiting, connections, calls, flood, modest, reach)
+CALLS = (sockets, ports, waiting, connections, calls, flood, bomb, modest, reach)
 result = {call.__name__: call for call in CALLS}[sys.argv[1]](*sys.argv[2:])
 print(json.dumps(result), flush=True)
 os._exit(0)
