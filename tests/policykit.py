@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from world.fixtures import only
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from world.runner import Guest
+    from world.runner import Guest, Running
 
 SERVER, DNS, PORT = "10.77.0.5", "10.77.0.53", 7077  # of the office
 
@@ -74,8 +76,8 @@ def written(guest: Guest, text: str, name: str = "policy.toml") -> tuple[str, ..
 
 
 def by_a_backend(guest: Guest, other: str) -> tuple[tuple[str, ...], subprocess.Popen[bytes]]:
-    """The options for a policy that sends port 7 of the world's web server by another backend, and of `other` by the
-    host; and that backend."""
+    """The options for a policy that sends ports 7 to 12 of the world's web server by another backend, and port 7 of
+    `other` by the host; and that backend, which allows port 7."""
     web = guest.world.web4
     far = guest.backend(("--allow", f"{web}:7"), "xstest")
     text = f"""
@@ -83,13 +85,25 @@ def by_a_backend(guest: Guest, other: str) -> tuple[tuple[str, ...], subprocess.
 lab = {{ backend = "{far}" }}
 
 [[rule]]
-allow = "{web}:7"
+allow = "{web}:7-12"
 via = "lab"
 
 [[rule]]
 allow = "{other}:7"
 """
     return written(guest, text), guest.backends()[0].process
+
+
+@contextmanager
+def prompted(
+    guest: Guest, argv: list[str], options: tuple[str, ...]
+) -> Iterator[tuple[Running, Callable[[], object]]]:
+    """A program that runs in a guest, and what lets it read one more line."""
+    pipe = guest.directory / "go"
+    wrap = ["sh", "-c", 'exec 3<>"$0"; exec "$@" <&3', str(pipe)]
+    guest.world.host.run(["mkfifo", "-m", "666", str(pipe)], check=True)
+    with guest.popen([*wrap, *argv], options=options) as running, pipe.open("r+b", 0) as go:
+        yield running, lambda: go.write(b"\n")
 
 
 def reached(

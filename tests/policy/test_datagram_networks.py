@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EXCHANGE, PORT, SERVER, Office, by_a_backend, written
+from policykit import EXCHANGE, PORT, SERVER, Office, by_a_backend, prompted, written
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -151,9 +151,10 @@ via = "shut"
     assert "no network of its via carries datagrams" in rules[f"{web}:81/udp"]
 
 
-# Three sockets send to one server, ever anew sockets to another. The first are answered once that one's network is.
+# Three sockets send to one server, others to its other ports, and a thread connects one; ever anew sockets send to
+# another server. The first three are answered once that one's network is.
 BESIDE = """
-import socket, sys
+import socket, sys, threading
 def made():
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(60)
@@ -166,39 +167,47 @@ print("warm", held[0].recv(9).decode(), flush=True)
 sys.stdin.readline()
 for sock in held:
     asked(sock, sys.argv[1])
+with made() as sock:
+    for port in range(8, 13):
+        sock.sendto(b"hello", (sys.argv[1], port))
+def call():
+    held[2].connect((sys.argv[1], 7))
+    print("taken", flush=True)
+calling = threading.Thread(target=call)
+calling.start()
 for _ in range(3):
     with made() as sock:
         asked(sock, sys.argv[2])
         print("beside", sock.recv(9).decode(), flush=True)
+with made() as sock:
+    sock.connect((sys.argv[2], 7))
+    sock.send(b"hello")
+    print("beside", sock.recv(9).decode(), flush=True)
 asked(held[0], sys.argv[2])  # the same socket, another server
 print("beside", held[0].recv(9).decode(), flush=True)
 sys.stdin.readline()
+calling.join()
 for sock in held:
     print("late", sock.recv(9).decode(), flush=True)
 """
 
 
-@pytest.mark.parametrize("guest", only("direct"), indirect=True)
+@pytest.mark.parametrize("guest", only("direct", "ring"), indirect=True)
 def test_datagrams_pass_a_backend_that_hangs(guest: Guest) -> None:
-    """What goes to its servers waits or is lost, and nothing else is held up; it goes on when that backend does."""
+    """What goes to its servers waits or is lost, and nothing else is held up; it goes on when that backend does. That
+    backend is one of the run's own networks, or of those behind its backend."""
     web, intra = guest.world.web4, "198.51.100.12"
     options, hanging = by_a_backend(guest, intra)
-    pipe = guest.directory / "go"
-    argv = ["sh", "-c", 'exec 3<>"$0"; exec "$@" <&3', str(pipe)]
-    guest.world.host.run(["mkfifo", "-m", "666", str(pipe)], check=True)
+    argv = [guest.world.python, "-c", BESIDE, web, intra]
     try:
-        with (
-            guest.popen(
-                [*argv, guest.world.python, "-c", BESIDE, web, intra], options=options
-            ) as running,
-            pipe.open("r+b", buffering=0) as go,
-        ):
+        with prompted(guest, argv, options) as (running, go):
             eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
             hanging.send_signal(signal.SIGSTOP)
-            go.write(b"\n")
-            eventually(lambda: running.stdout.count("beside hello") == 4, 20, "the others")
+            go()
+            eventually(lambda: running.stdout.count("beside hello") == 5, 20, "the others")
+            assert "taken" not in running.stdout
             hanging.send_signal(signal.SIGCONT)
-            go.write(b"\n")
+            go()
             assert running.wait() == 0, running.stderr
             assert running.stdout.count("late hello") == 3
     finally:

@@ -193,6 +193,25 @@ except Alarm:
 
 
 @guests
+def test_a_socket_that_does_not_wait_stays_so(guest: Guest) -> None:
+    """Whoever asks about its call must not change the flags that it shares with the program's descriptor."""
+    code = f"""
+import os, socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    with socket.socket(type=kind) as sock:
+        sock.setblocking(False)
+        sock.connect_ex(("{guest.world.web4}", 7))
+        print(os.get_blocking(sock.fileno()))
+"""
+    body = """
+    async def connect(self, call):
+        await asyncio.sleep(0.01)
+"""
+    argv = [guest.world.python, "-c", code]
+    assert guest.run(argv, options=hooked(guest, body), check=True).stdout.split() == ["False"] * 2
+
+
+@guests
 def test_example_budget(guest: Guest) -> None:
     options = example(guest, "budget.py:Budget", OPEN)
     places = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EMBEDDED, PORT, SERVER, Office, by_a_backend, reached, written
+from policykit import EMBEDDED, PORT, SERVER, Office, by_a_backend, prompted, reached, written
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -298,6 +298,8 @@ def reach(host):
     with socket.create_connection((host, 7), timeout=60) as sock:
         sock.sendall(b"hello")
         return sock.recv(5).decode()
+print("warm", reach(sys.argv[1]), flush=True)
+sys.stdin.readline()
 waiting = threading.Thread(target=lambda: print("late", reach(sys.argv[1]), flush=True))
 waiting.start()
 for _ in range(3):
@@ -310,11 +312,12 @@ waiting.join()
 def test_a_backend_that_hangs_stalls_nobody_else(guest: Guest) -> None:
     web, intra = guest.world.web4, "198.51.100.12"
     options, hanging = by_a_backend(guest, intra)
-    assert reached(guest, f"{web}:7", options=options) == ["ok"]
-    hanging.send_signal(signal.SIGSTOP)
+    argv = [guest.world.python, "-c", BESIDE, web, intra]
     try:
-        argv = [guest.world.python, "-c", BESIDE, web, intra]
-        with guest.popen(argv, options=options) as running:
+        with prompted(guest, argv, options) as (running, go):
+            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
+            hanging.send_signal(signal.SIGSTOP)
+            go()
             eventually(lambda: running.stdout.count("beside hello") == 3, 20, "the others")
             assert "late" not in running.stdout
             hanging.send_signal(signal.SIGCONT)

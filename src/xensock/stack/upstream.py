@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from xensock.client.names import NameService
 
 THREADS = 4
+LOOKS = 16  # at once, at one backend; a look takes as long as the backend, or those behind it
 RING_ORDER = 7  # 256 KiB each way
 _ICMP = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 
@@ -129,13 +130,15 @@ class Upstream:
         self.recording = recording
         self._names: dict[int, NameService] = {}  # by the hops of their questions
         self._threads: dict[int, ThreadPoolExecutor] = {}  # by the hops of their calls
-        self._lookers: dict[tuple[int, int, bool], Carried] = {}
+        self._lookers: dict[tuple[int, int, bool], list[Carried]] = {}  # that nobody uses
         self._lock = threading.Lock()  # of _lookers, _threads
-        self._looking = threading.Lock()  # of the lookers' calls, which take as long as the backend
+        self._closed = False
         try:
             self._link = open_link(url, guest, order=RING_ORDER, splices=True)
         except OSError as error:
             raise UnreachableError(name, url, error) from error
+        # The ring's other slots are for calls that wait there, and for those that do not.
+        self._looks = threading.Semaphore(min(LOOKS, self._link.frontend.features.slots // 8))
 
     def make(self, family: int, type: int, protocol: int) -> socket.socket:
         """A socket of the backend's network. Raises OSError: ENETDOWN once the backend is gone."""
@@ -183,23 +186,36 @@ class Upstream:
     def look(self, protocol: Protocol, end: Endpoint, broadcast: bool = False) -> Look:
         """What the backend's policy and routes say of datagrams to there."""
         number = _ICMP[end.family] if protocol == Protocol.ICMP else 0
+        key = (end.family, number, broadcast)
         try:
-            self._check()
-            with self._looking:
-                key = (end.family, number, broadcast)
-                with self._lock:
-                    looker = self._lookers.get(key)
-                if looker is None:
-                    looker = Carried(end.family, socket.SOCK_DGRAM, number, self._link, self)
-                    if broadcast:
-                        looker.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                    with self._lock:
-                        self._lookers[key] = looker
+            with self._looks:
+                self._check()
+                looker = self._looker(*key)
                 found = looker.look(end)
+                # One that got no answer still waits for it at the backend.
+                self._put_back(key, looker, again=found.error != errno.ENETDOWN)
             self._check()  # else a reset, which it may have been, would be the destination's
             return found
         except OSError as error:
             return Look(error.errno or errno.EIO)
+
+    def _looker(self, family: int, number: int, broadcast: bool) -> Carried:
+        """A socket that looks, of those that there are or a new one. Raises OSError."""
+        with self._lock:
+            idle = self._lookers.get((family, number, broadcast))
+            if idle:
+                return idle.pop()
+        looker = Carried(family, socket.SOCK_DGRAM, number, self._link, self)
+        if broadcast:
+            looker.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        return looker
+
+    def _put_back(self, key: tuple[int, int, bool], looker: Carried, again: bool) -> None:
+        with self._lock:
+            if again and not self._closed:
+                self._lookers.setdefault(key, []).append(looker)
+                return
+        looker.close()
 
     async def query(self, message: bytes, server: IPAddress | None = None) -> bytes:
         """The backend's answer to a DNS message, whatever server the guest asked. Raises OSError."""
@@ -242,14 +258,12 @@ class Upstream:
     def close(self, patience: float = 0) -> None:
         """Leave the backend. What guests sent is delivered; those who still may send get `patience` seconds to end."""
         with self._lock:
-            lookers, self._lookers = self._lookers, {}
+            self._closed = True  # a look that is under way ends with the link
+            lookers = [each for idle in self._lookers.values() for each in idle]
+            self._lookers.clear()
             pools = list(self._threads.values())
-        if self._looking.acquire(blocking=False):  # else one waits, and ends with the link
-            try:
-                for looker in lookers.values():
-                    looker.close()
-            finally:
-                self._looking.release()
+        for looker in lookers:
+            looker.close()
         for threads in pools:
             threads.shutdown(wait=False, cancel_futures=True)
         self._link.finish(patience)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock import _core
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor
 
+    Found = tuple[Decision, int, Stack, Look]
+
 SO_PROTOCOL = 38
 TRIES = 64
 WAIT_US = 100
@@ -47,28 +50,64 @@ def connect(sup: Supervisor, q: Question) -> None:
     end = dest.unmapped()
     ping = q.sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) in PING
     protocol = Protocol.ICMP if ping else Protocol.UDP
-    inside = is_own(end.host) or (end.port == DNS_PORT and not ping)
-    decision = OWN if inside else _judge(datagrams, protocol, end, q.tid)
-    carrier = datagrams.home
-    error = decision.error
+    if is_own(end.host) or (end.port == DNS_PORT and not ping):
+        _take(sup, q, _Peer(end, protocol, inside=True), (OWN, 0, datagrams.home, Look(0)))
+        return
+    peer = _Peer(end, protocol)
+    decision = _judge(datagrams, protocol, end, q.tid)
+    if not decision.allowed:
+        _take(sup, q, peer, (decision, decision.error, datagrams.home, Look(0)))
+        return
+    broadcast = bool(q.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
+
+    def look() -> Found:
+        return _look(datagrams, decision, broadcast, protocol, end)
+
+    whom = datagrams.slow(protocol, end, decision)
+    if not whom:
+        _take(sup, q, peer, look())
+        return
     try:
-        if decision.allowed and not inside:
-            decision, error, carrier, found = _look(datagrams, decision, q, protocol, end)
-            if not error:
-                _take_source(q, found)
+        found = datagrams.afar.ask(whom, ("look", protocol, end, broadcast, decision), look)
+    except RuntimeError:  # the guest's end
+        sup.answer(q, errno.ENETDOWN)
+        return
+
+    def take(sup: Supervisor, q: Question) -> None:
+        _take(sup, q, peer, q.told)
+
+    sup.waiting.add(q, found, take, connect)
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """Whom a datagram socket is connected to. `inside`: it is of the guest's own network."""
+
+    end: Endpoint
+    protocol: Protocol
+    inside: bool = False
+
+
+def _take(sup: Supervisor, q: Question, peer: _Peer, found: Found) -> None:
+    """The rest of `connect`, once it is known who carries datagrams there, if anybody does."""
+    datagrams = sup.parts.datagrams
+    assert datagrams is not None
+    decision, error, carrier, seen = found
+    try:
         if not error:
+            _take_source(q, seen)
             error = _core.connect_start(q.sock.fileno(), q.addr, WAIT_US)
-        if not error and not inside:
+        if not error and not peer.inside:
             local = Endpoint.from_python(q.sock.getsockname())
-            datagrams.remember(local, end, Who(q.tid, q.program))
+            datagrams.remember(local, peer.end, Who(q.tid, q.program))
     except OSError as failure:
         error = failure.errno or errno.EIO
     start, who = q.start_ns, Who(q.tid, q.program)
     sup.answer(q, error)
-    if error and not inside:
+    if error and not peer.inside:
         # One that succeeds is recorded with its first datagram: resolvers connect only to see a route.
-        path = path_of(carrier)
-        datagrams.write(Verb.CONNECT, target(end, protocol), decision, path, error, who, start)
+        path, where = path_of(carrier), target(peer.end, peer.protocol)
+        datagrams.write(Verb.CONNECT, where, decision, path, error, who, start)
 
 
 def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) -> Decision:
@@ -91,11 +130,15 @@ def _judge(datagrams: Datagrams, protocol: Protocol, end: Endpoint, pid: int) ->
 
 
 def _look(
-    datagrams: Datagrams, decision: Decision, q: Question, protocol: Protocol, end: Endpoint
-) -> tuple[Decision, int, Stack, Look]:
+    datagrams: Datagrams, decision: Decision, broadcast: bool, protocol: Protocol, end: Endpoint
+) -> Found:
     """Who carries it, and what they say. As above: another backend may allow no more than an echo there."""
-    broadcast = bool(q.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
-    for stack in datagrams.carriers(protocol, end, decision.via):
+    stack, found = datagrams.home, Look(errno.ENETUNREACH)
+    try:
+        carriers = datagrams.carriers(protocol, end, decision.via)
+    except OSError as failure:
+        return decision, failure.errno or errno.EIO, stack, found
+    for stack in carriers:
         found = stack.look(protocol, end, broadcast)
         refused = found.decision is not None and not found.decision.allowed
         if refused and found.error == errno.EACCES and protocol == Protocol.UDP:

@@ -16,10 +16,8 @@ import errno
 import os
 import resource
 import socket
-import struct
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -32,9 +30,9 @@ from xensock.loop import IN, Loop
 from xensock.policy.deferred import final
 from xensock.policy.networks import AWAY
 from xensock.stack.stacks import Look
-from xensock.supervisor import echoing, rtnetlink
+from xensock.supervisor import echoing, rtnetlink, udp_diag
+from xensock.supervisor.afar import Afar
 from xensock.supervisor.datagram_records import name_of, path_of, target
-from xensock.supervisor.diag import NETLINK_SOCK_DIAG
 from xensock.supervisor.groups import Groups
 from xensock.supervisor.hostways import way
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
@@ -49,6 +47,8 @@ if TYPE_CHECKING:
     from xensock.supervisor.guest import Guest
     from xensock.supervisor.publication import Publication
 
+    Judged = tuple[Decision, int, Stack]
+
 UDP, ECHO, DGRAM = 17, 1, socket.SOCK_DGRAM
 ASK, INBOUND = 0, 1
 SIX, DUAL, OPEN, AUTOMATIC, RAW, FRAMED = 1, 2, 4, 8, 16, 32  # native/core/udp.h
@@ -57,13 +57,12 @@ SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 15, 23, 3
 SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_RECVERR, IPV6_RECVERR = 33, 32, 11, 25
 ECHOES = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 CARD_BUFFER = 8 << 20  # bytes that a guest may send faster than they can be passed on
-UDP_DESTROY_GROUPS = 1 << 1 | 1 << 3  # SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY
-COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
 BROADCAST, ANY4, ANY6 = IPv4Address(0xFFFFFFFF), IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
 PORT = "udp"  # in names of what is kept for a successor
 LAST_VIA = 255  # before the numbers of networks that are long gone come again
 DESCRIPTORS = 8192
+LAST_WORDS_S = 0.5
 
 
 @dataclass(slots=True)
@@ -128,9 +127,9 @@ class Datagrams:
         )
         self._diag: socket.socket | None = None
         self._loop = Loop("xs-udp")
-        self._afar = ThreadPoolExecutor(1, "xs-udp-afar")  # its thread starts with the first call
+        self.afar = Afar()
         with suppress(OSError):  # no UDP in sock_diag: ports are closed when they are idle
-            self._diag = self._open_diag()
+            self._diag = udp_diag.watch(guest)
             self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
         self._loop.add(_core.udp_fd(self._core), IN, lambda _: self._read_events())
 
@@ -156,9 +155,10 @@ class Datagrams:
 
     def close(self) -> None:
         """End the threads and close every socket but the card, which takes milliseconds: `release`, or the end of
-        this process."""
+        this process. What was sent is passed on first, as far as other backends say soon whether it may."""
+        self.afar.settle(LAST_WORDS_S)
         self._loop.stop()
-        self._afar.shutdown(wait=False, cancel_futures=True)
+        self.afar.close()
         _core.udp_close(self._core)
         if self._diag is not None:
             self._diag.close()
@@ -309,7 +309,7 @@ class Datagrams:
 
     def judge(
         self, protocol: Protocol, end: Endpoint, pid: int = 0, told: Decision | None = None
-    ) -> tuple[Decision, int, Stack]:
+    ) -> Judged:
         """May the guest send there, the errno if not or if nobody can, and who carries it. Another backend is asked.
         `told` is what was decided beside the rules. Raises OSError: ENETUNREACH where nobody is there who could."""
         decision = told or self.point.connect(protocol, end, pid)
@@ -368,46 +368,70 @@ class Datagrams:
         protocol = Protocol.UDP if asked[0] == UDP else Protocol.ICMP
         who = caller[1]
         decision = told or self.point.connect(protocol, end, who.pid)
-        if not decision.via:
-            self._decided(asked, end, caller, lambda: self.judge(protocol, end, who.pid, decision))
+        judged = lambda: self.judge(protocol, end, who.pid, decision)  # noqa: E731
+        whom = self.slow(protocol, end, decision)
+        if not whom:
+            self._decided(asked, end, caller, judged)
             return
-        # Another backend takes its time, and flows that go elsewhere do not wait for it. The core keeps what is sent.
+        # Flows that go elsewhere do not wait for another backend. The core keeps what is sent.
         generation = self.point.policy.generation
 
-        def answered(found: Future[tuple[Decision, int, Stack]]) -> None:
+        def answered(found: Future[Judged]) -> None:
             if self.point.policy.generation != generation:
                 self._asked(*asked)
             else:
-                self._decided(asked, end, caller, found.result)
+                self._decided(asked, end, caller, found.result, whom)
 
-        with suppress(RuntimeError):  # the guest's end
-            asking = self._afar.submit(self.judge, protocol, end, who.pid, decision)
-            asking.add_done_callback(lambda f: self._loop.later(0, lambda: answered(f)))
+        self.afar.tell(self._loop, whom, (protocol, end, decision), judged, answered)
+
+    def slow(self, protocol: Protocol, end: Endpoint, decision: Decision) -> tuple[str, ...]:
+        """The networks that are asked what becomes of datagrams to there, and may take their time; () where there is
+        none."""
+        if not decision.allowed or decision.via:
+            return decision.via
+        names = self.point.names_of(end.host)
+        carrier = self._stacks.of(protocol, end.host, end.port, names)
+        return () if carrier.passer is None else (carrier.name,)
 
     def _decided(
         self,
         asked: tuple[int, bytes, int, bytes, int, int],
         end: Endpoint,
         caller: tuple[Verb, Who],
-        found: Callable[[], tuple[Decision, int, Stack]],
+        found: Callable[[], Judged],
+        whom: tuple[str, ...] = (),
     ) -> None:
-        """Tell the core what was found."""
+        """Tell the core what was found, once there is a socket that sends: `whom` makes one at their leisure."""
         number, source, sport, remote, rport, start = asked
         protocol = Protocol.UDP if number == UDP else Protocol.ICMP
         verb, who = caller
-        decision, error, via = Decision(False, "fault", errno.EPERM), errno.EPERM, 0
-        carrier = self.home
+        decision, error, carrier = Decision(False, "fault", errno.EPERM), errno.EPERM, self.home
+
+        def tell(made: Callable[[], None] = lambda: None) -> None:
+            failed, by = errno.EPERM, 0
+            try:
+                made()
+                failed, by = error, self.via(carrier)
+            except OSError as failure:
+                failed = failure.errno or errno.EIO
+            finally:
+                pinned = verb == Verb.CONNECT
+                _core.udp_decide(self._core, number, sport, remote, rport, failed, pinned, by)
+            self.write(verb, target(end, protocol), decision, path_of(carrier), failed, who, start)
+
         try:
             decision, error, carrier = found()
-            via = self.via(carrier)
-            if not error and not _core.udp_has(self._core, number, source, sport, via):
-                self._make(carrier, number, source, sport, end)
         except OSError as failure:
             error = failure.errno or errno.EIO
-        finally:
-            pinned = verb == Verb.CONNECT
-            _core.udp_decide(self._core, number, sport, remote, rport, error, pinned, via)
-        self.write(verb, target(end, protocol), decision, path_of(carrier), error, who, start)
+        via = self.via(carrier)
+        make = lambda: self._make(carrier, number, source, sport, end)  # noqa: E731
+        if error or _core.udp_has(self._core, number, source, sport, via):
+            tell()
+        elif carrier.passer is None:
+            tell(make)
+        else:
+            what = number, source, sport, via
+            self.afar.tell(self._loop, whom, what, make, lambda made: tell(made.result))
 
     def _came(self, source: bytes, sport: int, remote: bytes, rport: int, start: int) -> None:
         """A stranger's first datagram to a port of the guest's."""
@@ -469,18 +493,6 @@ class Datagrams:
 
     # --- the end of the guest's sockets
 
-    def _open_diag(self) -> socket.socket:
-        diag = self._guest.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-        )
-        try:
-            diag.setblocking(False)
-            diag.bind((0, UDP_DESTROY_GROUPS))
-        except OSError:
-            diag.close()
-            raise
-        return diag
-
     def _read_diag(self) -> None:
         assert self._diag is not None
         while True:
@@ -492,8 +504,9 @@ class Datagrams:
                 if error.errno != errno.ENOBUFS:
                     raise
                 continue  # some were lost: those ports end when they are bound anew, or when idle
-            if len(message) >= COOKIE + 8:
-                self._gone(struct.unpack_from("=Q", message, COOKIE)[0])
+            gone = udp_diag.cookie_of(message)
+            if gone:
+                self._gone(gone)
 
     def _gone(self, cookie: int) -> None:
         with self._lock:
@@ -516,26 +529,10 @@ class Datagrams:
         if self._diag is None:
             return
         with suppress(OSError):
-            cookie = self._find(Endpoint(unpacked(source), sport), end)
+            cookie = udp_diag.find(self._guest, Endpoint(unpacked(source), sport), end)
             if cookie:
                 with self._lock:
                     self._cookies[cookie] = (wildcard, sport, True)
-
-    def _find(self, local: Endpoint, remote: Endpoint) -> int:
-        """SO_COOKIE of the guest's UDP socket that would receive from `remote`; 0: there is none (any more)."""
-        # inet_diag_req_v2: for UDP the source is the remote end (udp_dump_one).
-        body = struct.pack("=BBBBI", local.family, UDP, 0, 0, 0xFFFFFFFF)
-        body += struct.pack("!HH", remote.port, local.port)
-        body += remote.host.packed.ljust(16, b"\0") + local.host.packed.ljust(16, b"\0")
-        body += struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
-        with self._guest.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-        ) as link:
-            link.send(struct.pack("=IHHII", 16 + len(body), 20, 1, 1, 0) + body)
-            answer = link.recv(65536)
-        if struct.unpack_from("=H", answer, 4)[0] != 20:
-            return 0
-        return int(struct.unpack_from("=Q", answer, COOKIE)[0])
 
     # --- records
 

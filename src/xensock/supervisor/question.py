@@ -6,13 +6,12 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import AddressError, Endpoint
 
 if TYPE_CHECKING:
     from xensock import _core
-    from xensock.calls.call import Decision
 
 QUESTION, DONE = 0, 1
 SHORTEST6, WHOLE6 = 24, 28  # RFC 2133's sockaddr_in6, which the kernel still takes, and today's
@@ -31,7 +30,7 @@ class Question:
     addr: bytes
     start_ns: int
     program: str = "?"
-    told: Decision | None = None  # what somebody said who was asked beside the rules
+    told: Any = None  # what those said who were asked beside the rules: a Decision; of datagrams, what was found
     _end: Endpoint | None = None
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Calls that wait for somebody's word beside the rules: a hook's, or a person's.
+"""Calls that wait for somebody's word beside the rules: a hook's, a person's, or another backend's.
 
 Theory of operation: the caller's notification stays unanswered, and the supervisor goes on with other calls. Once the
 word is there, the call goes on under the guest's lock, on whatever thread brought it. Meanwhile one thread looks for
@@ -8,13 +8,15 @@ signals that would have ended the call natively, and for callers that are gone.
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xensock import _core
 from xensock.supervisor.unix_calls import has_signal
@@ -22,7 +24,6 @@ from xensock.supervisor.unix_calls import has_signal
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from xensock.calls.call import Decision
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor
 
@@ -47,10 +48,14 @@ class Waiting:
         self._waiters: set[_Waiter] = set()
         self._thread: threading.Thread | None = None
 
-    def add(self, q: Question, word: Future[Decision], go_on: Handler, again: Handler) -> None:
+    def add(self, q: Question, word: Future[Any], go_on: Handler, again: Handler) -> None:
         """Let the caller wait until it is known what was decided: `go_on` has it in `told` then. If another policy is
         in force by then, the call is judged `again`."""
-        kept = replace(q, sock=q.sock.dup())
+        # socket.dup() would set O_NONBLOCK as Python's own time limit has it, and the guest shares that flag.
+        end = q.sock
+        kept = replace(
+            q, sock=socket.socket(end.family, end.type, end.proto, fileno=os.dup(end.fileno()))
+        )
         waiter = _Waiter(kept, self._sup.point.policy.generation, go_on, again)
         self._waiters.add(waiter)
         word.add_done_callback(lambda word: self._known(waiter, word))
@@ -60,7 +65,7 @@ class Waiting:
                 thread.start()
                 self._thread = thread
 
-    def _known(self, waiter: _Waiter, word: Future[Decision]) -> None:
+    def _known(self, waiter: _Waiter, word: Future[Any]) -> None:
         sup, q = self._sup, waiter.q
         with sup.held.lock:  # under which no supervisor stops
             if waiter not in self._waiters:

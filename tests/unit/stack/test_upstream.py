@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ from xensock.calls.call import Decision, Protocol
 from xensock.client.link import Link
 from xensock.pvcalls.frontend import Frontend
 from xensock.stack.resolver_wire import NXDOMAIN, rcode
-from xensock.stack.stacks import DecidedError, ExplainedAnswer, decided
-from xensock.stack.upstream import UnreachableError, Upstream
+from xensock.stack.stacks import DecidedError, ExplainedAnswer, Look, decided
+from xensock.stack.upstream import Carried, UnreachableError, Upstream
 from xensock.transport.url import connect
 
 if TYPE_CHECKING:
@@ -124,6 +125,31 @@ def test_a_look_sends_nothing_and_says_what_was_decided(upstream: Upstream) -> N
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.recv(1)
+
+
+def test_looks_do_not_wait_for_each_other(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is answered late, as by a backend behind the backend, holds up no other."""
+    late, one = threading.Event(), Endpoint.from_python(("127.0.0.1", 9))
+    looked = Carried.look
+
+    def look(self: Carried, end: Endpoint) -> Look:
+        if end == one:
+            late.wait(20)
+        return looked(self, end)
+
+    monkeypatch.setattr(Carried, "look", look)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(upstream.look, Protocol.UDP, one)
+        try:
+            for _ in range(3):
+                end = Endpoint.from_python(("127.0.0.1", 10))
+                assert upstream.look(Protocol.UDP, end).error == 0
+            assert not waiting.done()
+        finally:
+            late.set()
+        assert waiting.result(20).error == 0
 
 
 def test_a_look_at_a_backend_that_is_gone(served: Daemon, upstream: Upstream) -> None:
