@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FILES = ("reach.py", "rights.py", "datagrams.py")
 USERS = pytest.mark.parametrize("user", ["xstest", None], ids=["ordinary", "root"])
+RINGS = (
+    *("io_uring", "connect by io_uring"),
+    *("socket and connect by io_uring", "datagram by io_uring"),
+)
 # What a kernel may lack, so that an attempt comes to nothing natively, too: how that shows. No other may.
 FAMILY, PROTOCOL, TYPE = {"EAFNOSUPPORT"}, {"EPROTONOSUPPORT"}, {"ESOCKTNOSUPPORT"}
 LACKING = {
@@ -40,10 +44,10 @@ LACKING = {
     "option: another layer": {"ENOENT"},  # the module tls
     "option: source routing in IPv6": {"EINVAL", "ENOPROTOOPT"},  # without segment routing
     "x32": {"ENOSYS"},
-    "io_uring": {"ENOSYS"},
+    **{name: {"ENOSYS"} for name in RINGS},
 }
 # Natively for root only where the kernel's settings allow it (dev.tty.legacy_tiocsti, io_uring_disabled).
-BY_SETTING = {"typing on the terminal": {"EIO"}, "io_uring": {"EPERM"}}
+BY_SETTING = {"typing on the terminal": {"EIO"}, **{name: {"EPERM"} for name in RINGS}}
 # Errors that must be those of the kernel: a backend that cannot read or give anything must not let go on.
 SAME = {"an address that cannot be read": "EFAULT", "no room for a descriptor": "EMFILE"}
 

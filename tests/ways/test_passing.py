@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from semantics.attempts import Service
-from world.namespaces import eventually
+from world.namespaces import eventually, stop
 
 from .conftest import between, everywhere
 
@@ -144,3 +145,62 @@ def test_a_ring_from_outside_does_not_come_in(guest: Guest, world: World) -> Non
     if "Operation not permitted" in done.stderr:
         pytest.skip("kernel.io_uring_disabled: no ring can be made")
     assert done.stdout == ("anon_inode:[io_uring]\n" if guest.native else "nothing\n"), done.stderr
+
+
+SENDING = """
+import ctypes, errno, os, socket, sys
+ring = ctypes.CDLL(None, use_errno=True).syscall(425, 8, ctypes.create_string_buffer(120))
+if ring < 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1])
+    listener.listen()
+    with listener.accept()[0] as taker:
+        try:
+            socket.send_fds(taker, [b"sent"], [ring])
+        except OSError as error:
+            taker.sendall(errno.errorcode[error.errno].encode())
+"""
+RECEIVING = """
+import ctypes, errno, json, os, socket, sys
+giver = socket.socket(socket.AF_UNIX)
+giver.connect(sys.argv[1])
+word, rings, _, _ = socket.recv_fds(giver, 10, 1)
+
+def called(number, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    return "done" if libc.syscall(number, *arguments) >= 0 else errno.errorcode[ctypes.get_errno()]
+
+number = rings[0] if rings else -1
+print(json.dumps({
+    "word": word.decode(),
+    "rings": len(rings),
+    "io_uring_enter": called(426, number, 0, 0, 0, None, 0),
+    "io_uring_register": called(427, number, 0, None, 0),
+}))
+"""
+
+
+@between
+def test_a_ring_that_a_program_outside_sends(guest: Guest, world: World) -> None:
+    """Since Linux 6.7 none can be sent. Where one can, a guest that has it may not call with it: what is left is a
+    kernel thread's (SQPOLL), with the rights of who made the ring."""
+    path = guest.directory / "sending"
+    argv = [world.python, "-c", SENDING, str(path)]
+    with world.host.popen(argv, user=world.user.name, stderr=subprocess.PIPE, text=True) as giver:
+        try:
+            eventually(lambda: path.exists() or giver.poll() is not None, 20, "the giver's socket")
+            if giver.poll() is not None:
+                assert giver.stderr is not None
+                pytest.skip(f"no ring can be made: {giver.stderr.read().strip()}")
+            rules = ("--allow", f"unix:{path}")
+            done = guest.run([world.python, "-c", RECEIVING, str(path)], options=rules)
+        finally:
+            stop(giver)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert (seen.pop("word"), seen.pop("rings")) in (("EINVAL", 0), ("sent", 1))
+    if guest.native:
+        assert "ENOSYS" not in seen.values()
+    else:
+        assert set(seen.values()) == {"ENOSYS"}

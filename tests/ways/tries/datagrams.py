@@ -102,6 +102,16 @@ def _() -> None:
     answered(sock)
 
 
+@attempt("datagram by io_uring")
+def _() -> None:
+    ring, sock = kit.Ring(), datagrams()
+    message, kept = packed(b"x", sockaddr4(PEER, REFUSED))
+    room = ctypes.create_string_buffer(message)
+    ring(ring.SENDMSG, sock.fileno(), 0, ctypes.addressof(room), 1)
+    assert kept
+    answered(sock)
+
+
 @attempt("datagram after AF_UNSPEC")
 def _() -> None:
     sock = datagrams()

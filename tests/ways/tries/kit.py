@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import mmap
 import os
 import socket
 import struct
@@ -83,6 +84,40 @@ def connect_raw(sock: socket.socket, address: bytes) -> None:
     sock.setblocking(True)
     if libc.connect(sock.fileno(), address, len(address)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class Ring:
+    """An io_uring (io_uring_setup(2)) for one call after the other. Raises OSError."""
+
+    SETUP, ENTER, ENTRIES, PLACE_OF_CALLS = 425, 426, 4, 0x10000000
+    SENDMSG, CONNECT, SOCKET = 9, 16, 45
+
+    def __init__(self) -> None:
+        room = ctypes.create_string_buffer(120)
+        self.fd = system(self.SETUP, self.ENTRIES, room)
+        entries, completions = struct.unpack_from("=II", room.raw)
+        self._tail, _, _, _, _, self._array = struct.unpack_from("=6I", room.raw, 44)
+        self._answers = struct.unpack_from("=I", room.raw, 100)[0]
+        size = max(self._array + 4 * entries, self._answers + 16 * completions)
+        self._rings = mmap.mmap(self.fd, size)
+        self._calls = mmap.mmap(self.fd, 64 * entries, offset=self.PLACE_OF_CALLS)
+        self._count = 0
+
+    def __call__(self, code: int, fd: int, off: int, addr: int, size: int) -> int:
+        """Have the kernel carry it out, and wait for that."""
+        slot = self._count % self.ENTRIES
+        self._calls[64 * slot : 64 * (slot + 1)] = struct.pack(
+            "=BBHiQQIIQ24x", code, 0, 0, fd, off, addr, size, 0, 0
+        )
+        struct.pack_into("=I", self._rings, self._array + 4 * slot, slot)
+        struct.pack_into("=I", self._rings, self._tail, self._count + 1)
+        system(self.ENTER, self.fd, 1, 1, 1, None, 0)
+        place = self._answers + 16 * (self._count % (2 * self.ENTRIES))
+        self._count += 1
+        result: int = struct.unpack_from("=i", self._rings, place + 8)[0]
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
 
 
 def main() -> None:

@@ -63,6 +63,21 @@ def _() -> None:
     sock.send(b"x")
 
 
+@attempt("connect by io_uring")
+def _() -> None:
+    ring, sock = kit.Ring(), stream()
+    to = kit.ctypes.create_string_buffer(sockaddr4(PEER, REFUSED))
+    ring(ring.CONNECT, sock.fileno(), 16, kit.ctypes.addressof(to), 0)
+
+
+@attempt("socket and connect by io_uring")
+def _() -> None:
+    ring = kit.Ring()
+    sock = ring(ring.SOCKET, socket.AF_INET, socket.SOCK_STREAM, 0, 0)
+    to = kit.ctypes.create_string_buffer(sockaddr4(PEER, REFUSED))
+    ring(ring.CONNECT, sock, 16, kit.ctypes.addressof(to), 0)
+
+
 @attempt("multipath")
 def _() -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
