@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SERVER, DNS, PORT = "10.77.0.5", "10.77.0.53", 7077  # of the office
 
+# What a person is told of a call that no network of its rule carries.
+NO_WAY = "no network of its via is there, with a way there: bring one up"
+
 GUESTS = only("direct", "relay", "ring")
 EMBEDDED = only("direct", "relay")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EXCHANGE, PORT, SERVER, Office, by_a_backend, prompted, written
+from policykit import EXCHANGE, NO_WAY, PORT, SERVER, Office, by_a_backend, prompted, written
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -55,6 +55,10 @@ via = "away"
     assert found[:2] == [f"bound from {SERVER}:{PORT}", f"loose0 from {SERVER}:{PORT}"]
     assert found[2:4] == [f"bound from {web}:7", f"loose1 from {web}:7"]
     assert found[4:] == ["101"] * 2  # the office has no way there, and nobody else is asked
+    hints = {c["target"]: c["hint"] for c in guest.calls if c["verb"] == "connect"}
+    loose = {c["target"]: c["hint"] for c in guest.calls if c["verb"] == "send"}
+    for host in ("198.51.100.12", "198.51.100.11"):
+        assert (hints[f"{host}:7/udp"], loose[f"{host}:7/udp"]) == (NO_WAY, NO_WAY)
     rules = {c["target"]: (c["rule"], c["datapath"]) for c in guest.calls if not c["error"]}
     assert rules[f"{SERVER}:{PORT}/udp"] == (f"*.office.test:{PORT} via office", "relay")
     assert rules[f"{web}:7/udp"] == (f"{web}:7", "relay")
@@ -149,6 +153,7 @@ via = "shut"
     hints = {call["target"]: call["hint"] for call in guest.calls}
     assert f"--allow {other}:9/udp" in hints[f"{other}:9/udp"]  # the other backend's word
     assert "no network of its via carries datagrams" in rules[f"{web}:81/udp"]
+    assert (hints[f"{web}:81/udp"], hints[f"{intra}:7/udp"]) == (NO_WAY, NO_WAY)
 
 
 # Three sockets send to one server, others to its other ports, and a thread connects one; ever anew sockets send to

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EMBEDDED, PORT, SERVER, Office, by_a_backend, prompted, reached, written
+from policykit import (
+    EMBEDDED,
+    NO_WAY,
+    PORT,
+    SERVER,
+    Office,
+    by_a_backend,
+    prompted,
+    reached,
+    written,
+)
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -107,18 +117,26 @@ via = ["office", "host"]
 [[rule]]
 allow = "alias.test:7"
 via = "away"
+
+[[rule]]
+allow = "{guest.world.web4}:81"
+via = ["away", "office"]
 """
     web = guest.world.web4
-    places = (f"{SERVER}:{PORT}", f"{web}:7", f"{web}:80", "alias.test:7")
+    places = (f"{SERVER}:{PORT}", f"{web}:7", f"{web}:80", "alias.test:7", f"{web}:81")
     found = ask(guest, written(guest, text), *places)
     # The office has no route to the world: what a rule says is asked for next.
     assert found[:2] == [f"hello {SERVER}", "OSError 101"]
     assert found[2].endswith(web) or "Timeout" in found[2]
-    assert found[3] == "gaierror -3"
+    assert found[3:] == ["gaierror -3", "OSError 101"]
     rules = {c["target"]: c["rule"] for c in guest.calls if c["verb"] == "connect"}
     assert rules[f"{SERVER}:{PORT}"] == f"{SERVER}:{PORT} via office"
     assert rules[f"{web}:7"] == f"{web}:7"
     assert rules[f"{web}:80"] == f"{web}:80 via host"
+    assert rules[f"{web}:81"] == f"{web}:81 via office"
+    hints = {c["target"]: c["hint"] for c in guest.calls if c["hint"]}
+    assert {hints.pop(f"{web}:{port}") for port in (7, 81)} == {NO_WAY}
+    assert NO_WAY not in hints.values()
 
 
 @embedded
@@ -212,6 +230,8 @@ via = "away"
     assert found[0] == f"hello {SERVER}"
     assert found[1].startswith("hello")
     assert found[2:] == ["OSError 101", "OSError 101"]
+    hints = {c["target"]: c["hint"] for c in guest.calls}
+    assert (hints[f"{web}:80"], hints[f"{web}:81"]) == (NO_WAY, NO_WAY)
     (call,) = [c for c in guest.calls if c["target"] == f"{SERVER}:{PORT}"]
     assert call["rule"] == f"*.office.test:{PORT} via office"
 

@@ -114,7 +114,7 @@ class TraceWriter:
             self._paint(_CYAN, path),
             self._paint(_DIM, _duration(record.duration)),
         ]
-        if record.decision == "deny" and record.hint:
+        if (failed or record.decision == "deny") and record.hint:
             parts.append(self._paint(_YELLOW, f"hint: {printable(self._remedy(record.hint))}"))
         if record.decision == "deny" and record.also:
             parts.append(self._paint(_DIM, f"then: {printable(record.also)}"))

@@ -18,6 +18,7 @@ GUEST = "guest"
 RESERVED = (HOST, GUEST)
 AWAY = (errno.ENETUNREACH, errno.ENETDOWN)
 """What connect(2) says at once of a network that leads nowhere for the moment."""
+NO_WAY = "no network of its via is there, with a way there: bring one up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Network:
 
 
 def ended(decision: Decision, error: int) -> Decision:
-    """A decision as it is recorded: with what to do where none of its rule's networks led anywhere."""
+    """A decision as it is recorded, or explained: with what to do where none of its rule's networks led anywhere."""
     if not decision.via or error not in AWAY:
         return decision
-    return replace(decision, hint="no network of its via is there, with a way there: bring one up")
+    return replace(decision, hint=NO_WAY)

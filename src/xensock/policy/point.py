@@ -18,6 +18,7 @@ from xensock.calls.call import Decision, Protocol, Subject, Verb
 from xensock.calls.record import Record
 from xensock.policy.grants import Grants
 from xensock.policy.names import normal_name
+from xensock.policy.networks import ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -386,6 +387,7 @@ class Point:
         connection: int = 0,
     ) -> Record:
         """The record of one call, as `write`."""
+        decision = ended(decision, error)
         return Record(
             time=self.epoch + start / 1e9,
             guest=self.guest,

@@ -14,7 +14,7 @@ from xensock import _core
 from xensock.calls.address import AddressError, Endpoint, IPAddress
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
-from xensock.policy.networks import AWAY, ended
+from xensock.policy.networks import AWAY
 from xensock.stack.stacks import decided
 from xensock.supervisor import limits, sharing
 from xensock.supervisor.checking import terms_of
@@ -251,7 +251,7 @@ def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
         _carry_out(sup, q, end, decision, terms)
     except OSError as error:
         path: Path = "direct" if sup.parts.direct else "relay"
-        _failed(sup, q, error, Verdict(ended(decision, error.errno or 0), path, "allow"))
+        _failed(sup, q, error, Verdict(decision, path, "allow"))
 
 
 def _carry_out(

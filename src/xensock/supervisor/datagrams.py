@@ -311,11 +311,15 @@ class Datagrams:
         self, protocol: Protocol, end: Endpoint, pid: int = 0, told: Decision | None = None
     ) -> Judged:
         """May the guest send there, the errno if not or if nobody can, and who carries it. Another backend is asked.
-        `told` is what was decided beside the rules. Raises OSError: ENETUNREACH where nobody is there who could."""
+        `told` is what was decided beside the rules."""
         decision = told or self.point.connect(protocol, end, pid)
         if not decision.allowed:
             return decision, decision.error, self.home
-        for carrier in self.carriers(protocol, end, decision.via):
+        try:
+            carriers = self.carriers(protocol, end, decision.via)
+        except OSError as nobody:
+            return decision, nobody.errno or errno.EIO, self.home
+        for carrier in carriers:
             said = decision
             if decision.via:
                 said = replace(decision, rule=f"{decision.rule} via {carrier.name}")

@@ -63,6 +63,14 @@ def test_a_refused_call_says_what_would_allow_it() -> None:
     assert line.endswith("hint: --allow web.test:443")
 
 
+def test_what_was_allowed_and_failed_says_what_to_do() -> None:
+    """Where its rule's networks are all away, for instance."""
+    away = replace(ALLOWED, hint="bring it up", result=-1, error=errno.ENETUNREACH)
+    failed, done = text(away, replace(ALLOWED, hint="bring it up"))
+    assert failed.endswith("hint: bring it up")
+    assert "hint" not in done
+
+
 def test_with_a_policy_file_it_says_what_to_add_there() -> None:
     stream = io.StringIO()
     writer = TraceWriter(stream, policy="policy.toml")

@@ -13,7 +13,7 @@ import typing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from xensock.policy.networks import AWAY, HOST
+from xensock.policy.networks import AWAY, HOST, NO_WAY
 from xensock.pvcalls.serving import redirecting
 from xensock.pvcalls.serving.addresses import name_of
 from xensock.pvcalls.serving.framing import TURN
@@ -117,7 +117,7 @@ def carried(
             error=error,
             cacheable=False,
             via=(),
-            hint="see that the network is there and has a way there",
+            hint=NO_WAY,
         ),
         None,
         None,

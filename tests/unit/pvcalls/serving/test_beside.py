@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from xensock.calls import Decision, Endpoint, Protocol
+from xensock.policy.networks import NO_WAY
 from xensock.pvcalls.serving.beside import carried, networks
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def test_what_none_carries_is_refused(number: int) -> None:
     decision, network, _ = judged(Decision(True, "any", via=("a",)), Network("a", number))
     assert (decision.allowed, decision.error, network) == (False, number, None)
     assert "no network of its via" in decision.rule
+    assert decision.hint == NO_WAY
 
 
 def test_a_refusal_stays_one() -> None:
