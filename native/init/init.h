@@ -30,7 +30,7 @@ struct config {
 
 /*
  * To the backend: F stage errno; R network namespace is there; L (+ listener, pidfd of the program);
- * X errno of exec; E wait status of the program; D wait status of init.
+ * X errno of exec; T, E wait status of the program that stopped or goes on, and that ended; D wait status of init.
  * From the backend: G go. On the maker socket: S domain type protocol, answered by S errno (+ socket).
  */
 struct msg {

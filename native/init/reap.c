@@ -25,12 +25,15 @@ void run_init(const struct config *c)
 	/* Nothing of the terminal or of files is needed any more: a pipe's reader must see its end when the program ends. */
 	close_others(-1, -1);
 	for (;;) {
-		pid = waitpid(-1, &status, 0);
+		pid = waitpid(-1, &status, WUNTRACED | WCONTINUED);
 		if (pid < 0 && errno == EINTR)
 			continue;
 		if (pid < 0)
 			break;
-		if (pid == program) {
+		if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+			if (pid == program)
+				say('T', status, 0, NULL, 0);
+		} else if (pid == program) {
 			result = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 			say('E', status, 0, NULL, 0);
 		}

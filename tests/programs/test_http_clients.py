@@ -43,7 +43,7 @@ def test_a_large_page_is_whole(guest, client):
 @clients
 def test_over_ipv6_the_server_sees_the_hosts_address(guest, client):
     if not guest.world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     page = fetch(guest, client, f"http://[{guest.world.web6}]/address")
     assert page.decode() == guest.world.host.addr6 + "\n"
     guest.mediated(1, "connect", f"[{guest.world.web6}]:80")

@@ -52,7 +52,7 @@ def test_many_connections_at_once(guest, program):
 @pytest.mark.parametrize("family", [4, 6])
 def test_echo_with_half_close(guest, program, family):
     if family == 6 and not guest.world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     world = guest.world
     far = f"{world.web4}:{ECHO}" if family == 4 else f"[{world.web6}]:{ECHO}"
     near = world.host.addr4 if family == 4 else world.host.addr6

@@ -28,7 +28,7 @@ def test_http_client_by_name(guest, program):
 def test_echo_with_half_close(guest, program, family):
     world = guest.world
     if family == 6 and not world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     far = world.web4 if family == 4 else world.web6
     near = world.host.addr4 if family == 4 else world.host.addr6
     for size in (0, 1, 3_000_000):

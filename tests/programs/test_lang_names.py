@@ -265,7 +265,7 @@ def test_a_refused_name_is_nxdomain_in_the_message(guest):
 @pytest.mark.parametrize("server", [NOWHERE, "8.8.8.8", "127.0.0.53", "2001:db8:99::53", "::1"])
 def test_whatever_server_is_asked(guest, server):
     if ":" in server and not guest.world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     for protocol in ("udp", "tcp"):
         assert question(guest, protocol, server, "web.test") == "0 whole 198.51.100.10"
     assert question(guest, "udp", server, "many.test").startswith("0 truncated")

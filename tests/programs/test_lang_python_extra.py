@@ -37,7 +37,7 @@ def test_ftp(guest, ftp, mode, family):
     the address that its connection has, and the server connects to them."""
     world = guest.world
     if family == 6 and not world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     server = world.web4 if family == 4 else world.web6
     said = json.loads(python(guest, "ftp.py", "client", server, ftp, mode))
     assert said == {"read": len(CONTENT), "same": True, "stored": f"226 {len(CONTENT)}"}

@@ -26,7 +26,7 @@ def test_client_keeps_half_close(guest, family):
     """All of the input comes back although socat closes its direction first."""
     world = guest.world
     if family == 6 and not world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     address = world.web4 if family == 4 else f"[{world.web6}]"
     argv = ["socat", "-t", "20", "-", f"TCP{family}:{address}:{world.echo_port}"]
     assert guest.run(argv, input=DATA, text=False, check=True).stdout == DATA
@@ -37,7 +37,7 @@ def test_client_keeps_half_close(guest, family):
 def test_server_forks_per_connection(guest, family):
     world, port = guest.world, guest.port()
     if family == 6 and not world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     address = world.host.addr4 if family == 4 else world.host.addr6
     bind = address if family == 4 else f"[{address}]"
     listen = f"TCP{family}-LISTEN:{port},bind={bind},reuseaddr,fork"

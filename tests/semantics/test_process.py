@@ -109,7 +109,12 @@ print(json.dumps({
     "host": os.uname().nodename,
     "dumpable": os.access("/proc/self/environ", os.R_OK),
 }))"""
-    argv = ["sh", "-c", 'umask 027; ulimit -n 512; trap "" USR1; exec nice -n 3 "$@"', "sh"]
+    argv = ["sh", "-c", 'umask 027; ulimit -n 512; trap "" USR1 INT; exec nice -n 3 "$@"', "sh"]
+    held = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})
+os.execvp(sys.argv[1], sys.argv[1:])"""
+    argv = [*argv, world.python, "-c", held]
     program = [world.python, "-c", script]
     native = world.host.run([*argv, *program], user="xstest", cwd=guest.directory)
     done = world.host.run(

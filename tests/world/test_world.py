@@ -25,7 +25,7 @@ def test_names_lead_to_the_web_server(world, name):
 @pytest.mark.parametrize("name", ["web.test", "v6only.test"])
 def test_ipv6(world, name):
     if not world.has_ipv6:
-        pytest.skip("no IPv6 on this machine")
+        pytest.skip("this host has no IPv6")
     done = curl(world, f"http://{name}/address", "-6")
     assert done.stdout == "2001:db8:10::10\n", done.stderr
 

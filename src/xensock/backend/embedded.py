@@ -73,6 +73,9 @@ class Order:
     warn: Callable[[str], None] = lambda text: None
     asker: Asker | None = None  # see Point
     pcap: BinaryIO | None = None  # a file for the guest's packets
+    mirror: Callable[[int], None] = lambda status: (
+        None
+    )  # the program stopped or goes on: waitpid(2)
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -269,6 +272,8 @@ class Embedded:
                 raise ExecError(self._order.argv[0], a)
             if kind == "F":
                 raise LaunchError(launch.STAGES[a], b)
+            if kind == "T":
+                self._order.mirror(a)
             if kind == "E":
                 code = os.waitstatus_to_exitcode(a)
                 code = 128 - code if code < 0 else code
@@ -278,8 +283,9 @@ class Embedded:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"xensock: {line}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # its reader may have left
+        sys.stderr.write(f"xensock: {line}\n")
+        sys.stderr.flush()
 
 
 def launch_lost(guest: Launched) -> int:

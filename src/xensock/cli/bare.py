@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from xensock.cli import errors, front
 from xensock.cli.errors import UserError, show
-from xensock.cli.failures import explained, opened
+from xensock.cli.failures import explained, lost, opened
+from xensock.cli.saying import complete, warn
 
 if TYPE_CHECKING:
     import socket
@@ -104,7 +105,7 @@ def run(wanted: Wanted) -> int:
 
             tap = Tap()
             if stream is not None:
-                tap.add(TraceWriter(stream, "text", False).write)
+                tap.add(TraceWriter(stream, lost=lost(wanted.trace)).write)
             order = Order(
                 wanted.argv,
                 policy,
@@ -114,22 +115,20 @@ def run(wanted: Wanted) -> int:
                 group=group,
                 record=tap,
                 detach=front.detacher(job, quiet=True),
-                warn=_warn,
+                warn=warn,
+                mirror=front.mirror(),
             )
-            return Embedded(order, _warn).run(job)
+            return Embedded(order, warn).run(job)
         except Exception as error:
             return show(explained(error), debug=wanted.debug).code
 
     return front.run(backend)
 
 
-def _warn(text: str) -> None:
-    sys.stderr.write(f"xensock: {text.rstrip()}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    complete()
     try:
         return run(parse(args))
     except (UserError, ValueError) as error:

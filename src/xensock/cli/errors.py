@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from typing import TextIO
 
 # Exit statuses of the podman-run/chroot(1) convention; 126 and 127 are for the guest's program.
@@ -67,13 +68,14 @@ def show(error: BaseException, *, debug: bool = False, stream: TextIO | None = N
     """Print an error to stderr, with its traceback if `debug`; returns what was shown."""
     out = sys.stderr if stream is None else stream
     shown = as_user_error(error)
-    if debug:
-        # An error that explains another was never raised itself: show the one being handled.
-        raised = error if error.__traceback__ is not None else sys.exception() or error
-        traceback.print_exception(raised, file=out)
-    for label, text in (("error", shown.what), ("cause", shown.cause), ("hint", shown.hint)):
-        if text:
-            print(f"{label}: {_printable(text)}", file=out)
+    with suppress(OSError):  # the reader of stderr left; the status tells the same
+        if debug:
+            # An error that explains another was never raised itself: show the one being handled.
+            raised = error if error.__traceback__ is not None else sys.exception() or error
+            traceback.print_exception(raised, file=out)
+        for label, text in (("error", shown.what), ("cause", shown.cause), ("hint", shown.hint)):
+            if text:
+                print(f"{label}: {_printable(text)}", file=out)
     return shown
 
 

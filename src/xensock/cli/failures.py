@@ -7,8 +7,11 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError
+from xensock.cli.saying import warn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xensock.stack.netns import RightsError
     from xensock.stack.upstream import UnreachableError
     from xensock.supervisor.launch import ExecError, LaunchError
@@ -37,6 +40,16 @@ def opened(path: str) -> TextIO:
         return open(path, "a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise not_written("the trace", path, error) from error
+
+
+def lost(path: str | None) -> Callable[[OSError], None]:
+    """What to say when a trace can be written no more; where it went to stderr (None) nobody is left to tell."""
+
+    def tell(error: OSError) -> None:
+        if path is not None:
+            warn(f"the trace in {path} ends here: {error.strerror}; the program goes on")
+
+    return tell
 
 
 def opened_for_packets(path: str) -> BinaryIO:

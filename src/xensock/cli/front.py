@@ -1,9 +1,10 @@
 """The front of `xensock run`: the process that the shell knows.
 
 Theory of operation: the front stays in the shell's job and so does the program; the backend, forked from the front,
-leaves it for a process group of its own, where neither the terminal's keys nor a guest's kill(0, …) reach it. Keys
-therefore act on the program as natively. A signal that somebody sends to the front alone (kill(2), not the terminal)
-is passed on. The front ends with the backend's status.
+leaves it for a process group of its own, where neither the terminal's keys nor a guest's kill(0, …) reach it. Whatever
+is sent to the job as a whole has therefore reached the program; a signal that somebody sends to the front alone is
+passed on. While the program is stopped the front is, so that the shell sees its job stopped; it ends with the backend's
+status.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from xensock.cli import witness
+from xensock.cli.witness import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SI_KERNEL = 0x80
-PASSED_ON = {
-    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-    signal.SIGWINCH,
-}  # fmt: skip
 FAILURE = 125
 
 
@@ -33,43 +33,40 @@ def run(
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     group = os.getpgrp()
     # Before the fork, so that no signal is lost between.
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | {signal.SIGCHLD})
-    sys.stdout.flush()
-    sys.stderr.flush()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, witness.ALL)
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         status = FAILURE
         try:
             near.close()
-            _leave_the_job()
+            _leave_the_job(mask)
             status = backend(group, far)
         finally:
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stderr.flush()
             os._exit(status)
     far.close()
     with near:
-        _let_go()
+        beheld = witness.start(near)
+        let_go()
         beside()
-        return _wait(pid, near)
+        return _wait(pid, near, beheld)
 
 
-def _leave_the_job() -> None:
+def _leave_the_job(mask: set[signal.Signals] | set[int]) -> None:
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON | {signal.SIGCHLD})
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _let_go() -> None:
-    """Only the program holds its input and output; the backend reports on stderr."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-
-
-def _wait(pid: int, backend: socket.socket) -> int:
+def _wait(pid: int, backend: socket.socket, beheld: witness.Witness) -> int:
+    own = {pid, os.getpid()}  # the backend lets this process go on; a broken pipe of our own
     while True:
-        info = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
+        info = signal.sigwaitinfo(witness.ALL)
         if info.si_signo == signal.SIGCHLD:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
@@ -78,18 +75,14 @@ def _wait(pid: int, backend: socket.socket) -> int:
             early = _early_status(backend)
             if early is not None:
                 return early
-        elif (
-            info.si_code != SI_KERNEL
-        ):  # the terminal's own signals have reached the program already
-            try:
+        elif info.si_pid not in own and not beheld.saw(info.si_signo):
+            with suppress(BrokenPipeError):
                 backend.send(bytes([info.si_signo]))
-            except BrokenPipeError:
-                continue
 
 
 def _early_status(backend: socket.socket) -> int | None:
     try:
-        return (backend.recv(1, socket.MSG_DONTWAIT) or b"\x7d")[0]
+        return (backend.recv(1, socket.MSG_DONTWAIT) or bytes([FAILURE]))[0]
     except BlockingIOError:
         return None
 
@@ -99,6 +92,7 @@ def detacher(front: socket.socket, quiet: bool) -> Callable[[int], None]:
 
     `quiet`: nothing more will be said on stderr, so that its reader sees its end.
     """
+    pidfd = os.pidfd_open(os.getppid())
 
     def detach(code: int) -> None:
         if quiet:
@@ -106,6 +100,22 @@ def detacher(front: socket.socket, quiet: bool) -> Callable[[int], None]:
             os.dup2(null, 2)
             os.close(null)
         front.send(bytes([code]))
-        os.kill(os.getppid(), signal.SIGCHLD)  # the front sleeps in sigwaitinfo
+        _send(pidfd, signal.SIGCHLD)  # the front sleeps in sigwaitinfo
 
     return detach
+
+
+def mirror() -> Callable[[int], None]:
+    """For the backend: has the front stop and go on as the program does, by a status of waitpid(2)."""
+    pidfd = os.pidfd_open(os.getppid())
+
+    def reflect(status: int) -> None:
+        # From here and in this order, lest the front stop when the program goes on already.
+        _send(pidfd, signal.SIGSTOP if os.WIFSTOPPED(status) else signal.SIGCONT)
+
+    return reflect
+
+
+def _send(pidfd: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)

@@ -16,6 +16,7 @@ import click
 from xensock import __version__
 from xensock.cli import errors, examples
 from xensock.cli.errors import UserError
+from xensock.cli.saying import complete
 from xensock.cli.terminal import CHOICES
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def _debug(arguments: Sequence[str]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    complete()
     verb, debug = _verb(args), _debug(args)
     try:
         status = cli.main(args=args, prog_name="xensock", standalone_mode=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from xensock.cli import auditing
 from xensock.cli.errors import UserError, show
-from xensock.cli.failures import explained, opened, opened_for_packets
+from xensock.cli.failures import explained, lost, opened, opened_for_packets
+from xensock.cli.saying import warn
 
 if TYPE_CHECKING:
     import socket
@@ -217,7 +218,7 @@ def run(
         try:
             from xensock.backend.embedded import Embedded, Order
 
-            log = wanted.open(lambda text: print(f"xensock: {text}", file=sys.stderr))
+            log = wanted.open(warn)
             tap = auditing.tap_of(record, log)
             if verbose and (trace is None or trace_file is not None):
                 tap.denials.tell = recorder("text", None, ctx, policy_file)
@@ -243,13 +244,14 @@ def run(
                 wanted.gate(log),
                 source_of(policy_file, allow, deny),
                 limits,
-                _say_nothing if quiet else _warn,
+                _say_nothing if quiet else warn,
                 prompts.asker() if prompts is not None else None,
                 opened_for_packets(pcap) if pcap is not None else None,
+                front.mirror(),
             )
             code = Embedded(order, _complain).run(job)
             if lesson is not None:
-                lesson.write(_warn)
+                lesson.write(warn)
             return code
         except Exception as error:
             shown = show(explained(error), debug=debug)
@@ -306,16 +308,12 @@ def _stay(code: int) -> None:
     """The caller waits for the guest's last process."""
 
 
-def _warn(text: str) -> None:
-    sys.stderr.write(f"xensock: {text}\n")
-
-
 def _say_nothing(text: str) -> None:
-    """Instead of `_warn`."""
+    """Instead of `warn`."""
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"xensock: internal error, the call was refused: {text}")
+    warn(f"internal error, the call was refused: {text}")
 
 
 def recorder(
@@ -328,4 +326,5 @@ def recorder(
 
     stream = sys.stderr if path is None else opened(path)
     colour = path is None and colour_wanted(stream, ctx.find_root().params.get("color"))
-    return TraceWriter(stream, "json" if style == "json" else "text", colour, policy or "").write
+    form: Literal["text", "json"] = "json" if style == "json" else "text"
+    return TraceWriter(stream, form, colour, policy or "", lost(path)).write

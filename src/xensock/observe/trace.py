@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 from xensock.calls.record import Outcome, Path, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Style = Literal["text", "json"]
 SCHEMA = 1
@@ -58,11 +58,18 @@ class TraceWriter:
 
     colour   whether text lines carry ANSI colours
     policy   the policy file that decides, if there is one: a refused call's line says what to add to it
-    Raises ValueError for an unknown style; `write` raises what the stream raises (OSError).
+    lost     is called once when the stream fails, by a full disk or a reader that has left, and nothing is written
+             from then on; without it `write` raises what the stream raises (OSError)
+    Raises ValueError for an unknown style.
     """
 
     def __init__(
-        self, stream: TextIO, style: Style = "text", colour: bool = False, policy: str = ""
+        self,
+        stream: TextIO,
+        style: Style = "text",
+        colour: bool = False,
+        policy: str = "",
+        lost: Callable[[OSError], None] | None = None,
     ) -> None:
         if style not in get_args(Style):
             raise ValueError(f"unknown trace style {style!r}; there are text and json")
@@ -70,18 +77,31 @@ class TraceWriter:
         self._style = style
         self._colour = colour
         self._policy = policy
+        self._lost = lost
+        self._over = False
         self._lock = threading.Lock()
         self._widths = [least for least, _ in (_PROGRAM, _CALL, _NAME, _RULE, _PATH)]
 
     def write(self, record: Record) -> None:
         """Add the line of one record."""
         with self._lock:
-            line = record_to_json(record) if self._style == "json" else self._text(record)
-            encoding = getattr(self._stream, "encoding", None)
-            if encoding:
-                line = line.encode(encoding, "backslashreplace").decode(encoding)
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            if self._over:
+                return
+            try:
+                self._write(record)
+            except OSError as error:
+                if self._lost is None:
+                    raise
+                self._over = True
+                self._lost(error)
+
+    def _write(self, record: Record) -> None:
+        line = record_to_json(record) if self._style == "json" else self._text(record)
+        encoding = getattr(self._stream, "encoding", None)
+        if encoding:
+            line = line.encode(encoding, "backslashreplace").decode(encoding)
+        self._stream.write(line + "\n")
+        self._stream.flush()
 
     def _text(self, record: Record) -> str:
         outcome, result = _outcome(record), _result(record)

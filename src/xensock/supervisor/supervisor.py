@@ -221,7 +221,7 @@ class Supervisor:
         while (events := _core.super_next(self.handle, -1)) is not None:
             for kind, run in itertools.groupby(events, operator.itemgetter(0)):
                 if kind == DONE:
-                    self._told(list(run))
+                    self._tell(list(run))
                     continue
                 for event in run:
                     self._ask(event)
@@ -390,6 +390,13 @@ class Supervisor:
             value=value,
             connection=connection,
         )
+
+    def _tell(self, run: list[_core.Event]) -> None:
+        try:
+            self._told(run)
+        except Exception:
+            # Those calls are done: a fault of the record is shown, and the next call is answered all the same.
+            self.parts.complain(traceback.format_exc())
 
     def _told(self, run: list[_core.Event]) -> None:
         """Record connects that the core carried out: as lines, where only the audit log wants to know."""

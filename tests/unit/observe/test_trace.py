@@ -237,3 +237,19 @@ def test_wrong_lines_are_refused(change: dict[str, object], message: str) -> Non
 def test_other_lines_are_refused(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (json's own among them)
         record_from_json(line)
+
+
+def test_a_stream_that_fails_is_told_of_once() -> None:
+    class Full(io.StringIO):
+        tries = 0
+
+        def write(self, text: str) -> int:
+            self.tries += 1
+            raise OSError(errno.ENOSPC, "full")
+
+    stream, said = Full(), []
+    writer = TraceWriter(stream, lost=said.append)
+    for _ in range(3):
+        writer.write(ALLOWED)
+    assert [error.errno for error in said] == [errno.ENOSPC]
+    assert stream.tries == 1

@@ -147,7 +147,7 @@ def test_the_reply_comes_from_the_address_that_was_asked(guest, server) -> None:
         with guest.client(server):
             pass
     except OSError:
-        pytest.skip("no IPv6 here")
+        pytest.skip("this host has no IPv6")
     assert answers(guest.ask("web.test", server=server)) == ["192.0.2.1", "192.0.2.2"]
 
 

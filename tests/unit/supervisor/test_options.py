@@ -135,7 +135,7 @@ def test_buffers_that_nobody_set_stay_the_kernels_to_tune() -> None:
         assert new.getsockopt(SOL, options.SO_BUF_LOCK) == options.RCVBUF_LOCK
 
 
-@pytest.mark.skipif(socket.AF_INET6 not in FAMILIES, reason="no IPv6")
+@pytest.mark.skipif(socket.AF_INET6 not in FAMILIES, reason="this host has no IPv6")
 @pytest.mark.parametrize("only", [0, 1])
 def test_ipv6_only(only: int) -> None:
     with two(socket.AF_INET6) as (old, new):

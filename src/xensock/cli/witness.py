@@ -1,0 +1,72 @@
+"""A process of the job beside the front, which tells whether a signal was the whole job's.
+
+Theory of operation: the program has whatever is sent to the job's process group (the terminal's keys, a shell's
+`kill %1`), and must not be given it again; what is sent to the front alone must be passed on. A signal does not say
+which of the two it was, but in the first case the witness has it, too. The kernel sends to a group under the lock of
+the list of processes, which setpgid(2) takes: when that has returned, everybody of the group has what the front has.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import Counter
+from contextlib import suppress
+
+ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+class Witness:
+    """Started by `start`; ends with the process that did so."""
+
+    def __init__(self, pid: int, link: socket.socket) -> None:
+        self.pid = pid
+        self._link = link
+
+    def saw(self, number: int) -> bool:
+        """Whether a signal that came here went to the whole process group."""
+        with suppress(PermissionError):  # of a session's leader; the lock was taken
+            os.setpgid(0, os.getpgrp())
+        try:
+            os.kill(self.pid, signal.SIGCONT)  # it stops with the job, but may be left behind
+            self._link.send(bytes([number]))
+            return self._link.recv(1) == b"\1"
+        except OSError:  # somebody killed it
+            return False
+
+
+def start(*others: socket.socket) -> Witness:
+    """Start the witness. Every signal must be blocked here; it closes `others`, and holds no input and output."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    front = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for sock in (near, *others):
+                sock.close()
+            let_go()
+            _watch(far, front)
+        finally:
+            os._exit(0)
+    far.close()
+    return Witness(pid, near)
+
+
+def _watch(link: socket.socket, front: int) -> None:
+    seen: Counter[int] = Counter()
+    while asked := link.recv(1):
+        while (info := signal.sigtimedwait(ALL, 0)) is not None:
+            if info.si_pid != front:  # which continues this process
+                seen[info.si_signo] += 1
+        number = asked[0]
+        link.send(b"\1" if seen[number] else b"\0")
+        seen[number] = max(seen[number] - 1, 0)
+
+
+def let_go() -> None:
+    """Leave input and output to the program, so that their other ends see its end."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
