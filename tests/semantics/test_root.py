@@ -48,9 +48,11 @@ grep CapEff /proc/self/status
     assert lines[:3] == ["0", str(other), "hello from the world"], done.stderr
     if not guest.native:
         held = int(lines[3].split()[1], 16)
-        # capabilities(7): NET_ADMIN, NET_RAW, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, BPF
-        for number in (12, 13, 16, 17, 19, 21, 39):
-            assert not held >> number & 1, f"capability {number} is held"
+        # capabilities(7): CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, LINUX_IMMUTABLE,
+        # NET_BIND_SERVICE, IPC_LOCK, IPC_OWNER, SYS_CHROOT, SYS_NICE, SYS_RESOURCE, LEASE, AUDIT_WRITE, SETFCAP:
+        # of files, users and the guest's own processes, and no others.
+        harmless = {0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 18, 23, 24, 28, 29, 31}
+        assert {number for number in range(64) if held >> number & 1} <= harmless
         guest.mediated(1, "connect")
 
 

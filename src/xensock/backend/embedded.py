@@ -75,7 +75,7 @@ class Order:
     pcap: BinaryIO | None = None  # a file for the guest's packets
     mirror: Callable[[int], None] = lambda status: (
         None
-    )  # the program stopped or goes on: waitpid(2)
+    )  # the program stopped, goes on, ended: waitpid(2)
 
 
 def forced_failure() -> tuple[str, int] | None:
@@ -272,7 +272,7 @@ class Embedded:
                 raise ExecError(self._order.argv[0], a)
             if kind == "F":
                 raise LaunchError(launch.STAGES[a], b)
-            if kind == "T":
+            if kind in ("T", "E"):
                 self._order.mirror(a)
             if kind == "E":
                 code = os.waitstatus_to_exitcode(a)

@@ -106,12 +106,19 @@ def detacher(front: socket.socket, quiet: bool) -> Callable[[int], None]:
 
 
 def mirror() -> Callable[[int], None]:
-    """For the backend: has the front stop and go on as the program does, by a status of waitpid(2)."""
+    """For the backend: has the front stop and go on as the program does, by its statuses of waitpid(2)."""
     pidfd = os.pidfd_open(os.getppid())
+    stopped = False
 
     def reflect(status: int) -> None:
-        # From here and in this order, lest the front stop when the program goes on already.
-        _send(pidfd, signal.SIGSTOP if os.WIFSTOPPED(status) else signal.SIGCONT)
+        # From here and in this order, lest the front stop when the program goes on already. That it went on need not
+        # be told where it has ended since.
+        nonlocal stopped
+        if os.WIFSTOPPED(status):
+            _send(pidfd, signal.SIGSTOP)
+        elif stopped:
+            _send(pidfd, signal.SIGCONT)
+        stopped = os.WIFSTOPPED(status)
 
     return reflect
 

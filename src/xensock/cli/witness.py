@@ -9,11 +9,13 @@ the list of processes, which setpgid(2) takes: when that has returned, everybody
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from collections import Counter
 from contextlib import suppress
 
+STOPPED_S = 0.02  # no answer for so long: see whether it is stopped
 ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -29,8 +31,11 @@ class Witness:
         with suppress(PermissionError):  # of a session's leader; the lock was taken
             os.setpgid(0, os.getpgrp())
         try:
-            os.kill(self.pid, signal.SIGCONT)  # it stops with the job, but may be left behind
             self._link.send(bytes([number]))
+            while not select.select([self._link], [], [], STOPPED_S)[0]:
+                if os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+                    # It stopped with the job, and this process alone was continued.
+                    os.kill(self.pid, signal.SIGCONT)
             return self._link.recv(1) == b"\1"
         except OSError:  # somebody killed it
             return False
