@@ -1,7 +1,8 @@
 """Every command that README and the documents show is run, as an ordinary user of the test world.
 
 Blocks marked `console`: lines that begin with `$ ` are one shell script, the lines between are what
-it must print, `…` standing for anything. `console fails` must end with another status than 0.
+it must print, `…` standing for anything. `console fails` must end with another status than 0, and
+tell what is printed then.
 Blocks marked `sh` are scripts as they stand, except those of make targets, which CI calls. Blocks
 marked `python` are run by the Python that has XenSock. Each block starts in an empty directory.
 
@@ -53,6 +54,9 @@ def blocks(text: str) -> Iterator[tuple[int, Block]]:
             script = "".join(line[2:] + "\n" for line in lines if line.startswith("$ "))
             expected = [line for line in lines if not line.startswith("$ ")]
             assert script, "a console block without a command"
+            assert expected or mark != "fails", (
+                "anything may go wrong: the block must say what does"
+            )
         yield text.count("\n", 0, match.start()) + 1, Block(kind, mark == "fails", script, expected)
 
 
@@ -92,7 +96,9 @@ def directory(world: World, request: pytest.FixtureRequest) -> Iterator[Path]:
 def test_command(block: Block, world: World, xensock: list[str], directory: Path) -> None:
     command = Path(xensock[0])
     (directory / ".venv" / "bin" / "xensock").symlink_to(command)
-    script = re.sub(r"\bexample\.com\b", "web.test", block.script)
+    script, *expected = (
+        re.sub(r"\bexample\.com\b", "web.test", text) for text in (block.script, *block.expected)
+    )
     before = world.host.pids()
     if block.kind == "python":
         argv = [str(command.parent / "python"), "-c", script]
@@ -113,7 +119,7 @@ def test_command(block: Block, world: World, xensock: list[str], directory: Path
     )
     output = done.stdout + done.stderr
     assert (done.returncode != 0) is block.fails, f"status {done.returncode}\n{output}"
-    assert shows(output, block.expected), f"not as shown:\n{output}"
+    assert shows(output, expected), f"not as shown:\n{output}"
     left = world.host.pids() - before
     assert not left, f"processes left behind: {left}"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,6 @@ from .observing import addresses, observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from world.runner import Guest
 
@@ -52,6 +53,40 @@ def test_ways_around(guest: Guest, site: Site, compiled: Callable[..., Path], ve
         "parent's memory": "EPERM",
         "init's descriptors": "EPERM",
     }
+
+
+CONFINE = Path(__file__).parents[1] / "unit" / "doctor" / "confine.py"
+
+
+@pytest.mark.parametrize("guest", ["relay"], indirect=True)
+@pytest.mark.parametrize("refused", ["landlock:ENOSYS", "landlock:EOPNOTSUPP"])
+def test_without_landlock(
+    guest: Guest, site: Site, compiled: Callable[..., Path], refused: str
+) -> None:
+    """A kernel without it, or where it is switched off: bytes go by the relay, and nothing leads around it."""
+    world = site.world
+    peer, _ = addresses(site, 4)
+    python = Path(guest.xensock[0]).with_name("python")
+    fetch = f"curl -sS http://{world.web4}/"
+    with Service(world.peer.listen(peer)) as service:
+        script = f'{fetch}; exec "$@"'
+        argv = ["sh", "-c", script, "sh", str(compiled("ways")), "4", peer, str(service.port)]
+        options = ("--deny", f"{peer}:{service.port}", "--datapath", "auto")
+        done = world.host.run(
+            [str(python), str(CONFINE), refused, "--", *guest.command(argv, options)],
+            user="xstest",
+            cwd=guest.directory,
+        )
+        assert service.clients == []
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines = done.stdout.splitlines()
+    assert first == "hello from the world"
+    seen = {line["say"]: line["got"] for line in map(json.loads, lines)}
+    closed = ("raw", "bind to a device", "mark", "repair", "interface flags")
+    assert {seen[what] for what in closed} == {"EPERM"}
+    assert (seen["connect"], seen["io_uring"]) == ("EACCES", "ENOSYS")
+    allowed = [call for call in guest.calls if call["decision"] == "allow"]
+    assert {call["datapath"] for call in allowed} == {"relay"}
 
 
 @guests

@@ -225,6 +225,7 @@ def test_ubuntus_restriction(refused: str) -> None:
     assert "docs/howto/user-namespaces.md" in lines["hint"]
 
 
+@needs_guests
 def test_a_traceback_only_with_debug() -> None:
     assert "Traceback" not in run("--", "true", fail="netns:EPERM").stderr
     assert "Traceback" in run("--debug", "--", "true", fail="netns:EPERM").stderr
