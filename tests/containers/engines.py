@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,12 +149,10 @@ class Engine:
         """Whether its containers are in control groups of their own; see podman()."""
         return self.oci != "crun"
 
-    def plain(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A container under the engine's own runtime."""
-        options = [f"--runtime={self.oci}"]
-        before = options if self.kind != "docker" else []
-        after = options if self.kind == "docker" else self.run_options()
-        return self(*before, "run", *after, "--rm", "--network=none", *argv, check=check)
+    @property
+    def plain(self) -> Engine:
+        """The same under the engine's own runtime; `remove` of either ends what was started."""
+        return replace(self, runtime=[f"--runtime={self.oci}"])
 
     def records(self) -> list[dict[str, Any]]:
         """The backend's trace."""

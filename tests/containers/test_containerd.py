@@ -74,7 +74,7 @@ def test_containers_of_a_pod(engine: Engine, ctr: Ctr) -> None:
     done = ctr.run("refused", "true", options=(given,), check=False)
     assert done.returncode != 0
     assert "it has a network of the engine's" in done.stderr
-    for number, kind in enumerate((f"{oci.POD}=container", f"{oci.NETWORK}=none")):
+    for number, kind in enumerate((f"{oci.PODS[0]}=container", f"{oci.NETWORK}=none")):
         options = (given, f"--annotation={kind}")
         done = ctr.run(f"seen{number}", "ls", "/sys/class/net", options=options)
         assert "lo" in done.stdout.split()

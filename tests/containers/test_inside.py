@@ -40,7 +40,7 @@ def within(
     mounts = [word for path in MACHINE for word in ("-v", f"{path}:{path}:ro")]
     command = [sys.executable, "-m", "xensock", *argv]
     words = [*mounts, f"--user={uid}", *options, "machine", *command]
-    return engine.plain(*words, check=False)
+    return engine.plain.run(*words, check=False)
 
 
 @USERS

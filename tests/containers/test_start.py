@@ -25,7 +25,7 @@ def test_a_start_is_hardly_longer(engine: Engine, record_property) -> None:
 
     pairs = [
         (
-            taken(lambda: engine.plain("box", "true")),
+            taken(lambda: engine.plain.run("box", "true")),
             taken(lambda: engine.run("box", "true")),
         )
         for _ in range(PAIRS)

@@ -82,7 +82,7 @@ class Labels:
             raise RefusedError(f"label {PREFIX}publish: {error}; {error.hint}") from error
         only = listen == "published"
         return Allowance(
-            self._policy(said, container.image), published, path, said.get("group", ""), only
+            self._policy(said, container), published, path, said.get("group", ""), only
         )
 
     def unknown(self) -> str:
@@ -94,7 +94,7 @@ class Labels:
                 return str(error)
         return ""
 
-    def _policy(self, said: Mapping[str, str], image: str) -> Policy | Current:
+    def _policy(self, said: Mapping[str, str], container: Container) -> Policy | Current:
         if "policy" in said:
             if "allow" in said or "deny" in said:
                 raise RefusedError(
@@ -102,7 +102,7 @@ class Labels:
                     "put the rules into the policy"
                 )
             return self._named(said["policy"])
-        if "allow" not in said and (name := self._by_image(image)) is not None:
+        if "allow" not in said and (name := self._by_image(container)) is not None:
             try:
                 return self._named(name, _words(said.get("deny", "")))
             except RuleError as error:
@@ -120,8 +120,9 @@ class Labels:
         except RuleError as error:
             raise RefusedError(f"label {PREFIX}allow or {PREFIX}deny: {error}") from error
 
-    def _by_image(self, image: str) -> str | None:
-        names = {image, full_name(image)} if image else set()
+    def _by_image(self, container: Container) -> str | None:
+        known = {container.image, *container.images} - {""}
+        names = known | {full_name(each) for each in known if not each.startswith("sha256:")}
         for pattern, policy in self._images:
             if any(fnmatchcase(name, pattern) for name in names):
                 return policy

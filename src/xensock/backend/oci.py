@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from xensock.backend.kept import look
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INIT = "/dev/xensock-init"
 NETWORK = "xensock.network"  # a label
-POD = "io.kubernetes.cri.container-type"  # an annotation of containerd's, for whatever is in a pod
+# Annotations of what is in a pod: containerd's; CRI-O's, and that of Podman, whose pod's first container has none.
+PODS = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
 CAP_SETPCAP, CAP_SYS_ADMIN = 8, 21
 CONFINING = ("seccomp", "landlock_create_ruleset", "landlock_restrict_self")
 SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
@@ -40,6 +42,7 @@ class RefusedError(Exception):
 class Container:
     """Who a container is.
 
+    images       what else its image is known by (backend/kept.py)
     labels       the engine's labels and the description's annotations, whose word is the last
     interface    path of the network namespace that the engine gives it, "" if it is to make one, or gives one later
     resolv_conf  path of the file that the engine mounts for names, "" if none
@@ -52,6 +55,7 @@ class Container:
     labels: Mapping[str, str] = field(default_factory=dict)
     interface: str = ""
     resolv_conf: str = ""
+    images: tuple[str, ...] = ()
 
 
 def read(text: bytes) -> dict[str, Any]:
@@ -68,31 +72,26 @@ def read(text: bytes) -> dict[str, Any]:
 def identify(ident: str, bundle: str, config: Mapping[str, Any]) -> Container:
     """Who it is, from the description and from what Docker, Podman and containerd keep beside it."""
     notes = {str(k): str(v) for k, v in (config.get("annotations") or {}).items()}
-    docker = _docker(ident, config)
-    settings = docker.get("Config") or {}
-    labels = {str(k): str(v) for k, v in (settings.get("Labels") or {}).items()}
-    podman = _podman(ident, bundle)
-    name = (
-        str(docker.get("Name", "")).lstrip("/")
-        or podman[0]
+    kept = look(ident, bundle, config)
+    return Container(
+        ident,
+        kept.name
         or notes.get("io.kubernetes.cri.container-name")
         or notes.get("nerdctl/name")
-        or ident[:12]
-    )
-    image = str(
-        settings.get("Image") or podman[1] or notes.get("io.kubernetes.cri.image-name") or ""
-    )
-    network = str((docker.get("HostConfig") or {}).get("NetworkMode", ""))
-    return Container(
-        ident, name, image, network, {**labels, **notes}, _interface(config), _resolv_conf(config)
+        or ident[:12],
+        kept.image or notes.get("io.kubernetes.cri.image-name") or "",
+        kept.network,
+        {**kept.labels, **notes},
+        next((str(each.get("path") or "") for each in _networks(config)), ""),
+        _resolv_conf(config),
+        kept.images,
     )
 
 
-def _interface(config: Mapping[str, Any]) -> str:
+def _networks(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The network namespaces that it names: one, or none for the host's."""
     spaces = (config.get("linux") or {}).get("namespaces") or ()
-    return next(
-        (str(each.get("path") or "") for each in spaces if each.get("type") == "network"), ""
-    )
+    return [each for each in spaces if each.get("type") == "network"]
 
 
 def _resolv_conf(config: Mapping[str, Any]) -> str:
@@ -102,51 +101,19 @@ def _resolv_conf(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _docker(ident: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What dockerd keeps of it: the files that it mounts for names lie in the same directory."""
-    for mount in config.get("mounts") or ():
-        source = str(mount.get("source", ""))
-        if mount.get("destination") == "/etc/hostname" and f"/containers/{ident}/" in source:
-            folder = Path(source).parent
-            found: dict[str, Any] = _json(folder / "config.v2.json")
-            found["HostConfig"] = _json(folder / "hostconfig.json")
-            return found
-    return {}
-
-
-def _podman(ident: str, bundle: str) -> tuple[str, str]:
-    """containers/storage's names of it and its image: the bundle is STORAGE/DRIVER-containers/ID/userdata."""
-    listed = _json(Path(bundle).parents[1] / "containers.json") if bundle.count("/") > 2 else []
-    for each in listed if isinstance(listed, list) else ():
-        if isinstance(each, dict) and each.get("id") == ident:
-            names = [str(name) for name in each.get("names") or () if name != ident]
-            try:
-                image = json.loads(each.get("metadata") or "{}")["image-name"]
-            except (ValueError, TypeError, KeyError):
-                image = ""
-            return names[0] if names else "", str(image)
-    return "", ""
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-
-
 def apart(container: Container) -> bool:
     """Whether it is to take no part in the network that it was given, but have a namespace of its own instead.
 
     A pod's containers always: theirs has an interface, and is shared.
     """
-    return container.labels.get(NETWORK) in ("none", "guest") or POD in container.labels
+    return container.labels.get(NETWORK) in ("none", "guest") or any(
+        note in container.labels for note in PODS
+    )
 
 
 def check_network(config: Mapping[str, Any], container: Container) -> None:
     """Raises RefusedError for a container that shares the host's network or has one of the engine's."""
-    spaces = (config.get("linux") or {}).get("namespaces") or ()
-    if not any(each.get("type") == "network" for each in spaces):
+    if not _networks(config):
         raise RefusedError("it would share the host's network; start it with --network none")
     if container.network not in ("", "none"):
         raise RefusedError(
@@ -168,9 +135,8 @@ def wrap_config(config: dict[str, Any], init: str, fd: int, apart: bool = False)
     """
     wrap_process(config.get("process"), fd)
     if apart:
-        for each in config["linux"]["namespaces"]:
-            if each.get("type") == "network":
-                each.pop("path", None)
+        for each in _networks(config):
+            each.pop("path", None)
     mounts = config.setdefault("mounts", [])
     mounts[:] = [each for each in mounts if each.get("destination") != INIT]
     options = ["bind", "ro", "nosuid", "nodev"]

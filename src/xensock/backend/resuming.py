@@ -44,7 +44,9 @@ class Description:
     def read(cls, fd: int) -> Description:
         """Raises OSError; ValueError, TypeError, KeyError for what is none."""
         found = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
-        return cls(Container(**found.pop("container")), **found)
+        known = found.pop("container")
+        known["images"] = tuple(known.get("images", ()))
+        return cls(Container(**known), **found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,24 @@ def test_policy_by_image(policies: Path) -> None:
     assert "unknown policy 'gone'" in judge.unknown()
     with pytest.raises(RefusedError, match="label xensock"):
         policy("shop/web:1", deny="1.2.3.4.5:x")
-    # Without a name of an image there is the backend's own word.
+    # Without an image there is the backend's own word.
     assert not allowed(policy(""))
+
+
+def test_policy_by_number_and_other_names(policies: Path) -> None:
+    judge = Labels([], [], policies, None, [("sha256:12*", "web"), ("*/shop/*:1", "web")])
+    for also, fits in (
+        (("sha256:1234",), True),
+        (("sha256:3412",), False),
+        (("sha256:3412", "shop/web:1"), True),
+    ):
+        found = judge(Container("id", "name", "other:1", images=also)).policy
+        assert (found is judge(Container("id", "name")).policy) is not fits
+    # A number is no name.
+    judge = Labels([], [], policies, None, [("docker.io/*", "web")])
+    numbered = judge(Container("id", "name", images=("sha256:12",))).policy
+    assert numbered is judge(Container("id", "name")).policy
+
+
+def test_policies_of_images_that_are_there(policies: Path) -> None:
     assert Labels([], [], policies, None, [("*", "web")]).unknown() == ""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xensock.backend import oci
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NONE = {"type": "network"}
 
@@ -110,34 +106,6 @@ def test_networks_that_are_refused() -> None:
             oci.check_network(description, container)
 
 
-def test_what_docker_keeps(tmp_path: Path) -> None:
-    folder = tmp_path / "containers" / "abc"
-    folder.mkdir(parents=True)
-    kept = {"Name": "/web", "Config": {"Image": "box:1", "Labels": {"a": "label", "b": "1"}}}
-    (folder / "config.v2.json").write_text(json.dumps(kept))
-    (folder / "hostconfig.json").write_text('{"NetworkMode": "none"}')
-    mount = {"destination": "/etc/hostname", "source": f"{folder}/hostname"}
-    found = oci.identify("abc", "/b", config(mounts=[mount], annotations={"a": "note"}))
-    assert found == oci.Container("abc", "web", "box:1", "none", {"a": "note", "b": "1"})
-
-
-def test_what_podman_keeps(tmp_path: Path) -> None:
-    bundle = tmp_path / "vfs-containers" / "abc" / "userdata"
-    bundle.mkdir(parents=True)
-    image = json.dumps({"image-name": "localhost/web:1", "image-id": "12"})
-    listed = [
-        {"id": "x", "names": ["other"], "metadata": image},
-        {"id": "abc", "names": ["web"], "metadata": image},
-        {"id": "odd", "names": ["odd"], "metadata": "{"},
-    ]
-    (tmp_path / "vfs-containers" / "containers.json").write_text(json.dumps(listed))
-    found = oci.identify("abc", str(bundle), config())
-    assert (found.name, found.image) == ("web", "localhost/web:1")
-    found = oci.identify("odd", str(bundle), config())
-    assert (found.name, found.image) == ("odd", "")
-    assert oci.identify("def", str(bundle), config()).name == "def"
-
-
 def test_names_of_other_engines() -> None:
     notes = {"io.kubernetes.cri.container-name": "api", "io.kubernetes.cri.image-name": "api:2"}
     found = oci.identify("0123456789abcdef", "/b", config(annotations=notes))
@@ -146,12 +114,9 @@ def test_names_of_other_engines() -> None:
 
 
 def test_a_network_of_its_own_for_a_pods_container() -> None:
-    labels = ({oci.NETWORK: "none"}, {oci.POD: "sandbox"}, {})
-    assert [oci.apart(oci.Container("i", "n", labels=each)) for each in labels] == [
-        True,
-        True,
-        False,
-    ]
+    labels = [{oci.NETWORK: "none"}, *({note: "sandbox"} for note in oci.PODS), {}]
+    found = [oci.apart(oci.Container("i", "n", labels=each)) for each in labels]
+    assert found == [True, True, True, False]
     for apart in (False, True):
         description = config()
         network = {"type": "network", "path": "/run/netns/pod"}

@@ -27,7 +27,8 @@ class Kept(Store):
 
 
 def test_a_description() -> None:
-    container = Container("abc", "web", "box", "none", {"xensock.group": "shop"})
+    labels = {"xensock.group": "shop"}
+    container = Container("abc", "web", "box", "none", labels, images=("sha256:12", "other"))
     made = Description(container, True, 2, 7)
     fd = made.file()
     assert Description.read(fd) == made
