@@ -154,6 +154,12 @@ def _innermost(argument: str) -> int:
     return max(found)[1]
 
 
+def _card(host: Namespace) -> str:
+    """The interface of the host by which it reaches the world."""
+    names = host.inside(socket.if_nameindex)
+    return next(name for _, name in names if name != "lo")
+
+
 @pytest.fixture(scope="session")
 def tries(world: World) -> Path:
     """The directory of the attempts, where the world's ordinary user may read them."""
@@ -200,6 +206,7 @@ def _attempts(
         site = {
             "peer": peer.addr4,
             "host": host.addr4,
+            "card": _card(host),
             "refused": refused.port,
             "allowed": allowed.port,
             "local": local.port,
