@@ -151,6 +151,8 @@ def test_a_run_and_its_sockets(runtime: Path, far: socket.socket, path: str) -> 
         assert "evil\\x1b]0;gotcha\\x07\\x9b31m\\nname" in said("ps")
         assert "co\\x1b[5mm" in said("ss")
         assert "1 established" in said("status")
+        assert said("ps", "-q") == f"{guest['guest']}\n"
+        assert set(said("ss", "-q").split()) == {one["connection"] for one in found.values()}
         said("kill", talk["connection"])
         assert running.line() in ("ECONNRESET", "EPIPE")
         with pytest.raises(ConnectionResetError):
@@ -362,6 +364,19 @@ def test_whom_there_is_not(runtime: Path, what: str) -> None:
     complaint = said("kill", what, status=2)
     assert "no guest has this id or name" in complaint
     assert "hint: guests: none" in complaint
+
+
+def test_several_are_ended_at_once(runtime: Path, far: socket.socket) -> None:
+    """All of them, or where one is unknown none."""
+    with talking(far, "--allow", "loopback", "--allow", "listen:any") as running:
+        (guest,) = until(lambda: rows("ps", "guests"))
+        assert "which guest is nobody?" in said("kill", guest["guest"], "nobody", status=2)
+        first, second = said("ss", "-q").split()
+        said("kill", first, second)
+        assert running.line() in ("ECONNRESET", "EPIPE")
+        said("kill", *said("ps", "-q").split())
+        running.process.wait(PATIENCE)
+    assert said("ps", "-q") == ""
 
 
 def test_a_control_socket_that_is_none(runtime: Path, tmp_path: Path) -> None:

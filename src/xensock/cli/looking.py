@@ -34,6 +34,9 @@ control_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON with a schema number."
 )
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Print identifiers alone, one a line, as `kill` takes them."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,11 @@ def _print(key: str, rows: Sequence[dict[str, Any]]) -> None:
     click.echo(json.dumps({"schema": SCHEMA, key: rows}, indent=2))
 
 
+def _print_plainly(ids: Sequence[str]) -> None:
+    for each in ids:
+        click.echo(each)
+
+
 def table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
     """Aligned columns; what is not there is a dash."""
     rows = [
@@ -140,10 +148,14 @@ def ago(seconds: float) -> str:
 
 @click.command(context_settings=HELP)
 @json_option
+@quiet_option
 @control_option
-def ps(control: str | None, as_json: bool) -> None:
+def ps(control: str | None, as_json: bool, quiet: bool) -> None:
     """List the guests of your runs and backends."""
     rows = guests(control)
+    if quiet:
+        _print_plainly([row.id for row in rows])
+        return
     if as_json:
         _print(
             "guests", [{**row.guest, "guest": row.id, "backend": row.backend.pid} for row in rows]
@@ -164,11 +176,15 @@ def ps(control: str | None, as_json: bool) -> None:
 @click.command(context_settings=HELP)
 @click.argument("guest", required=False)
 @json_option
+@quiet_option
 @control_option
-def ss(guest: str | None, control: str | None, as_json: bool) -> None:
+def ss(guest: str | None, control: str | None, as_json: bool, quiet: bool) -> None:
     """List the sockets of all guests, or of GUEST."""
     rows = guests(control)
     found = sockets(rows if guest is None else [one_of(rows, guest)])
+    if quiet:
+        _print_plainly([one["connection"] for one in found])
+        return
     if as_json:
         _print("sockets", found)
         return
@@ -271,15 +287,23 @@ def _show_event(line: dict[str, Any], writer: TraceWriter, as_json: bool) -> Non
 
 
 @click.command(context_settings=HELP)
-@click.argument("what", metavar="GUEST|CONNECTION")
+@click.argument("targets", metavar="GUEST|CONNECTION...", nargs=-1, required=True)
 @json_option
 @control_option
-def kill(what: str, control: str | None, as_json: bool) -> None:
-    """End a guest, or one of its connections (as `xensock ss` names it): the other end gets a reset."""
+def kill(targets: tuple[str, ...], control: str | None, as_json: bool) -> None:
+    """End guests, or single connections (as `xensock ss` names them): the other end gets a reset."""
+    there = guests(control)
+    chosen = [(what, one_of(there, what.partition("/")[0])) for what in targets]
+    for what, row in chosen:
+        _kill(what, row)
+        if as_json:
+            click.echo(json.dumps({"schema": SCHEMA, "killed": what}))
+
+
+def _kill(what: str, row: Row) -> None:
     from xensock.backend.asking import AnswerError
 
-    name, _, number = what.partition("/")
-    row = one_of(guests(control), name)
+    _, _, number = what.partition("/")
     try:
         if number:
             if not number.isdigit():
@@ -294,8 +318,6 @@ def kill(what: str, control: str | None, as_json: bool) -> None:
             "`xensock ss` lists the connections that there are now",
             FAILURE,
         ) from error
-    if as_json:
-        click.echo(json.dumps({"schema": SCHEMA, "killed": what}))
 
 
 def one_of(rows: Sequence[Row], wanted: str) -> Row:
