@@ -21,8 +21,10 @@ def written(text: str) -> str:
 
     for mark, known in ("known", KNOWN), ("guests", KNOWN_IN_GUESTS):
         rows = "".join(f"| `{pattern}` | {why} |\n" for pattern, why in known.items())
-        table = f"| Tests | Why not |\n|---|---|\n{rows}"
-        text = re.sub(rf"(<!-- {mark} -->\n)(\|.*\n)*", lambda found, t=table: found[1] + t, text)
+        table = f"| Tests | Why not |\n|---|---|\n{rows}" if rows else "None.\n"
+        text = re.sub(
+            rf"(<!-- {mark} -->\n)(None\.\n|(\|.*\n)*)", lambda found, t=table: found[1] + t, text
+        )
     return text
 
 

@@ -52,6 +52,8 @@ void xs_indexes_init(void *indexes)
 	xs_store_relaxed(&p->side, 0);
 	xs_store_relaxed(&p->in_cons_high, 0);
 	xs_store_relaxed(&p->out_cons_high, 0);
+	xs_store_relaxed(&p->in_urgent_count, 0);
+	xs_store_relaxed(&p->out_urgent_count, 0);
 	xs_store_relaxed(&p->in_prod_event, 1);
 	xs_store_relaxed(&p->in_cons_event, 1);
 	xs_store_relaxed(&p->out_prod_event, 1);

@@ -29,7 +29,8 @@ struct xs_indexes {
 	xs_word in_prod_event; /* the frontend: tell me when in_prod passes this */
 	xs_word in_cons_event; /* the backend */
 	xs_word in_cons_high; /* `shared-rings`: how often in_cons has wrapped */
-	xs_word pad1[9];
+	xs_word in_urgent, in_urgent_count; /* `urgent`: the index of the urgent byte, and how many there have been */
+	xs_word pad1[7];
 	xs_word out_cons, out_prod, out_error, pad2;
 	xs_word out_prod_event; /* the backend */
 	xs_word out_cons_event; /* the frontend */
@@ -37,7 +38,8 @@ struct xs_indexes {
 	xs_word shared;		/* `shared-rings`: the pages that are used instead of these */
 	xs_word side;		/* 0: in and out as they are called; 1: exchanged */
 	xs_word out_cons_high;
-	xs_word pad3[6];
+	xs_word out_urgent, out_urgent_count;
+	xs_word pad3[4];
 	xs_word ring_order;
 	xs_word ref[991];
 };
@@ -45,6 +47,7 @@ struct xs_indexes {
 _Static_assert(sizeof(struct xs_indexes) == XS_PAGE, "the indexes page is a page");
 _Static_assert(offsetof(struct xs_indexes, in_prod_event) == 16 && offsetof(struct xs_indexes, out_cons) == 64 &&
 		       offsetof(struct xs_indexes, out_prod_event) == 80 && offsetof(struct xs_indexes, status) == 88 && offsetof(struct xs_indexes, out_cons_high) == 100 &&
+		       offsetof(struct xs_indexes, in_urgent) == 28 && offsetof(struct xs_indexes, out_urgent) == 104 &&
 		       offsetof(struct xs_indexes, ring_order) == 128 && offsetof(struct xs_indexes, ref) == 132,
 	       "offsets of PV Calls v1");
 

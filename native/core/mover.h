@@ -1,7 +1,7 @@
 /* Moves bytes both ways between two ends, without Python: two sockets, a data ring and a socket, or two data rings.
  *
  * What an end's peer may notice is carried over: data in order, the end of a stream (half-close), resets,
- * back-pressure and, between sockets, urgent data. Between two sockets side A is the guest's end, side B the far end.
+ * back-pressure and urgent data. Between two sockets side A is the guest's end, side B the far end.
  */
 #ifndef XS_MOVER_H
 #define XS_MOVER_H
@@ -51,6 +51,7 @@ struct xs_ring_end {
 	size_t length;		 /* of data: both halves */
 	int notify_fd, event_fd; /* written to wake the other domain; waited for */
 	bool events;		 /* the extension `data-events` is in use */
+	bool urgent;		 /* the extension `urgent` is */
 };
 
 /* Joins a ring and a socket, which is taken also when it fails. Side A is the ring. The ends of the socket are told by

@@ -3,16 +3,16 @@
 
 #include "mover.h"
 #include "ringframes.h"
+#include "ringurgent.h"
+#include "socklook.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -169,6 +169,7 @@ static bool stream_down(struct xs_ringflow *f)
 		uint32_t n = left(f, &over);
 		struct iovec chunk[2];
 		struct msghdr m = {.msg_iov = chunk};
+		int flags;
 		ssize_t k;
 
 		if (over) {
@@ -196,10 +197,9 @@ static bool stream_down(struct xs_ringflow *f)
 			break;
 		if (xs_count_get(&f->task.bytes[0]) - before >= XS_TASK_BUDGET)
 			return true;
-		if (n > XS_RING_SEND)
-			n = XS_RING_SEND;
+		n = xs_urgent_part(xs_urgent_ahead(&f->wire.in, rx), n < XS_RING_SEND ? n : XS_RING_SEND, &flags);
 		m.msg_iovlen = (size_t)xs_chunks(rx, n, chunk);
-		k = sendmsg(f->sock.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		k = xs_urgent_send(f->sock.fd, &m, flags);
 		if (k < 0) {
 			if (!xs_ringflow_unsent(f, errno))
 				break;
@@ -251,8 +251,7 @@ static bool stream_up(struct xs_ringflow *f)
 
 	while (f->wire.attached && has_socket(f) && !f->eof && f->readable) {
 		uint32_t room;
-		struct iovec chunk[2];
-		struct msghdr m = {.msg_iov = chunk};
+		bool drained;
 		ssize_t k;
 
 		if ((error = xs_wire_errno(xs_error(tx)))) {
@@ -273,12 +272,11 @@ static bool stream_up(struct xs_ringflow *f)
 				return true;
 			continue;
 		}
-		m.msg_iovlen = (size_t)xs_chunks(tx, room, chunk);
-		k = recvmsg(f->sock.fd, &m, MSG_DONTWAIT);
+		k = xs_urgent_receive(&f->wire, f->sock.fd, room, &drained);
 		if (k > 0) {
 			xs_count_add(&f->task.bytes[1], (uint64_t)k);
 			xs_wire_advance(&f->wire, tx, (uint32_t)k);
-			if ((uint32_t)k < room && !f->hup)
+			if (drained && !f->hup)
 				f->readable = false;
 		} else if (k == 0 && hung_up(f)) {
 			f->eof = f->gone = f->deaf = true; /* the end that is reported tells it, and whether it is a reset */
@@ -300,12 +298,16 @@ static const struct xs_ringflow_ops stream_ops = {stream_down, stream_up};
 static bool send_rest(struct xs_ringflow *f)
 {
 	while (has_socket(f) && f->rest_at < f->rest_end && !f->deaf) {
-		size_t n = f->rest_end - f->rest_at;
+		struct iovec chunk = {f->rest + f->rest_at, f->rest_end - f->rest_at};
+		struct msghdr m = {.msg_iov = &chunk, .msg_iovlen = 1};
+		size_t n;
+		int flags;
 		ssize_t k;
 
 		if (!f->writable)
 			return false;
-		k = send(f->sock.fd, f->rest + f->rest_at, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = chunk.iov_len = xs_urgent_part(f->rest_mark - f->rest_at, (uint32_t)chunk.iov_len, &flags);
+		k = xs_urgent_send(f->sock.fd, &m, flags);
 		if (k < 0) {
 			if (xs_ringflow_unsent(f, errno))
 				continue;
@@ -319,18 +321,6 @@ static bool send_rest(struct xs_ringflow *f)
 	return true;
 }
 
-/* Bytes that its peer does not have yet. A dead socket keeps its queue, but sends no more. */
-static size_t on_the_way(int fd)
-{
-	struct tcp_info info;
-	socklen_t len = sizeof info;
-	int queued = 0;
-
-	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_state == TCP_CLOSE)
-		return 0;
-	return ioctl(fd, SIOCOUTQ, &queued) == 0 ? (size_t)queued : 0;
-}
-
 /* Delivers the rest. A reset overtakes what is still in the send queue, so that is waited for while the peer takes any
  * of it. A reader of AF_UNIX has it already. */
 static enum xs_next last(struct xs_ringflow *f, uint64_t now_ms)
@@ -341,7 +331,7 @@ static enum xs_next last(struct xs_ringflow *f, uint64_t now_ms)
 	if (!reset && !delivered)
 		return XS_NEXT_WAIT;
 	if (reset && has_socket(f)) {
-		waiting = f->rest_end - f->rest_at + (f->family == AF_UNIX ? 0 : on_the_way(f->sock.fd));
+		waiting = f->rest_end - f->rest_at + (f->family == AF_UNIX ? 0 : xs_on_the_way(f->sock.fd));
 		if (!f->deadline || waiting < f->waiting)
 			f->deadline = now_ms + XS_STALL_MS;
 		f->waiting = waiting;
@@ -479,6 +469,9 @@ static void release(struct xs_ringflow *f, bool reset)
 	n = f->ops == &stream_ops && has_socket(f) && !f->shut && !f->error && !f->deaf ? left(f, &over) : 0;
 	f->rest = n ? malloc(n) : NULL;
 	if (f->rest) {
+		uint32_t ahead = xs_urgent_ahead(&f->wire.in, &f->wire.ring.rx);
+
+		f->rest_mark = ahead < n ? ahead : SIZE_MAX;
 		xs_copy_out(&f->wire.ring.rx, 0, f->rest, n);
 	} else if (n) {
 		f->task.error = ENOMEM;
@@ -496,17 +489,9 @@ static void release(struct xs_ringflow *f, bool reset)
 
 static enum xs_leaving leaving(const struct xs_ringflow *f)
 {
-	struct pollfd p = {f->sock.fd, POLLRDHUP, 0};
-
 	if (f->role != XS_FRONT)
 		return XS_STAYS;
-	if (f->state != RING_LIVE || !has_socket(f))
-		return XS_LEFT;
-	if (poll(&p, 1, 0) <= 0)
-		return XS_STAYS;
-	if (p.revents & (POLLHUP | POLLERR))
-		return XS_LEFT;
-	return f->family == AF_UNIX ? XS_STAYS : XS_HALF_LEFT;
+	return f->state == RING_LIVE && has_socket(f) ? xs_look_leaving(f->sock.fd, f->family != AF_UNIX) : XS_LEFT;
 }
 
 static int command(struct xs_task *t, const struct xs_command *c)
@@ -583,6 +568,8 @@ static struct xs_task *ringflow_new(int fd, const struct xs_ring_end *e, enum xs
 		errno = error;
 		return NULL;
 	}
+	if (e->urgent) /* see ringurgent.h */
+		setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one);
 	/* What comes in small pieces goes out in small pieces at once; AF_UNIX refuses and needs it not. */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	return &f->task;

@@ -52,6 +52,7 @@ struct xs_ringflow {
 	uint32_t stop;
 	char *rest;
 	size_t rest_at, rest_end;
+	size_t rest_mark;		   /* where in it the urgent byte is; SIZE_MAX: there is none */
 	size_t waiting;			   /* RING_RESET: bytes that the peer does not have yet */
 	uint64_t deadline;		   /* of RING_LEAVING and RING_RESET, ms of CLOCK_MONOTONIC; 0: to be set */
 };

@@ -31,6 +31,7 @@ struct end {
 	bool reset; /* it went by a reset */
 	char *rest;
 	size_t rest_at, rest_end;
+	size_t rest_mark; /* where in it the urgent byte is; SIZE_MAX: there is none */
 };
 
 struct join {
@@ -108,6 +109,17 @@ static void copy(struct end *from, struct end *to, uint32_t n)
 	consumed(from, n);
 }
 
+/* How many bytes side d has to say before the urgent one. */
+static size_t ahead(struct end *e)
+{
+	uint32_t n;
+
+	if (e->presence != THERE)
+		return e->rest_mark - e->rest_at;
+	n = xs_urgent_ahead(&e->wire.in, &e->wire.ring.rx);
+	return n == XS_NO_MARK ? SIZE_MAX : n;
+}
+
 /* Moves stream d as far as it goes. True when only the budget stopped it. */
 static bool move(struct join *j, int d)
 {
@@ -117,6 +129,7 @@ static bool move(struct join *j, int d)
 
 	while (!j->over[d] && from->presence != ABSENT && to->presence != ABSENT) {
 		uint32_t n = left(from), room;
+		size_t mark;
 
 		if (!n && said_all(from)) {
 			j->over[d] = true;
@@ -160,6 +173,15 @@ static bool move(struct join *j, int d)
 		}
 		if (n > room)
 			n = room;
+		mark = ahead(from);
+		if (mark < n && to->wire.out.words) {
+			xs_urgent_announce(&to->wire.out, &to->wire.ring.tx, (uint32_t)mark);
+		} else if (mark < n && mark > 0) {
+			n = (uint32_t)mark;
+		} else if (mark == 0) {
+			consumed(from, 1); /* lost, as TCP's is for who does not ask for it */
+			continue;
+		}
 		/* Counted first: who has read them finds them counted. */
 		xs_count_add(&j->task.bytes[d], n);
 		copy(from, to, n);
@@ -231,6 +253,7 @@ static void release(struct join *j, int side, bool reset)
 	struct end *e = &j->end[side], *other = &j->end[!side];
 	int error = reset ? ECONNRESET : 0;
 	uint32_t n;
+	size_t mark;
 
 	if (e->presence == GONE)
 		return;
@@ -240,12 +263,16 @@ static void release(struct join *j, int side, bool reset)
 		if (!e->deaf && (xs_room(&e->wire.ring.tx) != e->wire.ring.tx.size || left(other)))
 			error = ECONNRESET;
 		n = reset || j->over[side] || other->presence == GONE ? 0 : left(e);
+		mark = ahead(e);
 		e->rest = n ? malloc(n) : NULL;
 		if (e->rest)
 			xs_copy_out(&e->wire.ring.rx, 0, e->rest, n);
 		else if (n)
 			error = ENOMEM;
 		e->rest_end = e->rest ? n : 0;
+		e->rest_mark = SIZE_MAX;
+		if (e->rest && mark < n)
+			e->rest_mark = mark;
 	}
 	xs_wire_close(&e->wire, epfd(j));
 	e->presence = GONE;

@@ -17,6 +17,10 @@ int xs_wire_open(struct xs_wire *l, struct xs_task *t, const struct xs_ring_end 
 	l->evport = xs_evbridge_find(e->notify_fd);
 	if (error)
 		return error;
+	if (e->urgent) {
+		xs_urgent_init(&l->in, e->indexes, role, false);
+		xs_urgent_init(&l->out, e->indexes, role, true);
+	}
 	l->event.fd = fcntl(e->event_fd, F_DUPFD_CLOEXEC, 0);
 	l->notify_fd = fcntl(e->notify_fd, F_DUPFD_CLOEXEC, 0);
 	if (l->event.fd < 0 || l->notify_fd < 0) {

@@ -5,12 +5,14 @@
 #include "evbridge.h"
 #include "mover.h"
 #include "task.h"
+#include "urgent.h"
 
 #include <errno.h>
 
 /* The ring as a task holds it. */
 struct xs_wire {
 	struct xs_dataring ring;
+	struct xs_urgent in, out; /* of ring.rx and ring.tx */
 	struct xs_source event;
 	int notify_fd;
 	struct xs_evport evport; /* to be used instead, where there is one */

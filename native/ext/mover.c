@@ -284,15 +284,16 @@ static int hold(struct held *h, int side, PyObject *indexes, PyObject *data, str
 static int hold_end(struct held *h, int side, PyObject *end, struct xs_ring_end *e)
 {
 	PyObject *indexes, *data;
-	int events;
+	int events, urgent = 0;
 
 	if (!PyTuple_Check(end)) {
-		PyErr_SetString(PyExc_TypeError, "a ring is (indexes, data, notify_fd, event_fd, events)");
+		PyErr_SetString(PyExc_TypeError, "a ring is (indexes, data, notify_fd, event_fd, events, urgent)");
 		return -1;
 	}
-	if (!PyArg_ParseTuple(end, "OOiip:ring", &indexes, &data, &e->notify_fd, &e->event_fd, &events))
+	if (!PyArg_ParseTuple(end, "OOiip|p:ring", &indexes, &data, &e->notify_fd, &e->event_fd, &events, &urgent))
 		return -1;
 	e->events = events;
+	e->urgent = urgent;
 	return hold(h, side, indexes, data, e);
 }
 
@@ -345,13 +346,14 @@ static PyObject *mover_add_ring(PyObject *self, PyObject *args)
 	struct handle *h;
 	struct held *new;
 	const char *role;
-	int fd, events, report;
+	int fd, events, report, urgent = 0;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "OiOOsiipp:mover_add_ring", &capsule, &fd, &indexes, &data, &role, &e.notify_fd,
-			      &e.event_fd, &events, &report))
+	if (!PyArg_ParseTuple(args, "OiOOsiipp|p:mover_add_ring", &capsule, &fd, &indexes, &data, &role, &e.notify_fd,
+			      &e.event_fd, &events, &report, &urgent))
 		return NULL;
 	e.events = events;
+	e.urgent = urgent;
 	m = mover_of(capsule);
 	new = NULL;
 	if (m && strcmp(role, "front") && strcmp(role, "back"))

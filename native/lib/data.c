@@ -165,6 +165,8 @@ static ssize_t send_parts(struct xs_sock *s, const struct iovec *parts, int coun
 		n = n < PIECE ? n : PIECE;
 		if (n) {
 			copy(&s->ring.tx, &c, n, true);
+			if (flags & MSG_OOB && n == left)
+				xs_urgent_announce(&s->out_urgent, &s->ring.tx, n - 1);
 			if (xs_advance(&s->ring.tx, n))
 				xs_notify_other(s);
 		}
@@ -188,7 +190,7 @@ static ssize_t send_parts(struct xs_sock *s, const struct iovec *parts, int coun
 	return -1;
 }
 
-static bool consumed(struct xs_sock *s, uint32_t n)
+void xs_consume(struct xs_sock *s, uint32_t n)
 {
 	struct xs_half *rx = &s->ring.rx;
 	bool tell = xs_advance(rx, n);
@@ -198,7 +200,8 @@ static bool consumed(struct xs_sock *s, uint32_t n)
 
 		xs_store_relaxed(high, xs_load_relaxed(high) + 1);
 	}
-	return tell;
+	if (tell)
+		xs_notify_other(s);
 }
 
 static ssize_t receive_parts(struct xs_sock *s, const struct iovec *parts, int count, int flags)
@@ -211,8 +214,10 @@ static ssize_t receive_parts(struct xs_sock *s, const struct iovec *parts, int c
 	int error = 0;
 
 	while (left && !ended) {
+		struct xs_half from;
 		int32_t broken;
 		uint32_t n;
+		bool stop = false;
 
 		if (s->closed)
 			error = EBADF;
@@ -222,15 +227,20 @@ static ssize_t receive_parts(struct xs_sock *s, const struct iovec *parts, int c
 			break;
 		pthread_mutex_lock(&s->in_lock);
 		n = xs_readable_or_error(&s->ring.rx, &broken);
+		if (n)
+			n = xs_up_to_mark(s, n, got, flags & MSG_PEEK, &stop);
 		n = n < left ? n : (uint32_t)left;
-		if (n && !(flags & MSG_TRUNC)) /* else it is thrown away */
-			copy(&s->ring.rx, &c, n, false);
-		if (n && !(flags & MSG_PEEK) && consumed(s, n))
-			xs_notify_other(s);
+		if (n && !(flags & MSG_TRUNC)) { /* else it is thrown away */
+			from = s->ring.rx;
+			from.own += flags & MSG_PEEK && xs_peeks_behind_mark(s);
+			copy(&from, &c, n, false);
+		}
+		if (n && !(flags & MSG_PEEK))
+			xs_consume(s, n);
 		pthread_mutex_unlock(&s->in_lock);
 		got += n;
 		left -= n;
-		if (n && (!(flags & MSG_WAITALL) || flags & MSG_PEEK))
+		if (stop || (n && (!(flags & MSG_WAITALL) || flags & MSG_PEEK)))
 			break;
 		if (n)
 			continue;
@@ -259,7 +269,7 @@ static ssize_t receive_parts(struct xs_sock *s, const struct iovec *parts, int c
 
 static ssize_t transfer(int fd, const struct iovec *parts, int count, int flags, bool out)
 {
-	int known = MSG_DONTWAIT | (out ? MSG_NOSIGNAL | MSG_MORE : MSG_PEEK | MSG_WAITALL | MSG_TRUNC);
+	int known = MSG_DONTWAIT | MSG_OOB | (out ? MSG_NOSIGNAL | MSG_MORE : MSG_PEEK | MSG_WAITALL | MSG_TRUNC);
 	struct xs_sock *s;
 	ssize_t n;
 
@@ -270,7 +280,18 @@ static ssize_t transfer(int fd, const struct iovec *parts, int count, int flags,
 	s = xs_get(fd);
 	if (!s)
 		return -1;
-	n = out ? send_parts(s, parts, count, flags) : receive_parts(s, parts, count, flags);
+	if (flags & MSG_OOB && !(s->x->features & XS_F_URGENT)) {
+		errno = EOPNOTSUPP;
+		n = -1;
+	} else if (out) {
+		n = send_parts(s, parts, count, flags);
+	} else if (flags & MSG_OOB) {
+		while (count > 1 && !parts->iov_len)
+			parts++, count--;
+		n = xs_receive_urgent(s, count ? parts->iov_base : NULL, count ? parts->iov_len : 0, flags & MSG_PEEK);
+	} else {
+		n = receive_parts(s, parts, count, flags);
+	}
 	xs_put(s);
 	return n;
 }

@@ -10,6 +10,7 @@
 
 #include "cmdring.h"
 #include "dataring.h"
+#include "urgent.h"
 
 #include <netinet/in.h>
 #include <pthread.h>
@@ -69,6 +70,7 @@ _Static_assert(offsetof(struct xs_request, accept.ref) == 24, "ACCEPT as in the 
 enum xs_feature {
 	XS_F_DATA_EVENTS = 1, XS_F_SHUTDOWN = 2, XS_F_NAMES = 4, XS_F_OPTIONS = 8, XS_F_IPV6 = 16,
 	XS_F_ASYNC_CONNECT = 32, XS_F_CLOSE = 64, XS_F_SHARED_RINGS = 128,
+	XS_F_URGENT = 256,
 };
 
 /* ---- waiting (wait.c) ---- */
@@ -179,6 +181,9 @@ struct xs_sock {
 	pthread_mutex_t in_lock, out_lock;
 	struct xs_dataring ring;
 	_Atomic bool in_shut, out_shut;
+	struct xs_urgent in_urgent, out_urgent;
+	bool urgent_read; /* by MSG_OOB */
+	_Atomic bool oobinline;
 	_Atomic uint32_t spin_ns; /* how long to look for bytes before sleeping; 0 after a long wait */
 	_Atomic bool told; /* the ring's error was reported */
 	/* Names: length 0 is unknown. */
@@ -218,6 +223,21 @@ int xs_check_address(const struct xs_sock *s, const struct sockaddr *address, so
 void xs_set_address(struct xs_address *a, const struct sockaddr *address, int domain);
 void xs_give_address(const struct xs_address *a, struct sockaddr *address, socklen_t *length);
 void xs_name(struct xs_address *a, const struct xs_response *r);
+/* Bytes were read; wakes the other side where that is due. in_lock is held, as for all about the mark. */
+void xs_consume(struct xs_sock *s, uint32_t n);
+
+/* ---- urgent data (urgent.c) ---- */
+
+void xs_start_urgent(struct xs_sock *s);
+/* How many bytes come before the urgent one; XS_NO_MARK: there is none. *readable may become less. */
+uint32_t xs_mark(struct xs_sock *s, uint32_t *readable);
+/* How many of the readable bytes a read may take that has got so many already; *stop: it ends with them. Where reading
+ * stands at the mark the urgent byte is skipped, without SO_OOBINLINE; who peeks sees it when xs_peeks_behind_mark(). */
+uint32_t xs_up_to_mark(struct xs_sock *s, uint32_t readable, size_t got, bool peek, bool *stop);
+bool xs_peeks_behind_mark(const struct xs_sock *s);
+/* recv(2) with MSG_OOB. */
+ssize_t xs_receive_urgent(struct xs_sock *s, void *byte, size_t size, bool peek);
+
 /* How much must be free before a socket counts as writable: few wake-ups instead of many. */
 uint32_t xs_room_wanted(const struct xs_sock *s);
 /* Reports SO_ERROR once. */

@@ -223,6 +223,7 @@ int xensock_accept(int fd, struct sockaddr *address, socklen_t *length, int flag
 	if (!error) {
 		got = c->fd;
 		c->nonblocking = flags & SOCK_NONBLOCK;
+		c->oobinline = s->oobinline;
 		if (address && length)
 			xs_give_address(&c->peer, address, length);
 		if (!xs_sock_publish(c)) {

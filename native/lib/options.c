@@ -115,6 +115,17 @@ static int set_size(struct xs_sock *s, const void *value, socklen_t length)
 	return 0;
 }
 
+static int set_inline(struct xs_sock *s, const void *value, socklen_t length)
+{
+	int on;
+
+	if (length < sizeof on)
+		return EINVAL;
+	memcpy(&on, value, sizeof on);
+	s->oobinline = on != 0;
+	return 0;
+}
+
 static int local_set(struct xs_sock *s, int level, int option, const void *value, socklen_t length, bool *ours)
 {
 	*ours = level == SOL_SOCKET;
@@ -127,6 +138,10 @@ static int local_set(struct xs_sock *s, int level, int option, const void *value
 		case SO_SNDBUF:
 		case SO_RCVBUF:
 			return set_size(s, value, length);
+		case SO_OOBINLINE:
+			if (!(s->x->features & XS_F_URGENT))
+				break;
+			return set_inline(s, value, length);
 		case SO_TYPE:
 		case SO_DOMAIN:
 		case SO_PROTOCOL:
@@ -213,6 +228,9 @@ static bool local_get(struct xs_sock *s, int level, int option, int *value)
 	case SO_ACCEPTCONN:
 		*value = s->state == XS_LISTENING;
 		return true;
+	case SO_OOBINLINE:
+		*value = s->oobinline;
+		return s->x->features & XS_F_URGENT;
 	case SO_ERROR:
 		*value = pending_error(s);
 		return true;

@@ -5,18 +5,42 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What can be read: bytes, where an urgent one at which reading stands is none (Linux's tcp_poll()), and POLLPRI. With `arm`
+ * more bytes are asked for: the next one, or the next but those that do not count. */
+static short incoming(struct xs_sock *s, short events, bool arm)
+{
+	struct xs_half *rx = &s->ring.rx;
+	uint32_t there = 0;
+	short ready;
+
+	for (;;) {
+		uint32_t readable = xs_readable(rx), ahead = xs_mark(s, &readable);
+
+		ready = ahead < readable && !s->urgent_read ? POLLPRI : 0;
+		if (readable > (ahead == 0 && !s->oobinline))
+			ready |= POLLIN | POLLRDNORM;
+		if (!arm || ready & events || (there && there == readable + 1))
+			return ready;
+		there = readable + 1;
+		if (rx->events) {
+			xs_store_relaxed(rx->my_event, rx->own + there);
+			xs_full_barrier();
+		}
+	}
+}
+
 static short connected(struct xs_sock *s, short events, bool arm)
 {
 	bool in_end, out_end, broken;
 	int32_t in_error, out_error;
-	uint32_t readable, room;
-	short ready = 0;
+	uint32_t room;
+	short ready;
 
 	pthread_mutex_lock(&s->in_lock);
-	if (arm && events & (POLLIN | POLLRDHUP | POLLRDNORM))
-		xs_rx_arm(&s->ring.rx);
+	ready = incoming(s, events, arm && events & (POLLIN | POLLRDHUP | POLLRDNORM | POLLPRI));
 	in_error = xs_error(&s->ring.rx);
-	readable = xs_readable(&s->ring.rx);
+	/* The error is behind the bytes; those may have come before it. */
+	ready |= incoming(s, events, false);
 	pthread_mutex_unlock(&s->in_lock);
 	pthread_mutex_lock(&s->out_lock);
 	if (arm && events & (POLLOUT | POLLWRNORM))
@@ -27,7 +51,7 @@ static short connected(struct xs_sock *s, short events, bool arm)
 	in_end = in_error || s->in_shut || s->x->dead;
 	out_end = out_error || s->out_shut || s->x->dead;
 	broken = (in_error && in_error != -ENOTCONN) || (out_error && out_error != -ENOTCONN) || s->x->dead;
-	if (readable || in_end)
+	if (in_end)
 		ready |= POLLIN | POLLRDNORM;
 	if (room >= xs_room_wanted(s) || out_end)
 		ready |= POLLOUT | POLLWRNORM;

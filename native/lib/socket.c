@@ -148,6 +148,7 @@ void xs_start_ring(struct xs_sock *s)
 	own_ring(s);
 	if (!xs_shared_enter(s))
 		xs_die(s->x, "the backend broke the protocol: shared pages that are none");
+	xs_start_urgent(s);
 }
 
 void xs_name(struct xs_address *a, const struct xs_response *r)

@@ -11,7 +11,7 @@
 #define HEADER 16
 #define LARGEST (64u << 10)
 
-const char *const xs_feature_names[] = {"data-events", "shutdown", "names", "options", "ipv6", "async-connect", "close", "shared-rings", NULL};
+const char *const xs_feature_names[] = {"data-events", "shutdown", "names", "options", "ipv6", "async-connect", "close", "shared-rings", "urgent", NULL};
 
 int xs_store_connect(const char *path)
 {

@@ -63,11 +63,14 @@ int xensock_listen(int s, int backlog);
 int xensock_accept(int s, struct sockaddr *address, socklen_t *length, int flags);
 
 /* `flags`: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE for sending; MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL,
- * MSG_TRUNC for receiving. Another one: EOPNOTSUPP. */
+ * MSG_TRUNC for receiving; MSG_OOB for both with the extension urgent. Another one: EOPNOTSUPP. */
 ssize_t xensock_send(int s, const void *data, size_t size, int flags);
 ssize_t xensock_recv(int s, void *data, size_t size, int flags);
 ssize_t xensock_sendv(int s, const struct iovec *parts, int count, int flags);
 ssize_t xensock_recvv(int s, const struct iovec *parts, int count, int flags);
+
+/* sockatmark(3): whether the next byte is the urgent one. */
+int xensock_sockatmark(int s);
 
 /* Without the extension shutdown only SHUT_RD, which is our own affair, is possible. */
 int xensock_shutdown(int s, int how);
@@ -76,8 +79,8 @@ int xensock_getsockname(int s, struct sockaddr *address, socklen_t *length);
 int xensock_getpeername(int s, struct sockaddr *address, socklen_t *length);
 
 /* Options of our own: SO_RCVTIMEO, SO_SNDTIMEO, SO_SNDBUF and SO_RCVBUF before connect and listen (the
- * size of the ring, both ways alike), SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN, SO_ERROR. All
- * others are the backend's, by the extension options. */
+ * size of the ring, both ways alike), SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN, SO_ERROR, with the
+ * extension urgent SO_OOBINLINE. All others are the backend's, by the extension options. */
 int xensock_setsockopt(int s, int level, int name, const void *value, socklen_t length);
 int xensock_getsockopt(int s, int level, int name, void *value, socklen_t *length);
 

@@ -93,10 +93,10 @@ def mover_bytes(mover: Mover, token: int, /) -> tuple[int, int] | None: ...
 def mover_live(mover: Mover, /) -> int: ...
 
 # One end of a connection that lives in shared memory: (indexes page, data: both halves, notify_fd, event_fd,
-# events). The mover writes notify_fd to wake the other domain and waits for event_fd; both are duplicated, the
-# caller's stay the caller's. `events`: the extension data-events is in use. The buffers are held until the end was
-# fetched by mover_ended(), or until mover_release() returns.
-RingEnd: TypeAlias = tuple[Buffer, Buffer, int, int, bool]
+# events, urgent). The mover writes notify_fd to wake the other domain and waits for event_fd; both are duplicated, the
+# caller's stay the caller's. `events`, `urgent`: the extensions data-events and urgent are in use. The buffers are held
+# until the end was fetched by mover_ended(), or until mover_release() returns.
+RingEnd: TypeAlias = tuple[Buffer, Buffer, int, int, bool, bool]
 
 # Takes fd, also when it fails: a stream (TCP, AF_UNIX) or, with the extension datagrams, an AF_UNIX SOCK_SEQPACKET
 # (role "front": each packet is a frame). In mover_ended() and mover_bytes() the first count is from
@@ -113,6 +113,7 @@ def mover_add_ring(
     event_fd: int,
     events: bool,
     report: bool,
+    urgent: bool = False,
     /,
 ) -> int: ...
 

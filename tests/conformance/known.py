@@ -21,13 +21,8 @@ FOREIGN = (
     "HyperV",
 )
 
-URGENT = "Urgent data: a data ring has one sequence of bytes."
-
 # Pattern of test ids (fnmatch) → the reason.
-KNOWN: dict[str, str] = {
-    "test.test_ftplib.TestFTPClass.test_abort": URGENT,
-    "test.test_ftplib.TestTLS_FTPClassMixin.test_abort": URGENT,
-}
+KNOWN: dict[str, str] = {}
 LITE = "UDP-Lite is refused in a guest (EPROTONOSUPPORT)."
 
 # The same for the kernel's sockets in a guest of `xensock run`.

@@ -155,5 +155,14 @@ class Socket:
         found: int = entry.revents
         return found
 
+    def at_mark(self) -> bool:
+        return bool(checked(LIB.xensock_sockatmark(self.number)))
+
+    def ready(self, events: int, seconds: float) -> int:
+        return self.poll(events, seconds)
+
+    def read_inline(self, on: bool) -> None:
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, struct.pack("i", on))
+
     def close(self) -> None:
         checked(LIB.xensock_close(self.number))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import select
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESET = struct.pack("ii", 1, 0)
+SIOCATMARK = 0x8905  # linux/sockios.h
 
 _boxes: dict[str, object] = {}
 _noted = threading.Condition()
@@ -126,6 +128,24 @@ def urgent(sock: socket.socket) -> None:
     line(sock)
 
 
+def hear(sock: socket.socket) -> None:
+    """Report what came before an urgent byte, that byte and what came behind it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLPRI)
+    poll.poll(10_000)
+    before = b""
+    while not at_mark(sock):
+        before += sock.recv(65536)
+    byte = sock.recv(1, socket.MSG_OOB)
+    behind = b"".join(iter(lambda: sock.recv(65536), b""))
+    sock.sendall(json.dumps([each.decode() for each in (before, byte, behind)]).encode())
+
+
+def at_mark(sock: socket.socket) -> bool:
+    """sockatmark(3)."""
+    return fcntl.ioctl(sock, SIOCATMARK, bytes(4)) != bytes(4)
+
+
 def dial(request: dict[str, Any]) -> dict[str, object]:
     """Connect to the guest and talk as asked: say, then read to the end."""
     family = socket.AF_INET6 if ":" in request["host"] else socket.AF_INET
@@ -150,6 +170,8 @@ def dial(request: dict[str, Any]) -> dict[str, object]:
                     raise  # else reset meanwhile: what is read next says so
             if say := request.get("say"):
                 sock.sendall(say.encode())
+            if byte := request.get("urgent"):
+                sock.send(byte.encode(), socket.MSG_OOB)
             if request.get("reset"):
                 sock.recv(1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -259,7 +281,7 @@ def serve(listener: socket.socket, service: Callable[[socket.socket], None]) -> 
 
 
 def main() -> None:
-    services = [echo, greet, sink, source, reset, leave, watch, hold, urgent, control]
+    services = [echo, greet, sink, source, reset, leave, watch, hold, urgent, hear, control]
     ports = {}
     for service in services:
         listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)

@@ -59,7 +59,6 @@ KNOWN: dict[tuple[str, str], Known] = {
         "TCP_MAXSEG is that of the guest's own connection",
         _observed("TCP_MAXSEG", r"\['ok', \d+\]", r"\['ok', \d+\]"),
     ),
-    ("ring", "stream:out_of_band"): Known("rings carry no urgent data", ".*"),
 }
 
 

@@ -82,6 +82,7 @@ class Held:
         self.told = False  # the program has met the error that ended it
         self.own = self.peer = b""
         self.bound = False
+        self.inline = False  # SO_OOBINLINE, where urgent bytes are ours to read
         self.resets = False  # its close is a reset (socket(7), SO_LINGER with no time)
         self.holders = 0  # Python objects of this process
         self.inode = (0, 0)
@@ -152,6 +153,11 @@ class Held:
         self.sizes = send or self.sizes[0], receive or self.sizes[1]
         if receive and not self._token and self.end.fileno() >= 0:
             self.end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, receive)
+
+    @property
+    def reads_urgent(self) -> bool:
+        """Whether urgent bytes are marked in its ring, and come to the program's end as such."""
+        return self.type == socket.SOCK_STREAM and self.link.has(Extension.URGENT)
 
     def get_option(self, level: int, name: int, length: int) -> bytes:
         """getsockopt(2). Raises OSError: ENOPROTOOPT for what is not carried."""

@@ -115,6 +115,7 @@ class Link:
                 pages.event.wait_fd,
                 self.has(Extension.DATA_EVENTS),
                 True,
+                flow.type == SOCK_STREAM and self.has(Extension.URGENT),
             )
             self._flows[token] = flow
             if flow.type == SOCK_STREAM:

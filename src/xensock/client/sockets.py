@@ -54,6 +54,7 @@ _PROTOCOLS: dict[int, tuple[int, ...]] = {
     ),
 }
 # Answered here: they are about the descriptor that the program holds.
+_INLINE = (standard.SOL_SOCKET, standard.SO_OOBINLINE)
 _OWN_OPTIONS = (standard.SO_RCVTIMEO, standard.SO_SNDTIMEO)
 
 
@@ -297,6 +298,9 @@ class socket(Transfer):
                 if held.door is not None:
                     held.door.knock()  # for the next one who waits
                 raise failure(errno.ENETDOWN)
+        if held.inline:
+            found._held.inline = True
+            found._take_inline(found._held)
         send, _ = held.sizes
         if send:
             kernel.socket.setsockopt(found, standard.SOL_SOCKET, standard.SO_SNDBUF, send)
@@ -323,6 +327,8 @@ class socket(Transfer):
                 if buflen
                 else super().getsockopt(level, option)
             )
+        if (level, option) == _INLINE and stream.reads_urgent:
+            return _INT.pack(stream.inline)[:buflen] if buflen else int(stream.inline)
         if level == standard.SOL_SOCKET and option in _KNOWN:
             number = _KNOWN[option](stream)
             return number if not buflen else _INT.pack(number)[:buflen]
@@ -347,9 +353,19 @@ class socket(Transfer):
             raw = bytes(optlen)
         else:
             raw = _INT.pack(value) if isinstance(value, int) else bytes(value)
+        if (level, option) == _INLINE and stream.reads_urgent:
+            if len(raw) < _INT.size:
+                raise failure(errno.EINVAL)
+            stream.inline = any(raw[: _INT.size])
+            self._take_inline(stream)
+            return
         stream.set_option(level, option, raw)
         if level == standard.SOL_SOCKET and option == standard.SO_SNDBUF:
             super().setsockopt(level, option, value)
+
+    def _take_inline(self, stream: Held) -> None:
+        """Read urgent bytes as the stream says: the kernel does so, at the program's end."""
+        kernel.socket.setsockopt(self, *_INLINE, stream.inline)
 
     def splice(self, other: standard.socket, ended: Callable[[int, int, int], None]) -> None:
         """See Stream.splice. This socket is closed then."""

@@ -18,6 +18,7 @@ from xensock.client.arguments import bytes_of, control_of, room_of, writable
 from xensock.client.datagrams import Datagrams
 from xensock.client.held import State
 from xensock.client.stream import Stream
+from xensock.wire.extensions import Extension
 from xensock.wire.frames import HEADER, Frame, decode_frame
 from xensock.wire.packet_info import SIZE as INFO_SIZE
 from xensock.wire.packet_info import PacketInfo, fitting
@@ -50,8 +51,8 @@ class Transfer(standard.socket):
         held = self._own()
         if not isinstance(held, Stream):
             return
-        if flags & standard.MSG_OOB:
-            raise failure(errno.EOPNOTSUPP)  # rings have no urgent data
+        if flags & standard.MSG_OOB and not held.link.has(Extension.URGENT):
+            raise failure(errno.EOPNOTSUPP)
         if held.state is State.CONNECTING:
             self._await_connect(held)
         if held.state in (State.NEW, State.LISTENING):
@@ -63,12 +64,23 @@ class Transfer(standard.socket):
         held = self._own()
         if not isinstance(held, Stream):
             return
+        if held.state is State.LISTENING:
+            raise failure(errno.ENOTCONN)
         if flags & standard.MSG_OOB:
+            if held.state is State.CONNECTED:
+                return
             raise failure(errno.EINVAL)  # as tcp(7) says when there is none
         if held.state is State.CONNECTING:
             self._await_connect(held)
-        if held.state in (State.NEW, State.LISTENING):
+        if held.state is State.NEW:
             raise failure(errno.ENOTCONN)
+
+    @staticmethod
+    def _urgent(flags: int, *parts: Any) -> int:
+        """The flags of sending these: with no byte there is no urgent one, which unix(7) takes for an error."""
+        if flags & standard.MSG_OOB and not any(memoryview(part).nbytes for part in parts):
+            return flags & ~standard.MSG_OOB
+        return flags
 
     def _await_connect(self, stream: Stream) -> None:
         limit = self.gettimeout()
@@ -147,7 +159,7 @@ class Transfer(standard.socket):
             return self._send_frame(held, bytes_of(data), None, flags)
         self._may_send(flags)
         try:
-            return super().send(data, flags)
+            return super().send(data, self._urgent(flags, data))
         except BrokenPipeError:
             self._ended()
             raise
@@ -159,7 +171,7 @@ class Transfer(standard.socket):
             return
         self._may_send(flags)
         try:
-            super().sendall(data, flags)
+            super().sendall(data, self._urgent(flags, data))
         except BrokenPipeError:
             self._ended()
             raise
@@ -196,7 +208,7 @@ class Transfer(standard.socket):
         if isinstance(held, Datagrams):
             return self._send_frame(held, b"".join(parts), to, flags, info)
         try:
-            return super().sendmsg(given, (), flags)
+            return super().sendmsg(given, (), self._urgent(flags, *given))
         except BrokenPipeError:
             self._ended()
             raise

@@ -28,6 +28,7 @@ class Extension(StrEnum):
     SHARED_RINGS = "shared-rings"
     HOPS = "hops"
     PACKET_INFO = "packet-info"
+    URGENT = "urgent"
 
     @property
     def feature(self) -> str:

@@ -40,7 +40,7 @@ def test_nodes_of_everything() -> None:
         for name in (
             "data-events", "shutdown", "names", "options", "ipv6", "async-connect", "close",
             "datagrams", "icmp-echo", "resolve", "explain", "unix", "large-rings", "shared-rings",
-            "hops", "packet-info",
+            "hops", "packet-info", "urgent",
         )
     }  # fmt: skip
     choice = store.Choice((8, 9, 10, 11), 21, frozenset({Extension.NAMES}))

@@ -11,7 +11,6 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision
 from xensock.calls.hops import passed_on
@@ -35,12 +34,8 @@ def way(held: Held, end: Endpoint) -> Way:
     def move(held: Held) -> None:
         far, near = socket.socketpair()
         near.setblocking(False)
-        page, data, notify_fd, wait_fd, events = moving.ring_end(held)
-        mover = guest.backend.mover
         try:
-            token = _core.mover_add_ring(
-                mover, far.detach(), page, data, "back", notify_fd, wait_fd, events, True
-            )
+            token = moving.join(held, far.detach())
         except OSError:
             near.close()
             raise

@@ -22,16 +22,22 @@ def ring_end(held: Held) -> _core.RingEnd:
     ring = held.ring
     assert ring is not None
     events = Extension.DATA_EVENTS in held.guest.extensions
-    return ring.indexes, ring.data, ring.event.notify_fd, ring.event.wait_fd, events
+    urgent = Extension.URGENT in held.guest.extensions
+    return ring.indexes, ring.data, ring.event.notify_fd, ring.event.wait_fd, events, urgent
 
 
 def move(held: Held) -> None:
     """Give a connected socket and its ring to the mover. Raises OSError."""
-    page, data, notify_fd, wait_fd, events = ring_end(held)
-    fd = os.dup(held.host.fileno())
+    carried(held, join(held, os.dup(held.host.fileno())), 0)
+
+
+def join(held: Held, fd: int) -> int:
+    """Have the mover move between the guest's ring and a socket, which is taken: the token. Raises OSError."""
+    page, data, notify_fd, wait_fd, events, urgent = ring_end(held)
     mover = held.guest.backend.mover
-    token = _core.mover_add_ring(mover, fd, page, data, "back", notify_fd, wait_fd, events, True)
-    carried(held, token, 0)
+    return _core.mover_add_ring(
+        mover, fd, page, data, "back", notify_fd, wait_fd, events, True, urgent
+    )
 
 
 def carried(held: Held, token: int, side: int) -> None:

@@ -17,6 +17,7 @@ from xensock.pvcalls.serving.addresses import own_name, peer_name
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import refuse
 from xensock.transport.base import GrantError
+from xensock.wire.extensions import Extension
 from xensock.wire.requests import OPTION, Which
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ READABLE = SETTABLE | {
     (_IPV6, 24),
 }
 LINGER = (_SOCKET, socket.SO_LINGER)
+INLINE = (_SOCKET, socket.SO_OOBINLINE)
 ERROR = (_SOCKET, socket.SO_ERROR)
 LONGEST = 1024  # bytes of an option's value
 _LINGER = struct.Struct("=ii")
@@ -108,7 +110,7 @@ def set_option(guest: Guest, call: Call, request: SetOption) -> None:
             raise refuse(errno.EINVAL)
         on, seconds = _LINGER.unpack_from(request.value)
         held.linger = seconds if on else None
-    elif option in SETTABLE:
+    elif option in SETTABLE and not _is_frontends(held, option):
         held.host.setsockopt(request.level, request.name, request.value)
     else:
         raise refuse(errno.ENOPROTOOPT)
@@ -131,6 +133,12 @@ def get_option(guest: Guest, call: Call, request: GetOption) -> None:
     call.send(call.response().with_length(len(value)))
 
 
+def _is_frontends(held: Held, option: tuple[int, int]) -> bool:
+    """Whether it is the frontend's own affair: where a ring marks urgent bytes, how they are read is."""
+    urgent = Extension.URGENT in held.guest.extensions
+    return option == INLINE and held.kind == socket.SOCK_STREAM and urgent
+
+
 def _value(held: Held, option: tuple[int, int], room: int) -> bytes:
     if option == LINGER:
         return _LINGER.pack(held.linger is not None, held.linger or 0)
@@ -138,6 +146,6 @@ def _value(held: Held, option: tuple[int, int], room: int) -> bytes:
         # The mover reads the connection's errors, and the ring tells them; here is what came before.
         error, held.error = held.error, 0
         return struct.pack("=i", error)
-    if option not in READABLE:
+    if option not in READABLE or _is_frontends(held, option):
         raise refuse(errno.ENOPROTOOPT)
     return held.host.getsockopt(*option, room) if room else b""

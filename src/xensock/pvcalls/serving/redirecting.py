@@ -186,19 +186,8 @@ class Far:
         return near
 
     def _move(self, held: Held) -> None:
-        page, data, notify_fd, wait_fd, events = moving.ring_end(held)
         own = loopback_name(held)
         far = strictly.outer(held.guest, self._far(), self._terms)
-        token = _core.mover_add_ring(
-            held.guest.backend.mover,
-            far.detach(),
-            page,
-            data,
-            "back",
-            notify_fd,
-            wait_fd,
-            events,
-            True,
-        )
+        token = moving.join(held, far.detach())
         moving.carried(held, token, 0)
         held.joined = Joined(token, own, self._asked)

@@ -10,7 +10,6 @@ import os
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from xensock import _core
 from xensock.pvcalls.serving import moving
 
 if TYPE_CHECKING:
@@ -65,14 +64,9 @@ def outer(guest: Guest, far: socket.socket, terms: object) -> socket.socket:
 
 def move(held: Held, terms: object) -> None:
     """As moving.move. Raises OSError."""
-    page, data, notify_fd, wait_fd, events = moving.ring_end(held)
     far = socket.socket(fileno=os.dup(held.host.fileno()))
     near = outer(held.guest, far, terms)
-    mover = held.guest.backend.mover
-    token = _core.mover_add_ring(
-        mover, near.detach(), page, data, "back", notify_fd, wait_fd, events, True
-    )
-    moving.carried(held, token, 0)
+    moving.carried(held, moving.join(held, near.detach()), 0)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
