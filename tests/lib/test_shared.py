@@ -18,20 +18,15 @@ import pytest
 from libxensock import V1, Attachment, Socket
 
 from backkit import free_port, until
-from daemonkit import Daemon, daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from daemonkit import Daemon
+
 HOST = "127.0.0.1"
 PATIENCE = 10
 RESET = struct.pack("ii", 1, 0)
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with daemon(tmp_path_factory.mktemp("d"), "--allow=loopback") as d:
-        yield d
 
 
 @pytest.fixture

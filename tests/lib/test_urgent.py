@@ -11,21 +11,16 @@ import pytest
 from libxensock import V1, Attachment, Socket
 
 from backkit import free_port
-from daemonkit import Daemon, daemon
 from urgentkit import PROBES, End, PythonEnd, natively, seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from daemonkit import Daemon
+
 HOST = "127.0.0.1"
 OPTION = (socket.SOL_SOCKET, socket.SO_OOBINLINE)
 probes = pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with daemon(tmp_path_factory.mktemp("d"), "--allow=loopback") as d:
-        yield d
 
 
 @pytest.fixture

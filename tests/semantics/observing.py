@@ -21,6 +21,11 @@ def addresses(site: Site, version: int) -> tuple[str, str]:
     return (peer.addr4, "127.0.0.1") if version == 4 else (peer.addr6, "::1")
 
 
+def in_rule(host: str, port: int) -> str:
+    """An address and a port as rules have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def observe(guest: Guest, argv: list[str], options: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """The observations of one run, in order."""
     done = guest.run(argv, options=options, timeout=40)

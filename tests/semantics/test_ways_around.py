@@ -14,7 +14,7 @@ import pytest
 from world.namespaces import eventually
 
 from .attempts import Service, guests
-from .observing import addresses, observe
+from .observing import addresses, in_rule, observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 def test_ways_around(guest: Guest, site: Site, compiled: Callable[..., Path], version: int) -> None:
     peer, _ = addresses(site, version)
     with Service(site.world.peer.listen(peer)) as service:
-        rule = f"[{peer}]:{service.port}" if version == 6 else f"{peer}:{service.port}"
         argv = [str(compiled("ways")), str(version), peer, str(service.port)]
-        done = dict(observe(guest, argv, options=("--deny", rule)))
+        done = dict(observe(guest, argv, options=("--deny", in_rule(peer, service.port))))
         assert service.clients == []
     assert done.pop("deferred connect") in ("EACCES", "EOPNOTSUPP")
     assert done.pop("packet") in ("EPERM", "EAFNOSUPPORT")
@@ -97,10 +96,9 @@ def test_address_changed_while_it_is_judged(
     """Two seconds of a thread rewriting the sockaddr: the refused port is never reached."""
     peer, _ = addresses(site, version)
     with Service(site.world.peer.listen(peer)) as refused:
-        shown = f"[{peer}]" if version == 6 else peer
         ports = [str(site.ports["echo"]), str(refused.port)]
         argv = [str(compiled("flip")), str(version), peer, *ports, "2"]
-        seen = observe(guest, argv, options=("--deny", f"{shown}:{refused.port}"))
+        seen = observe(guest, argv, options=("--deny", in_rule(peer, refused.port)))
         assert seen == [("both outcomes", "1"), ("other outcomes", "0")]
         assert refused.clients == []
 
@@ -112,10 +110,9 @@ def test_a_static_program_is_judged_as_any(
     """What is preloaded into programs is not in one that is static and calls the kernel itself."""
     peer, _ = addresses(site, version)
     with Service(site.world.peer.listen(peer)) as service:
-        shown = f"[{peer}]" if version == 6 else peer
         ports = [str(site.ports["echo"]), str(service.port)]
         argv = [str(compiled("static", "-static")), str(version), peer, *ports]
-        options = () if guest.native else ("--deny", f"{shown}:{service.port}")
+        options = () if guest.native else ("--deny", in_rule(peer, service.port))
         seen = dict(observe(guest, argv, options=options))
         assert seen["connect"] == "0"
         assert seen["refused"] == ("EINPROGRESS" if guest.native else "EACCES")

@@ -21,6 +21,7 @@ from xensock.stack.kernel import Kernel
 from xensock.stack.networks import NetworkResolver
 from xensock.stack.resolver import Resolver
 from xensock.stack.stacks import SplitResolver, Stacks
+from xensock.streams import let_go, warn
 from xensock.supervisor import echoing, launch
 from xensock.supervisor import filter as guest_filter
 from xensock.supervisor.launch import ExecError, Launch, Launched, LaunchError
@@ -172,7 +173,7 @@ class Embedded:
         from xensock.backend.reloading import Reloader, Watcher
         from xensock.supervisor.refreshing import refresh
 
-        reloader = Reloader(current, source.load, lambda: refresh(served.first), _say)
+        reloader = Reloader(current, source.load, lambda: refresh(served.first), warn)
         stack.callback(Watcher(source.path, reloader.reload).close)
 
     def _let_watch(self, served: Serving, stack: ExitStack) -> None:
@@ -282,12 +283,6 @@ class Embedded:
                 return code
 
 
-def _say(line: str) -> None:
-    with suppress(OSError):  # its reader may have left
-        sys.stderr.write(f"xensock: {line}\n")
-        sys.stderr.flush()
-
-
 def launch_lost(guest: Launched) -> int:
     """The front was killed: what it stood for ends too."""
     guest.close()
@@ -296,8 +291,5 @@ def launch_lost(guest: Launched) -> int:
 
 def _let_go_of_stdio() -> None:
     """Whoever reads the program's output must see its end when the program ends, not when the backend does."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     sys.stdout.flush()
-    for fd in (0, 1):
-        os.dup2(null, fd)
-    os.close(null)
+    let_go(0, 1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from xensock.cli import errors, front
 from xensock.cli.errors import UserError, show
 from xensock.cli.failures import explained, lost, opened
-from xensock.cli.saying import complete, warn
+from xensock.streams import complete, warn
 
 if TYPE_CHECKING:
     import socket

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from xensock.cli.errors import CANNOT_INVOKE, NOT_FOUND, UserError
-from xensock.cli.saying import warn
+from xensock.streams import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable

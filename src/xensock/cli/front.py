@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from xensock.cli import witness
-from xensock.cli.witness import let_go
+from xensock.streams import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def run(
     far.close()
     with near:
         beheld = witness.start(near)
-        let_go()
+        let_go(0, 1, 2)  # the program's alone; the backend reports on stderr
         beside()
         return _wait(pid, near, beheld)
 
@@ -96,9 +96,7 @@ def detacher(front: socket.socket, quiet: bool) -> Callable[[int], None]:
 
     def detach(code: int) -> None:
         if quiet:
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(null, 2)
-            os.close(null)
+            let_go(2)
         front.send(bytes([code]))
         _send(pidfd, signal.SIGCHLD)  # the front sleeps in sigwaitinfo
 

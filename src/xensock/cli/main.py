@@ -16,8 +16,8 @@ import click
 from xensock import __version__
 from xensock.cli import errors, examples
 from xensock.cli.errors import UserError
-from xensock.cli.saying import complete
 from xensock.cli.terminal import CHOICES
+from xensock.streams import complete, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return errors.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output left, as `| head` does: not worth a word.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout.fileno())
         return errors.FAILURE
     except Exception as error:
         problem = errors.show(error, debug=debug)

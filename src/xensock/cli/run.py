@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from xensock.cli import auditing
 from xensock.cli.errors import UserError, show
 from xensock.cli.failures import explained, lost, opened, opened_for_packets
-from xensock.cli.saying import warn
+from xensock.streams import warn
 
 if TYPE_CHECKING:
     import socket
@@ -326,5 +326,6 @@ def recorder(
 
     stream = sys.stderr if path is None else opened(path)
     colour = path is None and colour_wanted(stream, ctx.find_root().params.get("color"))
-    form: Literal["text", "json"] = "json" if style == "json" else "text"
-    return TraceWriter(stream, form, colour, policy or "", lost(path)).write
+    return TraceWriter(
+        stream, "json" if style == "json" else "text", colour, policy or "", lost(path)
+    ).write

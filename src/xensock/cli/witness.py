@@ -15,6 +15,8 @@ import socket
 from collections import Counter
 from contextlib import suppress
 
+from xensock.streams import let_go
+
 STOPPED_S = 0.02  # no answer for so long: see whether it is stopped
 ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
@@ -50,7 +52,7 @@ def start(*others: socket.socket) -> Witness:
         try:
             for sock in (near, *others):
                 sock.close()
-            let_go()
+            let_go(0, 1, 2)
             _watch(far, front)
         finally:
             os._exit(0)
@@ -67,11 +69,3 @@ def _watch(link: socket.socket, front: int) -> None:
         number = asked[0]
         link.send(b"\1" if seen[number] else b"\0")
         seen[number] = max(seen[number] - 1, 0)
-
-
-def let_go() -> None:
-    """Leave input and output to the program, so that their other ends see its end."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)

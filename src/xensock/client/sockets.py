@@ -53,8 +53,8 @@ _PROTOCOLS: dict[int, tuple[int, ...]] = {
         _ICMPV6,
     ),
 }
-# Answered here: they are about the descriptor that the program holds.
 _INLINE = (standard.SOL_SOCKET, standard.SO_OOBINLINE)
+# Answered here: they are about the descriptor that the program holds.
 _OWN_OPTIONS = (standard.SO_RCVTIMEO, standard.SO_SNDTIMEO)
 
 

@@ -427,6 +427,9 @@ class Datagrams:
             decision, error, carrier = found()
         except OSError as failure:
             error = failure.errno or errno.EIO
+        except BaseException:
+            tell()  # a fault of ours, which goes on: the core must not wait for a word
+            raise
         via = self.via(carrier)
         make = lambda: self._make(carrier, number, source, sport, end)  # noqa: E731
         if error or _core.udp_has(self._core, number, source, sport, via):

@@ -1,4 +1,4 @@
-"""The standard streams as the command finds them: lines for stderr, and streams that the caller has closed."""
+"""The standard streams of a process: lines for stderr, streams that the caller has closed, streams left to others."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """`say` under the command's name."""
     say(f"xensock: {text.rstrip()}")
+
+
+def let_go(*fds: int) -> None:
+    """Have /dev/null in the place of these, so that their other ends see the end of whoever else holds them."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in fds:
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def complete() -> None:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from xensock.cli import saying
+from xensock import streams
 
 STATE = """
 import os, sys
-from xensock.cli.saying import complete, say
+from xensock.streams import complete, say
 complete()
 print("out", flush=True)
 say("err")
@@ -47,12 +47,12 @@ def test_closed_streams_are_taken(closed: tuple[int, ...]) -> None:
 
 
 def test_a_warning_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    saying.warn("it rains\n")
+    streams.warn("it rains\n")
     assert capsys.readouterr().err == "xensock: it rains\n"
 
 
 def test_nobody_is_told_that_nobody_listens() -> None:
-    script = "from xensock.cli.saying import say; say('lost'); say('lost'); import os; os._exit(3)"
+    script = "from xensock.streams import say; say('lost'); say('lost'); import os; os._exit(3)"
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", script], stderr=full, stdout=subprocess.PIPE, check=False
