@@ -4,6 +4,8 @@ Theory of operation: the program has whatever is sent to the job's process group
 `kill %1`), and must not be given it again; what is sent to the front alone must be passed on. A signal does not say
 which of the two it was, but in the first case the witness has it, too. The kernel sends to a group under the lock of
 the list of processes, which setpgid(2) takes: when that has returned, everybody of the group has what the front has.
+But SIGCONT and the signals that stop take each other out of what is pending (signal(7)): where the front has taken one
+and the other came to the group since, that is the job's last word, and the first is not passed on behind it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ from xensock.streams import let_go
 
 STOPPED_S = 0.02  # no answer for so long: see whether it is stopped
 ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+_STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_OPPOSITE: dict[int, tuple[int, ...]] = {
+    signal.SIGCONT: _STOPS,
+    **{each: (signal.SIGCONT,) for each in _STOPS},
+}
 
 
 class Witness:
@@ -66,6 +73,9 @@ def _watch(link: socket.socket, front: int) -> None:
         while (info := signal.sigtimedwait(ALL, 0)) is not None:
             if info.si_pid != front:  # which continues this process
                 seen[info.si_signo] += 1
+                for other in _OPPOSITE.get(info.si_signo, ()):
+                    seen[other] = 0
         number = asked[0]
-        link.send(b"\1" if seen[number] else b"\0")
+        came = (number, *_OPPOSITE.get(number, ()))
+        link.send(b"\1" if any(seen[each] for each in came) else b"\0")
         seen[number] = max(seen[number] - 1, 0)

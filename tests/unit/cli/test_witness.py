@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Tells of each signal whether the job had it; a line on stdin ends it. The one in front of a pair is taken later.
+# Tells of each signal whether the job had it; with an argument it waits for a line before it asks.
 WATCHING = """
 import os, signal, sys
 from xensock.cli import witness
@@ -26,6 +26,9 @@ while True:
     info = signal.sigwaitinfo(witness.ALL)
     if info.si_signo == signal.SIGTERM:
         break
+    if info.si_signo != signal.SIGCHLD and sys.argv[1:]:
+        print(info.si_signo, "taken", flush=True)
+        sys.stdin.readline()
     if info.si_signo != signal.SIGCHLD:
         print(info.si_signo, beheld.saw(info.si_signo), flush=True)
 """
@@ -33,9 +36,10 @@ RT = signal.SIGRTMIN + 3
 
 
 @contextmanager
-def watching(**kw: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def watching(paused: bool = False, **kw: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
     with subprocess.Popen(
-        [sys.executable, "-c", WATCHING],
+        [sys.executable, "-c", WATCHING, *(["paused"] if paused else [])],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         **kw,  # type: ignore[call-overload]
@@ -44,6 +48,12 @@ def watching(**kw: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
             yield process, int(process.stdout.readline())
         finally:
             process.kill()
+
+
+def resume(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def told(process: subprocess.Popen[str]) -> str:
@@ -81,6 +91,27 @@ def test_a_job_that_stops_and_goes_on() -> None:
         assert told(process) == f"{int(signal.SIGCONT)} False"
         os.killpg(process.pid, signal.SIGUSR1)
         assert told(process) == f"{int(signal.SIGUSR1)} True"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(signal.SIGCONT, signal.SIGTSTP), (signal.SIGTTIN, signal.SIGCONT)],
+)
+def test_what_a_later_one_takes_back_is_the_jobs(first: int, then: int) -> None:
+    """The front has taken it, and from the witness it has gone when the front asks."""
+    with watching(process_group=0, paused=True) as (process, _):
+        os.killpg(process.pid, first)
+        assert told(process) == f"{int(first)} taken"
+        os.killpg(process.pid, then)
+        resume(process)
+        assert told(process) == f"{int(first)} True"
+        assert told(process) == f"{int(then)} taken"
+        resume(process)
+        assert told(process) == f"{int(then)} True"
+        os.kill(process.pid, first)
+        assert told(process) == f"{int(first)} taken"
+        resume(process)
+        assert told(process) == f"{int(first)} False"
 
 
 def test_a_witness_that_is_gone_saw_nothing() -> None:
