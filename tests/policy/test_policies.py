@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -51,6 +52,40 @@ def test_a_file_says_what_a_guest_may_reach(guest: Guest) -> None:
     rules = {(call["rule"], call["source"].rpartition("/")[2]) for call in refused}
     assert ("198.51.100.12", "policy.toml:9") in rules or guest.datapath == "ring"
     assert ("default: not in policy.toml", "") in rules
+
+
+@embedded
+def test_a_refused_call_says_what_explain_says(guest: Guest) -> None:
+    """The rule and where it stands, what comes next, and what would allow it."""
+    text = """
+[[rule]]
+allow = "198.51.100.0/24:80"
+
+[[rule]]
+deny = "198.51.100.12"
+
+[[rule]]
+deny = "198.51.100.8/29:80"
+"""
+    places = ("198.51.100.12:80", "198.51.100.11:80", "198.51.100.10:7")
+    options = written(guest, text)
+    assert reached(guest, *places, options=options) == ["EACCES"] * 3
+    calls = {call["target"]: call for call in guest.calls}
+    traced = calls["198.51.100.12:80"]
+    assert traced["source"].endswith("/policy.toml:6")
+    assert traced["also"].startswith("deny 198.51.100.8/29:80 (")
+    assert "allow 198.51.100.0/24:80 (" in traced["also"]
+    for place in places:
+        argv = [*guest.xensock, "policy", "explain", "--json", *options, "connect", "tcp", place]
+        told = json.loads(guest.world.host.run(argv, cwd=guest.directory).stdout)
+        call = calls[place]
+        assert (told["rule"], told["source"]) == (call["rule"], call["source"])
+        others = ", ".join(
+            f"{'allow' if each['allow'] else 'deny'} {each['rule']} ({each['source']})"
+            for each in told["others"]
+        )
+        assert others == call["also"]
+        assert call["hint"] == f"--allow {told['smallest']}"
 
 
 @guests
@@ -215,3 +250,5 @@ except ConnectionResetError:
             code = f"import socket; print(socket.create_connection(('{host}', {port}), timeout=8).makefile().read())"
             assert world.host.run([world.python, "-c", code]).stdout == f"{host}\n"
         assert running.process.poll() is None
+    listening = {call["datapath"] for call in guest.calls if call["verb"] == "listen"}
+    assert listening == {"ring" if guest.datapath == "ring" else "relay"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -58,6 +58,11 @@ def hello(name: str) -> bytes:
     return outgoing.read()
 
 
+def made(guest: Guest) -> list[dict[str, Any]]:
+    """The records of connections that came to be, or began to."""
+    return [c for c in guest.calls if c["verb"] == "connect" and c["decision"] == "allow"]
+
+
 @guests
 def test_first_bytes_name_the_host_of_the_rule(guest: Guest) -> None:
     text = """
@@ -83,6 +88,7 @@ verify = "host"
     assert found == ["True", "True", "ECONNRESET", "ECONNRESET"]
     if guest.datapath == "ring":
         return  # the backend records them
+    assert {call["datapath"] for call in made(guest)} == {"relay"}
     refused = [call for call in guest.calls if call["rule"].startswith("verify of ")]
     assert {(call["verb"], call["error"], call["decision"]) for call in refused} == {
         ("send", 104, "deny")
@@ -156,6 +162,11 @@ allow = "web.test:80"
     places = ("web.test:7", "web.test:7", "web.test:80", "web.test:7")
     found = reached(guest, *places, options=written(guest, text))
     assert found == ["ok", "ECONNREFUSED", "ok", "ECONNREFUSED"]
+    if (
+        guest.datapath == "direct"
+    ):  # what a rule grants no more of than so much is the relay's to count
+        paths = {(c["target"].rpartition(":")[2], c["datapath"]) for c in made(guest)}
+        assert paths == {("7", "relay"), ("80", "direct")}
 
 
 @guests

@@ -153,7 +153,8 @@ def test_a_run_and_its_sockets(runtime: Path, far: socket.socket, path: str) -> 
         assert "1 established" in said("status")
         assert said("ps", "-q") == f"{guest['guest']}\n"
         assert set(said("ss", "-q").split()) == {one["connection"] for one in found.values()}
-        said("kill", talk["connection"])
+        told = json.loads(said("kill", "--json", talk["connection"]))
+        assert told == {"schema": 1, "killed": talk["connection"]}
         assert running.line() in ("ECONNRESET", "EPIPE")
         with pytest.raises(ConnectionResetError):
             assert running.client.recv(1) == b"?"
@@ -309,11 +310,13 @@ def test_a_daemon(runtime: Path, far: socket.socket, tmp_path: Path) -> None:
         found = rows("ss", "sockets", "--control", str(control))
         (talk,) = (one for one in found if one["state"] == "connected")
         assert talk["peer"] == f"127.0.0.1:{far.getsockname()[1]}"
-        said("kill", talk["connection"])
+        told = json.loads(said("kill", "--json", "--control", str(control), talk["connection"]))
+        assert told == {"schema": 1, "killed": talk["connection"]}
         assert running.line() in ("ECONNRESET", "EPIPE")
         listener = next(one for one in found if one["state"] == "listening")
         assert "only connections" in said("kill", listener["connection"], status=1)
-        said("kill", guest["guest"])
+        told = json.loads(said("kill", "--json", guest["guest"]))
+        assert told == {"schema": 1, "killed": guest["guest"]}
         until(lambda: not rows("ps", "guests", "--control", str(control)))
 
 

@@ -113,6 +113,24 @@ def test_a_refusal_says_that_the_answer_for_a_name_has_lapsed() -> None:
     assert point.connect(Protocol.TCP, at("192.0.2.1", 443)).allowed
 
 
+def test_a_connection_outlives_the_answer_for_its_name() -> None:
+    """It stays under a policy that allows the name, and under no other; new ones need an answer that holds."""
+    clock = [0.0]
+    names = Names(clock=lambda: clock[0])
+    current = Current(Policy.parse(["web.test:443"]))
+    point = Point("guest", current, names.of, None, lapsed=names.lapsed, keep=names.keep)
+    names.learn("web.test", [ip_address("192.0.2.1")], 0)
+    clock[0] = 1e6
+    there = at("192.0.2.1", 443)
+    assert not point.connect(Protocol.TCP, there).allowed
+    assert point.still(there).allowed
+    assert not point.still(at("192.0.2.2", 443)).allowed
+    current.policy = Policy.parse(["web.test:443", "other.test"])
+    assert point.still(there).allowed
+    current.policy = Policy.parse(["other.test"])
+    assert not point.still(there).allowed
+
+
 def test_what_was_learnt_under_another_policy_is_judged_anew() -> None:
     """Without rules a name may have a private address; a rule by name that comes into force later opens none."""
     names = Names()
