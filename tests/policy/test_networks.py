@@ -11,6 +11,7 @@ import pytest
 
 from policykit import (
     EMBEDDED,
+    GUESTS,
     NO_WAY,
     PORT,
     SERVER,
@@ -328,8 +329,9 @@ waiting.join()
 """
 
 
-@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+@pytest.mark.parametrize("guest", GUESTS, indirect=True)
 def test_a_backend_that_hangs_stalls_nobody_else(guest: Guest) -> None:
+    """One of the run's own networks, or of those behind its backend."""
     web, intra = guest.world.web4, "198.51.100.12"
     options, hanging = by_a_backend(guest, intra)
     argv = [guest.world.python, "-c", BESIDE, web, intra]

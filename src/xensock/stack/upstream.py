@@ -115,6 +115,18 @@ class Carried(OwnSocket):
         return False
 
 
+class Aside(Carried):
+    """One whose holders must not wait: what takes as long as the backend takes to answer is done on a thread."""
+
+    def close(self) -> None:
+        """close(2), soon."""
+        closing = super().close
+        try:
+            self._upstream.threads(0).submit(closing)
+        except RuntimeError:  # the network was closed, and it with that
+            closing()
+
+
 class Upstream:
     """A backend at `url`. Raises ValueError for a URL that cannot be understood, UnreachableError.
 
@@ -149,6 +161,11 @@ class Upstream:
         """A stream socket, as `make`, whose calls so many backends pass on."""
         self._check()
         return Carried(family, socket.SOCK_STREAM, 0, self._link, self, hops)
+
+    def make_aside(self, family: int) -> Aside:
+        """A stream socket, as `make`, for those who must not wait; its calls are for a thread of `threads(0)`."""
+        self._check()
+        return Aside(family, socket.SOCK_STREAM, 0, self._link, self)
 
     def make_datagrams(self, family: int, protocol: int, hops: int) -> Carried:
         """A datagram socket, as `make_passed`."""

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from xensock.calls.record import Path
     from xensock.stack.stacks import Stack
     from xensock.supervisor.question import Question
@@ -241,7 +243,6 @@ def _decided(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
 
 
 def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
-    from xensock.supervisor.supervisor import Verdict
 
     terms = terms_of(sup, q, end, decision)
     if isinstance(terms, Decision):
@@ -250,8 +251,14 @@ def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
     try:
         _carry_out(sup, q, end, decision, terms)
     except OSError as error:
-        path: Path = "direct" if sup.parts.direct else "relay"
-        _failed(sup, q, error, Verdict(decision, path, "allow"))
+        _could_not(sup, q, decision, error)
+
+
+def _could_not(sup: Supervisor, q: Question, decision: Decision, error: OSError) -> None:
+    from xensock.supervisor.supervisor import Verdict
+
+    path: Path = "direct" if sup.parts.direct else "relay"
+    _failed(sup, q, error, Verdict(decision, path, "allow"))
 
 
 def _carry_out(
@@ -286,27 +293,109 @@ def _carry_out(
 
         binding.forget(sup, key, outers)
     bound = None if outers is None else outers.sockets[0]
-    asked, error = decision, 0
-    for stack in carriers:
-        path: Path = "relay" if stack.local else "ring"
-        if asked.via:
-            decision = replace(asked, rule=f"{asked.rule} via {stack.name}")
-        far, bound = _far(stacks.default, stack, asked, end, bound), None
-        if isinstance(far, int):
-            error = far
-        else:
-            ended = sup.ended(q, Verdict(decision, path, "allow"))
-            if terms is not None:
-                terms.ended = ended
-            error = relay.connect(q.sock, dest, decision.redirect, terms or ended, far)
-        if error not in AWAY:
-            break
+    attempt = _Attempt(end, dest, decision, terms, carriers, key, blocking, bound)
+    _try_next(sup, q, attempt)
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """A call that others carry: `left` are those who have not tried yet, in their order."""
+
+    end: Endpoint
+    dest: Endpoint
+    asked: Decision
+    terms: Terms | None
+    left: list[Stack]
+    key: int
+    blocking: bool
+    bound: socket.socket | None
+
+
+def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
+    """Let the next one carry the call. Raises OSError. Other calls do not wait for another backend; only the guest's
+    own one, without which there is nothing for it, is asked here."""
+    stack = call.left.pop(0)
+    default, redirect = sup.parts.stacks.default, call.asked.redirect
+    bound, call.bound = call.bound, None
+    if stack.passer is None or stack is default or isinstance(redirect, str):
+        _tried(sup, q, call, stack, _far(default, stack, call.asked, call.end, bound))
+        return
+    if bound is not None:
+        bound.close()
+    to = call.end if redirect is None else redirect
+    copy = socket.socket(q.sock.family, q.sock.type, 0, fileno=os.dup(q.sock.fileno()))
+    taken = False
+
+    def begin() -> tuple[socket.socket | int, int]:
+        try:
+            with copy:
+                far = stack.passer.make_aside(to.family)
+                try:
+                    return far, sup.parts.relay.begin(copy, far, to)
+                except BaseException:
+                    far.close()
+                    raise
+        except OSError as error:
+            return error.errno or errno.EIO, 0
+
+    def go_on(sup: Supervisor, q: Question) -> None:
+        nonlocal taken
+        taken = True
+        far, begun = q.told
+        q.told = None
+        try:
+            _tried(sup, q, call, stack, far, begun)
+        except OSError as error:
+            _could_not(sup, q, call.asked, error)
+
+    def over(began: Future[tuple[socket.socket | int, int]]) -> None:
+        if not taken and not began.cancelled():  # its caller is gone, or another policy is in force
+            far, _ = began.result()
+            if not isinstance(far, int):
+                far.close()
+
+    try:
+        began = stack.passer.threads(0).submit(begin)
+    except RuntimeError:
+        copy.close()
+        raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
+    sup.waiting.add(q, began, go_on, connect)
+    began.add_done_callback(over)
+
+
+def _tried(
+    sup: Supervisor,
+    q: Question,
+    call: _Attempt,
+    stack: Stack,
+    far: socket.socket | int,
+    begun: int | None = None,
+) -> None:
+    """Go on with what carries the call, or the errno where there is nothing; `begun` as for Relay.connect. Raises
+    OSError."""
+    from xensock.supervisor.supervisor import Verdict
+
+    decision, terms, key, blocking = call.asked, call.terms, call.key, call.blocking
+    path: Path = "relay" if stack.local else "ring"
+    if decision.via:
+        decision = replace(decision, rule=f"{decision.rule} via {stack.name}")
+    if isinstance(far, int):
+        error = far
+    else:
+        ended = sup.ended(q, Verdict(decision, path, "allow"))
+        if terms is not None:
+            terms.ended = ended
+        relay, dial = sup.parts.relay, decision.redirect
+        error = relay.connect(q.sock, call.dest, dial, terms or ended, far, begun=begun)
+    if error in AWAY and call.left:
+        _try_next(sup, q, call)
+        return
     if isinstance(far, int):
         raise OSError(far, os.strerror(far))
     decision = final(decision, decided(far))
-    if error == errno.EACCES and is_own(end.host) and not stack.local:
+    if error == errno.EACCES and is_own(call.end.host) and not stack.local:
         # Not the backend's loopback then, but the guest's, where nobody listens.
-        _inside(sup, q, Verdict(decision, "guest", "guest"), end)
+        _inside(sup, q, Verdict(decision, "guest", "guest"), call.end)
         return
     verdict = (
         Verdict(decision, path, "allow") if decision.allowed else Verdict(decision, "", "deny")
@@ -320,8 +409,8 @@ def _carry_out(
     if error == 0 and not blocking:
         error = errno.EINPROGRESS  # as the kernel words it for a socket that does not wait
     sup.answer(q, error)
-    begun = key if error in (0, errno.EINPROGRESS) else 0
-    sup.record(q, Verb.CONNECT, sup.target(q), verdict, error, connection=begun)
+    known = key if error in (0, errno.EINPROGRESS) else 0
+    sup.record(q, Verb.CONNECT, sup.target(q), verdict, error, connection=known)
 
 
 def _far(

@@ -80,6 +80,7 @@ class Relay:
         ended: Ended | None = None,
         far: socket.socket | None = None,
         far_socket: MakeSocket | None = None,
+        begun: int | None = None,
     ) -> int:
         """Carry out connect(2) of the guest's own socket, of which `guest` is a duplicate the caller closes afterwards.
 
@@ -88,9 +89,14 @@ class Relay:
         the far side answered at once, as natively.
         `dial`: where to connect instead of `dest`, an endpoint or the path of a unix socket; the guest sees `dest` all
         the same. `far`: the socket to dial with, taken over (one that was bound for the guest);
-        `far_socket`: who makes it otherwise. `ended` may be the rule's `Terms`.
+        `far_socket`: who makes it otherwise. `begun`: what `begin` said of `far`. `ended` may be the rule's `Terms`.
         """
-        return self._client.connect(guest, dest, dial, ended, far, far_socket)
+        return self._client.connect(guest, dest, dial, ended, far, far_socket, begun)
+
+    def begin(self, guest: socket.socket, far: socket.socket, to: Endpoint | str) -> int:
+        """Have `far` dial, with what the guest's own socket was told by setsockopt(2), without waiting for the outcome:
+        the errno of connect(2). For those whose `far` may be slow to answer all the same. Raises OSError."""
+        return self._client.begin(guest, far, to)
 
     def join(self, inner: socket.socket, outer: socket.socket, ended: Ended | None = None) -> None:
         """Move bytes between two connected sockets, which are the relay's from now on, until both ends are done.

@@ -169,6 +169,7 @@ class Client:
         ended: Ended | None,
         far: socket.socket | None = None,
         far_socket: MakeSocket | None = None,
+        begun: int | None = None,
     ) -> int:
         """See Relay.connect."""
         target = dest.unmapped()
@@ -181,20 +182,13 @@ class Client:
             if far is not None:
                 far.close()
             return _core.connect_start(guest.fileno(), address, _HOLD_WAIT_US)
-        real = target if dial is None or isinstance(dial, str) else dial.unmapped()
+        to = target if dial is None else dial
         try:
             if far is None:
-                far = (far_socket or self._far)(
-                    real.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0
-                )
-            far.setblocking(False)
-            if isinstance(dial, str):
-                error = connect_local(far, dial)
-            else:
-                self._carry_options(guest, far)
-                mapped = far.family == socket.AF_INET6 and real.family == socket.AF_INET
-                where = (f"::ffff:{real.host}", real.port) if mapped else real.as_python()
-                error = far.connect_ex(where)
+                family = target.family if isinstance(to, str) else to.unmapped().family
+                kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+                far = (far_socket or self._far)(family, kind, 0)
+            error = self.begin(guest, far, to) if begun is None else begun
             if error in (0, errno.EINPROGRESS):
                 return self._dialled(guest, address, target, far, ended, dial is None)
         except OSError as e:
@@ -202,6 +196,17 @@ class Client:
         if far is not None:
             far.close()
         return error
+
+    def begin(self, guest: socket.socket, far: socket.socket, to: Endpoint | str) -> int:
+        """See Relay.begin."""
+        far.setblocking(False)
+        if isinstance(to, str):
+            return connect_local(far, to)
+        self._carry_options(guest, far)
+        real = to.unmapped()
+        mapped = far.family == socket.AF_INET6 and real.family == socket.AF_INET
+        where = (f"::ffff:{real.host}", real.port) if mapped else real.as_python()
+        return far.connect_ex(where)
 
     def _dialled(
         self,
