@@ -349,6 +349,39 @@ def test_a_backend_that_hangs_stalls_nobody_else(guest: Guest) -> None:
         hanging.send_signal(signal.SIGCONT)
 
 
+# One connection that hangs, one beside it, and the end.
+LEAVE = """
+import os, socket, sys, threading
+def reach(host):
+    with socket.create_connection((host, 7), timeout=60) as sock:
+        sock.sendall(b"hello")
+        return sock.recv(5).decode()
+print("warm", reach(sys.argv[1]), flush=True)
+sys.stdin.readline()
+threading.Thread(target=reach, args=(sys.argv[1],)).start()
+for _ in range(3):
+    print("beside", reach(sys.argv[2]), flush=True)
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("guest", GUESTS, indirect=True)
+def test_a_run_ends_while_a_backend_hangs(guest: Guest) -> None:
+    web, intra = guest.world.web4, "198.51.100.12"
+    options, hanging = by_a_backend(guest, intra)
+    argv = [guest.world.python, "-c", LEAVE, web, intra]
+    try:
+        with prompted(guest, argv, options) as (running, go):
+            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
+            hanging.send_signal(signal.SIGSTOP)
+            go()
+            assert running.wait(30) == 3
+            assert running.stdout.count("beside hello") == 3
+            assert running.stderr == ""
+    finally:
+        hanging.send_signal(signal.SIGCONT)
+
+
 # Connects until the network is there, then asks for a name and connects again and again, all at once.
 CIRCLE = """
 import errno, socket, sys, threading, time

@@ -10,8 +10,10 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import Endpoint
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 THREADS = 4
 LOOKS = 16  # at once, at one backend; a look takes as long as the backend, or those behind it
 RING_ORDER = 7  # 256 KiB each way
+_HARD = struct.pack("ii", 1, 0)  # SO_LINGER: close(2) resets
 _ICMP = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
 
 
@@ -120,7 +123,19 @@ class Aside(Carried):
 
     def close(self) -> None:
         """close(2), soon."""
-        closing = super().close
+        self._soon(super().close)
+
+    def reset(self) -> None:
+        """Close with RST, soon."""
+
+        def closing() -> None:
+            with suppress(OSError):  # the backend is gone
+                self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
+            OwnSocket.close(self)
+
+        self._soon(closing)
+
+    def _soon(self, closing: Callable[[], None]) -> None:
         try:
             self._upstream.threads(0).submit(closing)
         except RuntimeError:  # the network was closed, and it with that

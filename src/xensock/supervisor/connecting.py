@@ -17,6 +17,7 @@ from xensock.policy.deferred import final
 from xensock.policy.networks import AWAY
 from xensock.stack.stacks import decided
 from xensock.supervisor import limits, sharing
+from xensock.supervisor.carried import asked_of
 from xensock.supervisor.checking import terms_of
 from xensock.supervisor.diag import cookie
 from xensock.supervisor.options import bind_anywhere
@@ -277,7 +278,7 @@ def _carry_out(
         sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=cache)
         return
     relay = sup.parts.relay
-    limits.check(sup, "connects", relay.dialling(), errno.EAGAIN)
+    limits.check(sup, "connects", relay.dialling() + sup.waiting.count(), errno.EAGAIN)
     moved = relay.connections() + sup.parts.stacks.live()
     limits.check(sup, "connections", moved, errno.EAGAIN)
     stacks = sup.parts.stacks
@@ -323,18 +324,17 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
     if bound is not None:
         bound.close()
     to = call.end if redirect is None else redirect
-    copy = socket.socket(q.sock.family, q.sock.type, 0, fileno=os.dup(q.sock.fileno()))
+    asked = asked_of(q.sock)
     taken = False
 
     def begin() -> tuple[socket.socket | int, int]:
         try:
-            with copy:
-                far = stack.passer.make_aside(to.family)
-                try:
-                    return far, sup.parts.relay.begin(copy, far, to)
-                except BaseException:
-                    far.close()
-                    raise
+            far = stack.passer.make_aside(to.family)
+            try:
+                return far, sup.parts.relay.begin(asked, far, to)
+            except BaseException:
+                far.close()
+                raise
         except OSError as error:
             return error.errno or errno.EIO, 0
 
@@ -356,8 +356,7 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
 
     try:
         began = stack.passer.threads(0).submit(begin)
-    except RuntimeError:
-        copy.close()
+    except RuntimeError:  # it was closed
         raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
     sup.waiting.add(q, began, go_on, connect)
     began.add_done_callback(over)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.policy.grants import Grant
+    from xensock.supervisor.carried import Asked
     from xensock.supervisor.relay_wire import MakeSocket
 
 LAST_ENDS_S = 2.0
@@ -93,10 +94,10 @@ class Relay:
         """
         return self._client.connect(guest, dest, dial, ended, far, far_socket, begun)
 
-    def begin(self, guest: socket.socket, far: socket.socket, to: Endpoint | str) -> int:
-        """Have `far` dial, with what the guest's own socket was told by setsockopt(2), without waiting for the outcome:
-        the errno of connect(2). For those whose `far` may be slow to answer all the same. Raises OSError."""
-        return self._client.begin(guest, far, to)
+    def begin(self, asked: Asked, far: socket.socket, to: Endpoint | str) -> int:
+        """Have `far` dial, told what the guest's own socket was (`asked_of`), without waiting for the outcome: the
+        errno of connect(2). For those whose `far` may be slow to answer all the same. Raises OSError."""
+        return self._client.begin(asked, far, to)
 
     def join(self, inner: socket.socket, outer: socket.socket, ended: Ended | None = None) -> None:
         """Move bytes between two connected sockets, which are the relay's from now on, until both ends are done.

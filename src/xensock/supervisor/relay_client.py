@@ -29,11 +29,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
+from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
+from xensock.supervisor.carried import Carrier, asked_of
 from xensock.supervisor.relay_names import Start, called_as
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
@@ -46,6 +48,9 @@ from xensock.supervisor.relay_wire import (
 )
 from xensock.supervisor.synreplay import Syn, listener_filter
 
+if TYPE_CHECKING:
+    from xensock.supervisor.carried import Asked
+
 Name = tuple[str, int]
 # Hands a guest's end and a far end to the mover, with what to call when the connection has ended.
 Join = Callable[[socket.socket, socket.socket, "Ended | None"], None]
@@ -57,7 +62,6 @@ MOST_SEGMENT = (
     32767  # that can be asked for (MAX_TCP_WINDOW); more is loopback's, as the guest's own
 )
 TCP_SYN_SENT, TCP_CLOSE = 2, 7
-SO_BUF_LOCK, _SNDBUF_LOCK, _RCVBUF_LOCK = 72, 1, 2
 
 _FAST_WAIT_US = 2000
 _HOLD_WAIT_US = 100
@@ -66,28 +70,13 @@ _LISTENERS = 256
 _BACKLOG = 4096
 _HARD = struct.pack("ii", 1, 0)
 
-# Options by which a program shapes what goes over the network; they are set on the far side's socket too
-# (socket(7), ip(7), ipv6(7), tcp(7)).
-_CARRIED = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-    (socket.SOL_SOCKET, socket.SO_PRIORITY),
-    (socket.IPPROTO_TCP, socket.TCP_MAXSEG),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
-    (socket.IPPROTO_TCP, socket.TCP_SYNCNT),
-    (socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
-)
-_CARRIED4 = ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IP, socket.IP_TTL))
-_CARRIED6 = (
-    (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
-    (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
-)
-
 
 def reset(sock: socket.socket) -> None:
     """Close with RST."""
+    elsewhere = getattr(sock, "reset", None)
+    if elsewhere is not None:  # another backend's, which may be slow to answer
+        elsewhere()
+        return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
     sock.close()
 
@@ -158,7 +147,7 @@ class Client:
         self._listeners: OrderedDict[Endpoint, _Listener] = OrderedDict()
         self._holds: dict[tuple[Endpoint, Endpoint], _Hold] = {}
         self._checking = False
-        self._defaults: dict[int, dict[tuple[int, int], int]] = {}
+        self._carrier = Carrier()
         self._closed = False
 
     def connect(
@@ -188,7 +177,9 @@ class Client:
                 family = target.family if isinstance(to, str) else to.unmapped().family
                 kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC
                 far = (far_socket or self._far)(family, kind, 0)
-            error = self.begin(guest, far, to) if begun is None else begun
+            if begun is None:
+                begun = self.begin(asked_of(guest) if isinstance(to, Endpoint) else {}, far, to)
+            error = begun
             if error in (0, errno.EINPROGRESS):
                 return self._dialled(guest, address, target, far, ended, dial is None)
         except OSError as e:
@@ -197,12 +188,12 @@ class Client:
             far.close()
         return error
 
-    def begin(self, guest: socket.socket, far: socket.socket, to: Endpoint | str) -> int:
+    def begin(self, asked: Asked, far: socket.socket, to: Endpoint | str) -> int:
         """See Relay.begin."""
         far.setblocking(False)
         if isinstance(to, str):
             return connect_local(far, to)
-        self._carry_options(guest, far)
+        self._carrier.carry(asked, far)
         real = to.unmapped()
         mapped = far.family == socket.AF_INET6 and real.family == socket.AF_INET
         where = (f"::ffff:{real.host}", real.port) if mapped else real.as_python()
@@ -237,40 +228,6 @@ class Client:
     def dialling(self) -> int:
         """Connections whose far side has not answered."""
         return len(self._holds)
-
-    # ---- the far side ----
-
-    def _carry_options(self, guest: socket.socket, far: socket.socket) -> None:
-        names = _CARRIED + (_CARRIED4 if far.family == socket.AF_INET else ())
-        if guest.family == socket.AF_INET6 and far.family == socket.AF_INET6:
-            names = _CARRIED + _CARRIED6
-        defaults = self._defaults.get(far.family)
-        if defaults is None:
-            known = _CARRIED + (_CARRIED4 if far.family == socket.AF_INET else _CARRIED6)
-            try:
-                defaults = {name: far.getsockopt(*name) for name in known}
-            except OSError as error:
-                if error.errno != errno.ENOPROTOOPT:
-                    raise
-                return  # a backend of version 1 carries no options
-            self._defaults[far.family] = defaults
-        for level, option in names:
-            value = guest.getsockopt(level, option)
-            if value == defaults[level, option]:
-                continue
-            # A socket that was connected before reports a segment size that cannot be asked for (tcp(7), TCP_MAXSEG).
-            with contextlib.suppress(OSError):
-                far.setsockopt(level, option, value)
-        try:
-            locks = guest.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
-        except OSError:
-            return  # Linux before 5.14 does not tell whether the program chose the sizes
-        for bit, option in ((_SNDBUF_LOCK, socket.SO_SNDBUF), (_RCVBUF_LOCK, socket.SO_RCVBUF)):
-            if locks & bit:
-                # The kernel reports twice what was set (socket(7)).
-                far.setsockopt(
-                    socket.SOL_SOCKET, option, guest.getsockopt(socket.SOL_SOCKET, option) // 2
-                )
 
     # ---- the guest's side; the lock is held ----
 

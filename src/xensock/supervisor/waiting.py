@@ -70,6 +70,9 @@ class Waiting:
         with sup.held.lock:  # under which no supervisor stops
             if waiter not in self._waiters:
                 return
+            self._waiters.discard(
+                waiter
+            )  # it waits no more; what it goes on with may let it wait again
             try:
                 if sup in sup.held.supervisors and _core.super_valid(sup.handle, q.id):
                     same = sup.point.policy.generation == waiter.generation
@@ -79,7 +82,11 @@ class Waiting:
                 sup.parts.complain(traceback.format_exc())
                 sup.answer(q, errno.EPERM)
             finally:
-                self._drop(waiter)
+                q.sock.close()
+
+    def count(self) -> int:
+        """How many wait."""
+        return len(self._waiters)
 
     def _drop(self, waiter: _Waiter) -> None:
         self._waiters.discard(waiter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,37 @@ def test_the_guests_own_listener_at_the_loopback_is_left_to_its_network(upstream
         port = server.getsockname()[1]
         assert sock.connect_ex(("127.0.0.1", port)) == errno.EACCES
         server.accept()[0].close()  # it was made all the same
+
+
+def test_who_must_not_wait_closes_while_the_backend_hangs(served: Daemon) -> None:
+    with (
+        closing(Upstream("vpn", served.url, "guest")) as upstream,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        near, far = [upstream.make_aside(socket.AF_INET) for _ in range(2)], list[socket.socket]()
+        for each in near:
+            each.setblocking(True)
+            assert each.connect_ex(server.getsockname()) == 0
+            far.append(server.accept()[0])
+
+        def close() -> None:
+            near[0].reset()
+            near[1].close()
+
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            closing_both = threading.Thread(target=close)
+            closing_both.start()
+            closing_both.join(20)
+            assert not closing_both.is_alive()
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+        for each in far:
+            each.settimeout(20)
+        with far[0], pytest.raises(ConnectionResetError):
+            far[0].recv(1)
+        with far[1]:
+            assert far[1].recv(1) == b""
 
 
 def test_names_are_explained(upstream: Upstream) -> None:
