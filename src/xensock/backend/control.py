@@ -148,14 +148,16 @@ class Control:
                 await writer.drain()
                 return
             request = _request(raw)
-            if request.get("command") == "events":
+            if request is not None and request.get("command") == "events":
                 await self._follow(request, reader, writer)
                 return
             self._idle.discard(task)
-            if request.get("command") == "upgrade":
+            if request is None:
+                writer.write(failed(None, "not-json", "a request is a JSON object on one line"))
+            elif request.get("command") == "upgrade":
                 writer.write(await self._upgraded(request))
             else:
-                writer.write(self.answer(raw))
+                writer.write(self._answer(request))
             await writer.drain()
 
     async def _upgraded(self, request: dict[str, Any]) -> bytes:
@@ -205,14 +207,8 @@ class Control:
         finally:
             tap.remove(take)
 
-    def answer(self, raw: bytes) -> bytes:
+    def _answer(self, request: dict[str, Any]) -> bytes:
         """The answer to one request, as a line."""
-        try:
-            request = json.loads(raw)
-        except (ValueError, RecursionError):
-            return failed(None, "not-json", "a request is a JSON object on one line")
-        if not isinstance(request, dict):
-            return failed(None, "not-json", "a request is a JSON object on one line")
         number = request.get("id")
         name = request.get("command")
         command = self._commands.get(name) if isinstance(name, str) else None
@@ -295,13 +291,13 @@ class Control:
         return session
 
 
-def _request(raw: bytes) -> dict[str, Any]:
-    """A request; empty for what is none, which `answer` explains."""
+def _request(raw: bytes) -> dict[str, Any] | None:
+    """A request; None for what is none."""
     try:
         request = json.loads(raw)
     except (ValueError, RecursionError):
-        return {}
-    return request if isinstance(request, dict) else {}
+        return None
+    return request if isinstance(request, dict) else None
 
 
 def listening_socket(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
