@@ -6,6 +6,7 @@ import array
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import termios
@@ -18,6 +19,7 @@ from semantics.attempts import Service
 from world.fixtures import only
 from world.namespaces import eventually, needs, stop
 from world.runner import Guest
+from xensock.pvcalls.serving.limits import Limits
 
 from .conftest import guests, outcome
 
@@ -68,6 +70,19 @@ def test_ports_over_other_paths(guest: Guest, tries: Path) -> None:
     """What is closed comes free a moment later."""
     seen = run(guest, tries, "ports", 80, limits=("ports=50",))
     assert (seen["made"], seen["error"]) == (50, "EADDRINUSE")
+
+
+@guests
+def test_ports_of_datagrams(guest: Guest, tries: Path) -> None:
+    """So many for each guest (docs/explanation/udp.md); at another backend as many as that has descriptors for
+    (docs/reference/backend.md). Sockets that are closed all at once give every port back."""
+    most = 1024
+    if guest.datapath == "ring":
+        most = min(
+            most, Limits.for_descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[1]).sockets
+        )
+    seen = run(guest, tries, "datagram_ports", 1100)
+    assert seen == {"made": most, "error": "ENFILE", "again": most}
 
 
 @guests

@@ -502,18 +502,14 @@ class Datagrams:
 
     def _read_diag(self) -> None:
         assert self._diag is not None
-        while True:
-            try:
-                message = self._diag.recv(0xFFFF)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                continue  # some were lost: those ports end when they are bound anew, or when idle
-            gone = udp_diag.cookie_of(message)
-            if gone:
-                self._gone(gone)
+        gone, lost = udp_diag.read(self._diag)
+        if lost:
+            with self._lock:
+                known = set(self._cookies)
+            with suppress(OSError):  # then those ports end when they are idle
+                gone |= known - udp_diag.there(self._guest)
+        for cookie in gone:
+            self._gone(cookie)
 
     def _gone(self, cookie: int) -> None:
         with self._lock:

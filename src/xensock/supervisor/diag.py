@@ -82,14 +82,16 @@ class Diag:
                 self._shows_bound = any(each.cookie == cookie(bound) for each in held)
         return self._shows_bound
 
-    def held(self, port: int = 0, states: int = HOLDING) -> list[Held]:
-        """Every socket that holds a port (0: any), of both families; those only bound since Linux 6.8.
+    def held(
+        self, port: int = 0, states: int = HOLDING, protocol: int = socket.IPPROTO_TCP
+    ) -> list[Held]:
+        """Every socket that holds a port (0: any), of both families; TCP's that are only bound since Linux 6.8.
 
         `states`: a set of bits, as CONNECTED. Raises OSError.
         """
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, states)
+            body = struct.pack("=BBBBI", family, protocol, 0, 0, states)
             body += struct.pack("!HH", port, 0) + bytes(32 + 12)
             with self._lock:
                 self._link.send(

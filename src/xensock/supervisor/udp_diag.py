@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import TYPE_CHECKING
 
-from xensock.supervisor.diag import NETLINK_SOCK_DIAG
+from xensock.supervisor.diag import NETLINK_SOCK_DIAG, Diag
 
 if TYPE_CHECKING:
     from xensock.calls.address import Endpoint
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 DESTROY_GROUPS = 1 << 1 | 1 << 3  # SKNLGRP_INET_UDP_DESTROY, SKNLGRP_INET6_UDP_DESTROY
 BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 UDP = 17
+AT_ONCE = 1000  # messages, before others get their turn
 _COOKIE = 16 + 4 + 4 + 32 + 4  # within a message with struct inet_diag_msg
 _RAW = socket.SOCK_RAW | socket.SOCK_CLOEXEC
 
@@ -37,6 +39,31 @@ def cookie_of(message: bytes) -> int:
     if len(message) < _COOKIE + 8:
         return 0
     return int(struct.unpack_from("=Q", message, _COOKIE)[0])
+
+
+def read(diag: socket.socket) -> tuple[set[int], bool]:
+    """What `watch` gave has to say: SO_COOKIE of sockets that have ended, and whether some that had were not told (the
+    queue was full). Raises OSError."""
+    ended, lost = set(), False
+    for _ in range(AT_ONCE):
+        try:
+            ended.add(cookie_of(diag.recv(0xFFFF)))
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            lost = True
+    return ended - {0}, lost
+
+
+def there(guest: Guest) -> set[int]:
+    """SO_COOKIE of every UDP socket of the guest's network that has a port. Raises OSError."""
+    diag = Diag(guest.socket(socket.AF_NETLINK, _RAW, NETLINK_SOCK_DIAG))
+    try:
+        return {each.cookie for each in diag.held(states=0xFFFFFFFF, protocol=UDP)}
+    finally:
+        diag.close()
 
 
 def find(guest: Guest, local: Endpoint, remote: Endpoint) -> int:

@@ -68,8 +68,8 @@ def _in_processes(count: int, most: int) -> tuple[int, str]:
     return sum(child[1] for child in children), next((c[3] for c in children if c[3]), "")
 
 
-def _port() -> socket.socket:
-    made = socket.socket()
+def _port(kind: int = socket.SOCK_STREAM) -> socket.socket:
+    made = socket.socket(socket.AF_INET, kind)
     try:
         made.bind(("0.0.0.0", 0))
     except OSError:
@@ -84,6 +84,21 @@ def ports(most: str) -> dict:
     for each in held:
         each.close()
     return {"made": made, "error": error, "again": len(taken(_port, int(most))[0])}
+
+
+def datagram_ports(most: str) -> dict:
+    """And again, once what is closed has come free, which is known a moment later."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held, error = taken(lambda: _port(socket.SOCK_DGRAM), int(most))
+    made = len(held)
+    for each in held:
+        each.close()
+    again: list[socket.socket] = []
+    deadline = time.monotonic() + 20
+    while len(again) < made and time.monotonic() < deadline:
+        again += taken(lambda: _port(socket.SOCK_DGRAM), made - len(again))[0]
+    return {"made": made, "error": error, "again": len(again)}
 
 
 def waiting(host: str, count: str) -> dict:
@@ -208,7 +223,10 @@ def reach(host: str, port: str) -> dict:
         return {"got": sock.recv(1).decode()}
 
 
-CALLS = (sockets, ports, waiting, connections, calls, flood, bomb, modest, reach)
+CALLS = (
+    *(sockets, ports, datagram_ports, waiting, connections, calls),
+    *(flood, bomb, modest, reach),
+)
 result = {call.__name__: call for call in CALLS}[sys.argv[1]](*sys.argv[2:])
 print(json.dumps(result), flush=True)
 os._exit(0)
