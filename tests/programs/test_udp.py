@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -205,18 +206,36 @@ def test_logger_sends_to_a_syslog_server(guest):
     relayed(guest, 1, "connect", f":{port}/udp")
 
 
+@contextmanager
+def group_range(world, groups):
+    """These groups may have ping sockets on the host (icmp(7))."""
+    path = "/proc/sys/net/ipv4/ping_group_range"
+    before = world.host.run(["cat", path]).stdout.strip()
+    done = world.host.run(["sh", "-c", f"echo {groups} >{path}"])
+    assert done.returncode == 0, done.stderr
+    try:
+        yield
+    finally:
+        world.host.run(["sh", "-c", f"echo {before} >{path}"])
+
+
 @pytest.fixture
 def pings(world):
     """Everybody on the host may ping, as distributions have it."""
-    path = "/proc/sys/net/ipv4/ping_group_range"
-    before = world.host.run(["cat", path]).stdout.strip()
-    done = world.host.run(["sh", "-c", f"echo 0 {2**31 - 1 if not ranged(world) else 0} >{path}"])
-    assert done.returncode == 0, done.stderr
-    yield
-    world.host.run(["sh", "-c", f"echo {before} >{path}"])
+    with group_range(world, "0 0" if ranged() else f"0 {2**31 - 1}"):
+        yield
 
 
-def ranged(world):
+@pytest.fixture
+def no_pings(world):
+    """No group on the host may have ping sockets, as the kernel has it."""
+    if ranged():
+        pytest.skip("the one group of a user namespace cannot be excluded")
+    with group_range(world, "1 0"):
+        yield
+
+
+def ranged():
     """Whether this world is a user namespace, which has one group."""
     return not Path("/proc/self/gid_map").read_text().split()[2].startswith("4294967295")
 
@@ -235,6 +254,39 @@ def test_ping(guest, pings, family, user):
     assert done.stdout.count(f"from {host}: icmp_seq=") == 3
     assert done.stdout.count(" ttl=64 ") == 3
     relayed(guest, 1, "send", f"{host}/icmp" if family == 4 else f"[{host}]/icmp")
+
+
+def ping_once(guest, family, user):
+    host = address(guest.world, "far", family)
+    return guest.run(["ping", "-n", "-c", "1", "-w", "30", host], user=user)
+
+
+@needs("ping")
+@families
+@pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
+def test_ping_of_root_where_no_group_may(guest, no_pings, family):
+    """It has raw sockets natively, and a backend that is embedded has them for it."""
+    done = ping_once(guest, family, "root")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs("ping")
+@families
+@pytest.mark.parametrize("guest", only("ring"), indirect=True)
+def test_ping_of_root_over_rings_where_no_group_may(guest, no_pings, family):
+    """Another backend gives ping sockets only, from which root is not excepted."""
+    done = ping_once(guest, family, "root")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "not permitted" in done.stderr
+
+
+@needs("ping")
+@families
+@guests
+def test_ping_of_others_where_no_group_may(guest, no_pings, family):
+    done = ping_once(guest, family, "xstest")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "not permitted" in done.stderr
 
 
 @needs("ping")
