@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write the table of docs/reference/which-sockets.md from tests/which/cells.py.
+"""Write the tables of docs/reference/which-sockets.md from tests/which/cells.py.
 
-With --check nothing is written, and the exit status says whether the table is up to date.
+With --check nothing is written, and the exit status says whether they are up to date.
 """
 
 from __future__ import annotations
@@ -9,25 +9,37 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from which.cells import Row
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "reference" / "which-sockets.md"
 
 
 def written(text: str) -> str:
-    """A document with the table behind `<!-- cells -->` as cells.py has it."""
+    """A document with the tables behind `<!-- cells -->` and `<!-- urgent -->` as cells.py has them."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from which.cells import COLUMNS, ROWS
+    from which.cells import ROWS, URGENT
+
+    for mark, rows in (("cells", ROWS), ("urgent", URGENT)):
+        head = f"<!-- {mark} -->\n"
+        text = re.sub(head + r"(\|.*\n)*", head + _table(rows), text)
+    return text
+
+
+def _table(rows: tuple[Row, ...]) -> str:
+    from which.cells import COLUMNS
 
     lines = [
         "| family | type | protocol | " + " | ".join(COLUMNS) + " |",
         "|---" * (3 + len(COLUMNS)) + "|",
     ]
-    for row in ROWS:
+    for row in rows:
         cells = (row.family, row.type, row.protocol, *(getattr(row, each) for each in COLUMNS))
         lines.append("| " + " | ".join(cells) + " |")
-    table = "\n".join(lines) + "\n"
-    return re.sub(r"(<!-- cells -->\n)(\|.*\n)*", lambda found: found[1] + table, text)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:

@@ -160,6 +160,44 @@ def test_options_that_are_not_listed(guest: Front) -> None:
     assert guest.ret(SetOption(id, 1, socket.SO_KEEPALIVE, b"")) == -errno.EINVAL
 
 
+INLINE = (socket.SOL_SOCKET, socket.SO_OOBINLINE)
+
+
+def test_how_urgent_bytes_are_read_is_the_frontends_affair(
+    guest: Front, server: socket.socket
+) -> None:
+    """The mover needs SO_OOBINLINE for itself: it is no option of a stream, in whatever state."""
+    fresh, (connected, _, _) = guest.socket(), guest.connect(server.getsockname())
+    port = free_port()
+    listener = guest.listener(port=port)
+    cookie, accepted, _ = guest.accept(listener)
+    with socket.create_connection(("127.0.0.1", port), 5):
+        assert guest.result(cookie).ret == 0
+        for id in (fresh, connected, listener, accepted):
+            for value in (bytes(4), struct.pack("i", 1)):
+                assert guest.ret(SetOption(id, *INLINE, value)) == -errno.ENOPROTOOPT
+            assert guest.ret(GetOption(id, *INLINE, 4)) == -errno.ENOPROTOOPT
+    datagrams = guest.socket(kind=socket.SOCK_DGRAM)
+    assert guest.ret(SetOption(datagrams, *INLINE, struct.pack("i", 1))) == 0
+    assert option(guest, datagrams, *INLINE) == struct.pack("i", 1)
+
+
+def test_without_urgent_marks_it_is_an_option_as_others(
+    serving: Serving, server: socket.socket
+) -> None:
+    """An urgent byte is one of the others then, in its place; without the option it is lost."""
+    with front(serving, EVERY - {Extension.URGENT}) as guest:
+        for on in (0, 1):
+            id, stream, _ = guest.connect(server.getsockname())
+            assert guest.ret(SetOption(id, *INLINE, struct.pack("i", on))) == 0
+            assert option(guest, id, *INLINE) == struct.pack("i", on)
+            with accepted(server) as peer:
+                peer.send(b"ab!", socket.MSG_OOB)
+                peer.send(b"cd")
+                peer.shutdown(socket.SHUT_WR)
+                assert stream.recv_all() == (b"ab!cd" if on else b"abcd")
+
+
 def test_a_long_option_comes_in_a_page(guest: Front) -> None:
     id, pages = guest.socket(), guest.session.allocate(1)
     response = guest.command(GetOption(id, 6, socket.TCP_INFO, 4096, pages.refs[0]))

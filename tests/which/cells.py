@@ -1,14 +1,15 @@
-"""Which sockets, where: the one table behind docs/reference/which-sockets.md and its test.
+"""Which sockets, where: the tables behind docs/reference/which-sockets.md and their test.
 
-A cell is CARRIED (by the backend, as the rules say), LOCAL (the guest's own kernel's, inside the guest) or the errno
-of socket(2).
+A cell of ROWS is CARRIED (by the backend, as the rules say), LOCAL (the guest's own kernel's, inside the guest) or the
+errno of socket(2). Of URGENT it is the same about the urgent byte of MSG_OOB (tcp(7)), IGNORED where the flag is, or
+the errno of socket(2) or send(2).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-CARRIED, LOCAL = "carried", "local"
+CARRIED, LOCAL, IGNORED = "carried", "local", "ignored"
 COLUMNS = ("direct", "relay", "own", "ring", "v1")
 
 FAMILIES = {
@@ -114,4 +115,22 @@ ROWS: tuple[Row, ...] = (
     *_foreign("AF_BLUETOOTH", "SEQPACKET", "0", "EAFNOSUPPORT"),
     *_foreign("AF_ALG", "SEQPACKET", "0", "EAFNOSUPPORT"),
     *_foreign("AF_VSOCK", "STREAM", "0", "EAFNOSUPPORT"),
+)
+
+
+_NONE = "EOPNOTSUPP"
+URGENT: tuple[Row, ...] = (
+    *_rows("AF_INET", "STREAM", "0 TCP", f"{CARRIED} {CARRIED} {LOCAL} {CARRIED} {_NONE}"),
+    *_rows("AF_INET", "DGRAM", "0 UDP", f"{_NONE} {_NONE} {_NONE} {_NONE} ESOCKTNOSUPPORT"),
+    *_rows("AF_INET", "DGRAM", "ICMP", f"{_NONE} {_NONE} EACCES {_NONE} ESOCKTNOSUPPORT"),
+    *_rows("AF_INET6", "STREAM", "0 TCP", f"{CARRIED} {CARRIED} {LOCAL} {CARRIED} EAFNOSUPPORT"),
+    *_rows("AF_INET6", "DGRAM", "0 UDP", f"{IGNORED} {IGNORED} {LOCAL} {IGNORED} EAFNOSUPPORT"),
+    *_rows("AF_INET6", "DGRAM", "ICMPV6", f"{_NONE} {_NONE} EACCES {_NONE} EAFNOSUPPORT"),
+    *_rows(
+        "AF_XENSOCK", "STREAM", "0 TCP", f"{CARRIED} {CARRIED} {CARRIED} {CARRIED} EAFNOSUPPORT"
+    ),
+    *_rows("AF_XENSOCK", "DGRAM", "0 UDP", f"{_NONE} {_NONE} ESOCKTNOSUPPORT {_NONE} EAFNOSUPPORT"),
+    *_rows("AF_UNIX", "STREAM", "0", _all(LOCAL)),
+    *_rows("AF_UNIX", "DGRAM", "0", _all(_NONE)),
+    *_rows("AF_UNIX", "SEQPACKET", "0", _all(_NONE)),
 )

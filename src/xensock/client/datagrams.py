@@ -7,6 +7,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from xensock.calls.address import Endpoint
 from xensock.client.address import failure
 from xensock.client.held import Held, State
 from xensock.client.link import unwatch
@@ -52,6 +53,18 @@ class Datagrams(Held):
         self.own = response.address
         self.peer, self.state = sockaddr, State.CONNECTED if sockaddr else State.NEW
         return 0
+
+    @property
+    def pings(self) -> bool:
+        """Whether it is a ping socket (icmp(7))."""
+        return self.protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+
+    def ignores_urgent(self, to: Endpoint | None) -> bool:
+        """Whether sending ignores MSG_OOB, as Linux does for addresses of IPv6; elsewhere it is EOPNOTSUPP."""
+        if self.family != socket.AF_INET6 or self.pings:
+            return False
+        where = to or (Endpoint.from_sockaddr(self.peer) if self.peer else None)
+        return where is None or where.unmapped().host.version == 6
 
     def _tells(self, option: tuple[int, int]) -> bool:
         """Whether an option says what control messages come with datagrams: the backend sends all of it."""

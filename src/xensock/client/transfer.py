@@ -105,6 +105,8 @@ class Transfer(standard.socket):
         flags: int,
         info: PacketInfo | None = None,
     ) -> int:
+        if flags & standard.MSG_OOB and not held.ignores_urgent(to):
+            raise failure(errno.EOPNOTSUPP)
         if to is None and held.state is not State.CONNECTED:
             raise failure(errno.EDESTADDRREQ)
         if len(payload) > LONGEST:
@@ -126,6 +128,8 @@ class Transfer(standard.socket):
         return self._next_frame(held, flags)
 
     def _receive_frame(self, held: Datagrams, flags: int) -> Frame:
+        if flags & standard.MSG_OOB and held.pings:
+            raise failure(errno.EOPNOTSUPP)
         frame = self._next_frame(held, flags)
         if frame is None:
             raise failure(errno.ENETDOWN)

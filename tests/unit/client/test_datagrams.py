@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import Api
 
@@ -119,6 +119,44 @@ def test_other_control_messages(pair: tuple[Any, Any], message: tuple[int, int, 
     one, two = pair
     with refused(errno.EINVAL):
         one.sendmsg([b"x"], [message], 0, two.getsockname())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_nothing_is_urgent(both: tuple[Api, Api], host: str) -> None:
+    """MSG_OOB with datagrams: what is sent, received or refused."""
+
+    def ask(api: Api) -> list[Any]:
+        family = standard.AF_INET6 if ":" in host else standard.AF_INET
+        seen: list[Any] = []
+
+        def call(made: Callable[[], Any]) -> None:
+            try:
+                seen.append(made())
+            except OSError as error:
+                seen.append(errno.errorcode[error.errno or 0])
+
+        with (
+            api.socket(family, standard.SOCK_DGRAM) as near,
+            standard.socket(family, standard.SOCK_DGRAM) as far,
+        ):
+            far.bind((host, 0))
+            where = far.getsockname()[:2]
+            for sock in (near, far):
+                sock.settimeout(PATIENCE_S)
+            call(lambda: near.send(b"nobody", standard.MSG_OOB))
+            call(lambda: near.sendto(b"!", standard.MSG_OOB, where))
+            near.connect(where)
+            call(lambda: near.send(b"!", standard.MSG_OOB))
+            call(lambda: near.sendmsg([b"!"], [], standard.MSG_OOB))
+            near.send(b"the end")
+            while (data := far.recv(100)) != b"the end":
+                seen.append(data)
+            far.sendto(b"answer", near.getsockname()[:2])
+            call(lambda: near.recv(100, standard.MSG_OOB))
+        return seen
+
+    native, own = map(ask, both)
+    assert native == own
 
 
 def test_a_look_takes_nothing(pair: tuple[Any, Any]) -> None:
