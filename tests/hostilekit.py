@@ -28,6 +28,7 @@ from xensock.wire.requests import (
     Bind,
     Close,
     Connect,
+    Explain,
     GetName,
     GetOption,
     Listen,
@@ -48,6 +49,26 @@ if TYPE_CHECKING:
 
 EVERY = ALL - {Extension.SHARED_RINGS}
 WORD = (0, 1, 2, 0x1000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+OFFSETS = (
+    0,
+    4,
+    8,
+    16,
+    20,
+    28,
+    32,
+    64,
+    68,
+    72,
+    80,
+    84,
+    88,
+    104,
+    108,
+    128,
+    132,
+    4092,
+)  # of an indexes page
 # What a round may end with on our side: the backend threw us out, or stopped answering.
 EXPECTED = (OSError, AssertionError, RingError, WireError, ValueError, BlockingIOError)
 
@@ -190,6 +211,7 @@ class Attack:
                 (0, 4, 36, 4096)), rnd.choice((0, ref))),
             lambda: Close(id, rnd.choice((0, 1, self.word()))),
             lambda: Attach(id, ref, port),
+            lambda: Explain(id, ref),
         ]  # fmt: skip
         return rnd.choice(makers)()
 
@@ -343,7 +365,7 @@ def lies_in_the_indexes_page(attack: Attack) -> None:
     _, stream = attack.live(attack.random.choice((1, 2, 5)))
     page, event = stream.page, stream.event  # type: ignore[attr-defined]
     for _ in range(attack.random.randrange(1, 50)):
-        at = attack.random.choice((0, 4, 8, 16, 20, 64, 68, 72, 80, 84, 88, 128, 132, 4092))
+        at = attack.random.choice(OFFSETS)
         page[at : at + 4] = struct.pack("<I", attack.word())
         event.notify()
     if attack.random.random() < 0.5:
@@ -360,8 +382,8 @@ def scribbles_while_data_flows(attack: Attack) -> None:
     stream.ring.write(b"x" * 8000)  # type: ignore[attr-defined]
     end = time.monotonic() + 0.01
     while time.monotonic() < end:
-        page[68:72] = struct.pack("<I", attack.word())
-        page[0:4] = struct.pack("<I", attack.word())
+        for at in (0, 68, 104, 108):  # out_urgent and its count are the last two
+            page[at : at + 4] = struct.pack("<I", attack.word())
         event.notify()
 
 

@@ -18,6 +18,7 @@ import pytest
 from libxensock import V1, Attachment, Socket
 
 from backkit import free_port, until
+from daemonkit import daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,6 +251,63 @@ def test_both_ends_in_one_guest(one: Attachment) -> None:
         assert far.recv(100) == b"to myself"
         far.send(b"indeed")
         assert near.recv(100) == b"indeed"
+
+
+def kernel_connections(port: int) -> int:
+    """Connections of this host's TCP that have that port at an end."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(f":{port:04X} " in line and line.split()[3] == "01" for line in lines)
+
+
+def test_names_are_tcps_and_no_connection_is_the_kernels(one: Attachment, two: Attachment) -> None:
+    """Names where the guest has them: one that speaks v1 knows those that it gave itself."""
+    waiting, at = listener(one)
+    with waiting, two.connected(at) as near:
+        far, peer = waiting.accept()
+        with far:
+            assert peer is not None
+            assert peer[0] == HOST
+            assert peer[1] not in (0, at[1])
+            assert far.getpeername() == peer
+            assert far.getsockname() == at == near.getpeername()
+            if two.has("names"):
+                assert near.getsockname() == peer
+            near.send(b"x")
+            assert far.recv(1) == b"x"
+            assert kernel_connections(at[1]) == 0
+
+
+def test_policy_and_audit_are_tcps(tmp_path: Path) -> None:
+    """What shares pages is decided and recorded before; refused, it shares nothing."""
+    closed, open_ = free_port(), free_port()
+    rules = ("--allow=loopback", "--allow=listen:any", f"--deny=loopback:{closed}")
+    with (
+        daemon(tmp_path, *rules) as made,
+        Attachment(made.url, "one") as one,
+        Attachment(made.url, "two") as two,
+    ):
+        before = shared_pages(made)
+        for port in (closed, open_):
+            with one.socket() as waiting:
+                waiting.bind((HOST, port))
+                waiting.listen()
+                if port == closed:
+                    with pytest.raises(PermissionError):
+                        two.connected((HOST, port))
+                    assert shared_pages(made) == before
+                    continue
+                with two.connected((HOST, port)), waiting.accept()[0]:
+                    assert shared_pages(made) > before
+    told = [
+        (r["guest"], r["verb"], r["decision"], r["rule"])
+        for r in made.records()
+        if r["verb"] in ("connect", "accept")
+    ]
+    assert told == [
+        ("two", "connect", "deny", f"loopback:{closed}"),
+        ("two", "connect", "allow", "loopback"),
+        ("one", "accept", "guest", told[-1][3]),
+    ]
 
 
 def moved(backend: Daemon, name: str) -> tuple[int, int]:

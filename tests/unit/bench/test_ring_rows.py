@@ -26,6 +26,18 @@ def test_the_promised_names_exist() -> None:
     assert len(names(ROWS)) == len(set(names(ROWS)))
 
 
+def test_what_is_to_be_reached() -> None:
+    """As ratios to the kernel in the same run, above 1 being better; between three streams of guests in Gbit/s."""
+    assert {name: (each.least_ratio, each.least) for name, each in TARGETS.items()} == {
+        "ring.tcp.128k": (0.9, None),
+        "ring.tcp.4k": (1.2, None),
+        "ring.tcp.rtt": (0.5, None),
+        "ring.guests.1": (2, None),
+        "ring.guests.3": (None, 60),
+        "ring.guests.rtt": (1, None),
+    }
+
+
 def test_rows_are_chosen_by_name() -> None:
     assert [row.name for row in choose(["ring.guests"], ROWS)] == PROMISED[-3:]
 

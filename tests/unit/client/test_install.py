@@ -6,6 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import TYPE_CHECKING
+
+from world.namespaces import needs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def program(text: str, url: str | None = None) -> str:
@@ -99,6 +105,51 @@ def test_asyncio_streams(backend_url: str) -> None:
             server = await asyncio.start_server(answer, "127.0.0.1", 0)
             port = server.sockets[0].getsockname()[1]
             print(all(await asyncio.gather(*(ask(port, os.urandom(200_000)) for _ in range(20)))))
+            server.close()
+            await server.wait_closed()
+
+        asyncio.run(main())
+        """,
+        backend_url,
+    )
+    assert said.split() == ["True"]
+
+
+@needs("openssl")
+def test_asyncio_streams_under_ssl(backend_url: str, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    make = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2"]
+    make += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    make += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    said = program(
+        f"""
+        import asyncio, os, ssl, xensock
+        xensock.install()
+        theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        theirs.load_cert_chain({str(certificate)!r}, {str(key)!r})
+        ours = ssl.create_default_context(cafile={str(certificate)!r})
+
+        async def answer(reader, writer):
+            writer.write((await reader.readexactly(200_000))[::-1])
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        async def ask(port):
+            reader, writer = await asyncio.open_connection("localhost", port, ssl=ours)
+            data = os.urandom(200_000)
+            writer.write(data)
+            back = await reader.read(-1)
+            own = type(writer.get_extra_info("socket")._sock) is xensock.socket
+            version = writer.get_extra_info("ssl_object").version()
+            writer.close()
+            return own and version.startswith("TLS") and back == data[::-1]
+
+        async def main():
+            server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=theirs)
+            port = server.sockets[0].getsockname()[1]
+            print(all(await asyncio.gather(*(ask(port) for _ in range(10)))))
             server.close()
             await server.wait_closed()
 

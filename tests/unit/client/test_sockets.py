@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import selectors
 import socket as standard
 import struct
 import threading
@@ -180,6 +181,26 @@ def test_a_full_socket_is_not_writable(pair: tuple[Any, Any]) -> None:
     assert not ready(client, select.POLLOUT, 0) & select.POLLOUT
     assert len(read_all(server, sent)) == sent
     assert ready(client, select.POLLOUT) & select.POLLOUT
+
+
+@pytest.mark.parametrize("kind", ["SelectSelector", "PollSelector", "EpollSelector"])
+def test_every_way_to_wait(pair: tuple[Any, Any], kind: str) -> None:
+    client, server = pair
+    reads, writes = selectors.EVENT_READ, selectors.EVENT_WRITE
+    with getattr(selectors, kind)() as selector:
+        selector.register(client, reads | writes)
+        assert [seen for _, seen in selector.select(PATIENCE_S)] == [writes]
+        selector.modify(client, reads)
+        assert selector.select(0) == []
+        server.sendall(b"x")
+        assert [(key.fileobj, seen) for key, seen in selector.select(PATIENCE_S)] == [
+            (client, reads)
+        ]
+        assert client.recv(10) == b"x"
+        assert selector.select(0) == []
+        server.close()
+        assert [seen for _, seen in selector.select(PATIENCE_S)] == [reads]
+        assert client.recv(10) == b""
 
 
 def test_hang_ups(pair: tuple[Any, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import pytest
-from hypothesis import given
+from hypothesis import find, given
 from hypothesis import strategies as st
 from wirekit import back_messages, front_messages
 
@@ -36,6 +38,18 @@ def test_bytes(message: local.Message, text: str) -> None:
     assert decode(raw) == message
     with pytest.raises(WireError):
         other(raw)
+
+
+@pytest.mark.parametrize(
+    ("messages", "kinds"),
+    [(front_messages, local.FrontMessage), (back_messages, local.BackMessage)],
+    ids=["front", "back"],
+)
+def test_every_message_is_among_the_round_trips(
+    messages: st.SearchStrategy[local.Message], kinds: Any
+) -> None:
+    for kind in get_args(kinds):
+        assert isinstance(find(messages, lambda one, kind=kind: isinstance(one, kind)), kind)
 
 
 @given(front_messages, back_messages)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from typing import get_args
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, find, given
 from hypothesis import strategies as st
 from wirekit import requests as every_request
 from wirekit import u32
@@ -108,6 +109,11 @@ def test_bytes_of_every_request(request_: c.Request, text: str) -> None:
 
 def test_every_command_has_its_bytes_here() -> None:
     assert {c.command_of(request) for request, _ in PAIRS} == set(c.Command)
+
+
+@pytest.mark.parametrize("kind", get_args(c.Request), ids=lambda kind: kind.__name__)
+def test_every_command_is_among_the_round_trips(kind: type) -> None:
+    assert isinstance(find(every_request, lambda one: isinstance(one, kind)), kind)
 
 
 def test_numbers_of_the_commands() -> None:
