@@ -88,6 +88,7 @@ void xs_responses(struct xensock *x, int but)
 	} while (!x->dead && xs_cmdfront_arm(&x->ring));
 	if (!some)
 		return;
+	x->mute = false;
 	xs_doomed(x);
 	xs_next_accept(x);
 	/* Those who found the ring or the parked calls full. */
@@ -116,6 +117,8 @@ int xs_request_send(struct xensock *x, struct xs_request *q, enum xs_owner owner
 	if (parked && x->parked >= (q->cmd == XS_ACCEPT ? XS_PARKED_ACCEPT : XS_PARKED_MAX))
 		return EAGAIN;
 	if (!xs_cmdfront_free(&x->ring) || x->free_pending == x->slots)
+		return EAGAIN;
+	if (x->doomed && owner != XS_SOCK_CLOSE) /* what is closed makes room first */
 		return EAGAIN;
 	p = &x->pending[x->free_pending];
 	q->req_id = x->free_pending | p->generation << INDEX_BITS;

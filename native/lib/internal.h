@@ -297,7 +297,8 @@ struct xensock {
 	uint32_t slots, free_pending;
 	unsigned parked;
 	struct xs_sock *wanting, **wanting_tail; /* listeners in line for a parked call */
-	struct xs_sock *doomed; /* closed here, and the backend has yet to be told */
+	struct xs_sock *doomed, **doomed_tail; /* closed here, and the backend has yet to be told, in this order */
+	bool mute; /* close(2) has waited for room in the ring in vain, and no response has come since */
 	/* Pages and events. */
 	struct xs_region *regions;
 	struct xs_chunk *chunks[XS_ORDER_V1 + 1];

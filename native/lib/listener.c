@@ -122,7 +122,7 @@ bool xs_want_accept(struct xs_sock *s)
 
 void xs_next_accept(struct xensock *x)
 {
-	while (x->wanting && !x->dead && x->parked < XS_PARKED_ACCEPT && xs_cmdfront_free(&x->ring)) {
+	while (x->wanting && !x->dead && !x->doomed && x->parked < XS_PARKED_ACCEPT && xs_cmdfront_free(&x->ring)) {
 		struct xs_sock *s = x->wanting;
 
 		x->wanting = s->next_wanting;

@@ -174,6 +174,7 @@ struct xensock *xensock_attach(const char *url, const char *name, unsigned flags
 	x->fd = fd;
 	x->next_ref = x->next_port = 1;
 	x->wanting_tail = &x->wanting;
+	x->doomed_tail = &x->doomed;
 	pthread_mutex_init(&x->lock, NULL);
 	xs_source_init(&x->source, -1);
 	x->spins = sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) > 1;
@@ -193,9 +194,10 @@ static void settle(struct xensock *x)
 
 	pthread_mutex_lock(&x->lock);
 	for (;;) {
-		bool busy = false;
+		bool busy;
 
 		xs_responses(x, -1);
+		busy = x->doomed;
 		for (uint32_t i = 0; i < x->slots; i++)
 			busy |= x->pending[i].owner == XS_SOCK_CLOSE;
 		if (!busy || x->dead)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define DRAIN_NS ((uint64_t)5000000000u) /* v1: how long close waits for what was sent */
+#define TELL_NS ((uint64_t)1000000000u)	 /* how long close waits for room in the command ring */
 
 struct xs_sock *xs_sock_new(struct xensock *x, int domain, int protocol, uint32_t order)
 {
@@ -351,11 +352,12 @@ void xs_doom(struct xs_sock *s, bool reset)
 {
 	s->closed = true;
 	s->reset_on_close |= reset;
-	if (tell_closed(s))
+	if (!s->x->doomed && tell_closed(s))
 		return;
 	atomic_fetch_add(&s->refs, 1);
-	s->next_doomed = s->x->doomed;
-	s->x->doomed = s;
+	s->next_doomed = NULL;
+	*s->x->doomed_tail = s;
+	s->x->doomed_tail = &s->next_doomed;
 }
 
 void xs_doomed(struct xensock *x)
@@ -364,7 +366,31 @@ void xs_doomed(struct xensock *x)
 		struct xs_sock *s = x->doomed;
 
 		x->doomed = s->next_doomed;
+		if (!x->doomed)
+			x->doomed_tail = &x->doomed;
 		xs_put_locked(s);
+	}
+}
+
+/* The lock is held: waits until the backend has been told of all that is closed, as this may be the program's last call for
+ * a long time, and there is no thread that would. A backend that answers nothing is waited for once. */
+static void tell_all_closed(struct xensock *x)
+{
+	uint64_t deadline = xs_clock() + TELL_NS;
+
+	if (x->doomed)
+		xs_responses(x, -1);
+	while (x->doomed && !x->dead && !x->mute) {
+		struct xs_waiting w;
+		bool late;
+
+		if (!xs_wait_begin(&w, &x->source))
+			return;
+		pthread_mutex_unlock(&x->lock);
+		late = !xs_sleep(x, NULL, true, deadline) && errno == ETIMEDOUT;
+		xs_wait_end(&w);
+		pthread_mutex_lock(&x->lock);
+		x->mute = late;
 	}
 }
 
@@ -423,6 +449,7 @@ int xensock_close(int fd)
 		xs_put_locked(c);
 	}
 	xs_put_locked(s);
+	tell_all_closed(x);
 	pthread_mutex_unlock(&x->lock);
 	xs_put(s);
 	return 0;

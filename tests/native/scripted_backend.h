@@ -4,7 +4,8 @@
  *   15 reads nothing until told 'r', then throws away
  *
  * told() says what to do: 'a' answer the oldest ACCEPT (an echo), 'c' answer what waits for port 10, 'g' goodbye,
- * 'd' disappear, 'b' break the protocol, 'r' read. It checks that at most 24 calls are parked.
+ * 'd' disappear, 'b' break the protocol, 'r' read, 'm' be mute (take no more commands), 'l' listen again. It checks that at
+ * most 24 calls are parked, and that so many sockets were `expected` to be released before one is made.
  */
 #ifndef SCRIPTED_BACKEND_H
 #define SCRIPTED_BACKEND_H
@@ -52,7 +53,8 @@ struct fake {
 	uint8_t parked[CALLS][64];
 	int parks;
 	_Atomic int most;
-	_Atomic int closes, released, sockets;
+	_Atomic int closes, released, sockets, expected;
+	_Atomic bool mute;
 };
 
 static uint32_t word(const uint8_t *slot, size_t at)
@@ -301,6 +303,7 @@ static void command(struct fake *b, const uint8_t *q)
 	}
 	switch (cmd) {
 	case 0:
+		CHECK(b->released >= b->expected);
 		answer(b, q, word(q, 16) == AF_INET && word(q, 20) == SOCK_STREAM ? 0 : -524, NULL, 0);
 		return;
 	case 1:
@@ -445,6 +448,10 @@ static bool on_told(struct fake *b)
 	case 'r':
 		b->reading = true;
 		return true;
+	case 'm':
+	case 'l':
+		b->mute = what == 'm';
+		return true;
 	default:
 		return false;
 	}
@@ -463,12 +470,17 @@ static void *serve(void *arg)
 		int n = 3;
 		eventfd_t count;
 
-		if (b->ring.page) {
+		if (b->ring.page && !b->mute) {
 			fds[2].fd = b->port[b->ring_port].wait;
 			do
-				while (xs_cmdback_take(&b->ring, q) > 0)
-					command(b, q);
-			while (xs_cmdback_arm(&b->ring));
+				while (alive && xs_cmdback_take(&b->ring, q) > 0) {
+					/* The pages and the port that it names were told before. */
+					while (alive && poll(&(struct pollfd){b->sock, POLLIN, 0}, 1, 0) > 0)
+						alive = on_store(b);
+					if (alive)
+						command(b, q);
+				}
+			while (alive && xs_cmdback_arm(&b->ring));
 		}
 		for (int i = 0; i < SOCKETS; i++)
 			if (b->socket[i].used && b->socket[i].mapped) {

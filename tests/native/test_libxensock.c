@@ -454,6 +454,60 @@ static void many(void)
 	CHECK(back->sockets <= 1);
 }
 
+enum { CROWD = 150 }; /* more than the largest ring has slots */
+
+static void crowd(int s[CROWD])
+{
+	for (int i = 0; i < CROWD; i++)
+		s[i] = connected(7);
+	back->released = 0;
+}
+
+/* Who closes much and does nothing else is not the last to know of it. */
+static void closed_and_left_alone(void)
+{
+	int s[CROWD];
+
+	crowd(s);
+	for (int i = 0; i < CROWD; i++)
+		CHECK(!xensock_close(s[i]));
+	for (int i = 0; back->released < CROWD; i++) {
+		CHECK(i < 5000);
+		usleep(1000);
+	}
+}
+
+static void *another(void *arg)
+{
+	int s = xensock_socket(x, AF_INET, SOCK_STREAM, 0);
+
+	(void)arg;
+	CHECK(s >= 0 && !xensock_close(s));
+	return NULL;
+}
+
+/* A socket that is made after others were closed comes after them, also at a backend that had no ear for them. */
+static void closed_before_others_are_made(void)
+{
+	pthread_t t[4];
+	int s[CROWD];
+
+	crowd(s);
+	told(back, 'm');
+	while (!back->mute)
+		usleep(100);
+	for (int i = 0; i < CROWD; i++)
+		CHECK(!xensock_close(s[i])); /* once it waits for the backend in vain, then no more */
+	CHECK(back->released == 0);
+	back->expected = CROWD;
+	for (int i = 0; i < 4; i++)
+		CHECK(!pthread_create(&t[i], NULL, another, NULL));
+	told(back, 'l');
+	for (int i = 0; i < 4; i++)
+		CHECK(!pthread_join(t[i], NULL));
+	back->expected = 0;
+}
+
 static void all(void)
 {
 	echo();
@@ -469,6 +523,8 @@ static void all(void)
 	interrupted();
 	own_loop();
 	many();
+	closed_and_left_alone();
+	closed_before_others_are_made();
 }
 
 /* ---- the end of an attachment ---- */
@@ -540,6 +596,8 @@ int main(void)
 	begin(EXTENSIONS, 2, 0);
 	listeners();
 	many();
+	closed_and_left_alone();
+	closed_before_others_are_made();
 	finish();
 	refused();
 	lost('d', "closed");
