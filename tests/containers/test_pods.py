@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +22,11 @@ def pod(engine: Engine) -> Iterator[str]:
     """A pod, with a first container that holds it together."""
     options = engine.runtime_options()
     first = ("--infra-image=box", "--infra-command=/bin/sleep 1000")
-    engine(*options, "pod", "create", "--name=shop", "--network=none", *first)
+    made = engine(*options, "pod", "create", "--name=shop", "--network=none", *first)
     yield "shop"
     engine(*options, "pod", "rm", "-f", "--time=0", "shop")
+    for group in Path("/sys/fs/cgroup").glob(f"*/libpod_parent/{made.stdout.strip()}"):
+        group.rmdir()  # Podman leaves it
 
 
 def test_containers_of_a_pod(engine: Engine, pod: str) -> None:
