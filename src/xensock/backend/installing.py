@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,17 @@ ProtectKernelModules=yes
 ProtectKernelLogs=yes
 ProtectClock=yes
 ProtectHostname=yes
+ProtectControlGroups=yes
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 RestrictNamespaces=net user
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET
 SystemCallArchitectures=native
+SystemCallFilter=~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap
+SystemCallErrorNumber=EPERM
+UMask=0077
 """
 # To enter network namespaces, look into processes, lay out networks, bind low ports, read what engines keep.
 CAPABILITIES = """\
@@ -151,6 +157,16 @@ def removed(*paths: Path) -> list[Change]:
     return [Change(path, _read(path), _read(_aside(path))) for path in paths]
 
 
+def without_units(places: Places) -> list[Change]:
+    """The units, and the links by which `systemctl enable` has them started."""
+    names = (f"{NAME}.socket", f"{NAME}.service")
+    links = [wants / name for wants in sorted(places.units.glob("*.wants")) for name in names]
+    gone = [
+        Change(link, os.fsencode(os.readlink(link)), None) for link in links if link.is_symlink()
+    ]
+    return [*gone, *removed(*(places.units / name for name in names))]
+
+
 def socket_unit(places: Places) -> str:
     """systemd.socket(5): containers may start before the backend does."""
     return f"""\
@@ -162,6 +178,7 @@ Documentation=man:systemd.socket(5)
 ListenSequentialPacket={places.socket}
 SocketMode=0600
 DirectoryMode=0700
+RemoveOnStop=yes
 
 [Install]
 WantedBy=sockets.target
@@ -204,6 +221,10 @@ def apply(changes: list[Change]) -> list[Path]:
         if change.after is None:
             change.path.unlink(missing_ok=True)
             aside.unlink(missing_ok=True)
+            folder = change.path.parent
+            if folder.suffix in (".wants", ".d"):  # made for what is in them
+                with suppress(OSError):
+                    folder.rmdir()
         else:
             change.path.parent.mkdir(parents=True, exist_ok=True)
             if change.after == _read(aside):

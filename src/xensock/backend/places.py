@@ -62,11 +62,12 @@ def controls() -> list[str]:
 def known(paths: Iterable[str], control: str | None = None) -> Iterator[None]:
     """These sockets are a backend's, as long as the context lasts; `control` is its control socket. Raises OSError."""
     links = []
-    _tidy()
+    paths = [os.path.abspath(path) for path in paths]
+    _tidy({*paths, *([os.path.abspath(control)] if control is not None else [])})
     try:
         for path in paths:
             link = runtime_directory() / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-            link.symlink_to(os.path.abspath(path))
+            link.symlink_to(path)
             links.append(link)
         if control is not None:
             link = runtime_directory() / f"{_CONTROL}{os.getpid()}-{secrets.token_hex(4)}"
@@ -79,12 +80,12 @@ def known(paths: Iterable[str], control: str | None = None) -> Iterator[None]:
                 link.unlink()
 
 
-def _tidy() -> None:
-    """Drop the links that killed daemons left behind: those that lead nowhere."""
+def _tidy(own: set[str]) -> None:
+    """Drop the links that killed daemons left behind: those that lead nowhere, or to what is another daemon's now."""
     where = runtime_directory()
     for link in (*where.glob(f"{_PREFIX}*"), *where.glob(f"{_CONTROL}*")):
-        if not link.exists():
-            with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
+            if not link.exists() or str(link.readlink()) in own:
                 link.unlink()
 
 

@@ -10,8 +10,7 @@ import click
 from xensock.cli.errors import USAGE, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from xensock.backend.installing import Change, Places
 
@@ -25,6 +24,10 @@ NEXT = {
     "docker": "systemctl reload docker; docker run --runtime xensock --network none IMAGE",
     "podman": "podman --runtime xensock run --network none IMAGE",
     "systemd": "systemctl {user}daemon-reload; systemctl {user}enable --now xensock.socket",
+}
+UNDONE = {
+    "docker": "systemctl reload docker",
+    "systemd": "systemctl {user}stop xensock.socket xensock.service; systemctl {user}daemon-reload",
 }
 
 
@@ -59,9 +62,7 @@ def install(
     except installing.InstallError as error:
         raise UserError("nothing was installed", str(error), error.hint) from error
     _carry_out(changes, dry_run)
-    for name, wanted in (("docker", docker), ("podman", podman), ("systemd", systemd)):
-        if wanted:
-            click.echo(f"next: {NEXT[name].format(user='--user ' if places.user else '')}")
+    _say_next(NEXT, places, docker=docker, podman=podman, systemd=systemd)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,13 +78,17 @@ def uninstall(docker: bool, podman: bool, systemd: bool, dry_run: bool) -> None:
         changes += [installing.without_docker(places)] if docker else []
     except installing.InstallError as error:
         raise UserError("nothing was changed", str(error), error.hint) from error
-    changes += installing.removed(*_whole(places, podman, systemd))
+    changes += installing.removed(places.podman) if podman else []
+    changes += installing.without_units(places) if systemd else []
     _carry_out(changes, dry_run)
+    if any(change.needed for change in changes):
+        _say_next(UNDONE, places, docker=docker, systemd=systemd)
 
 
-def _whole(places: Places, podman: bool, systemd: bool) -> list[Path]:
-    names = ["xensock.socket", "xensock.service"] if systemd else []
-    return [*([places.podman] if podman else []), *(places.units / name for name in names)]
+def _say_next(words: Mapping[str, str], places: Places, **wanted: bool) -> None:
+    for name in wanted:
+        if wanted[name]:
+            click.echo(f"next: {words[name].format(user='--user ' if places.user else '')}")
 
 
 def _some(*chosen: bool) -> None:

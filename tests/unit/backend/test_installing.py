@@ -65,6 +65,24 @@ def test_all_and_back(places: installing.Places, tmp_path: Path) -> None:
     assert "nothing had to be changed" in run("uninstall", *what)
 
 
+def test_what_enabling_made_goes_too(places: installing.Places, tmp_path: Path) -> None:
+    """systemctl(1) enables by links beside the units; those of other units stay."""
+    told = run("install", "--systemd").splitlines()[-1]
+    assert told.startswith("next: systemctl daemon-reload; systemctl enable")
+    others = places.units / "multi-user.target.wants" / "other.service"
+    for folder, name in (("sockets", "xensock.socket"), ("multi-user", "xensock.service")):
+        wants = places.units / f"{folder}.target.wants"
+        wants.mkdir()
+        (wants / name).symlink_to(places.units / name)
+    others.symlink_to("/dev/null")
+    (places.units / "xensock.service").unlink()  # its link leads nowhere
+    told = run("uninstall", "--systemd").splitlines()[-1]
+    assert told.startswith("next: systemctl stop xensock.socket xensock.service")
+    assert list(places.units.iterdir()) == [others.parent]
+    assert list(others.parent.iterdir()) == [others]
+    assert "next" not in run("uninstall", "--systemd")
+
+
 def test_changes_of_others_are_kept(places: installing.Places) -> None:
     run("install", "--docker")
     made = json.loads(places.docker.read_text())

@@ -79,3 +79,18 @@ def test_the_next_daemon_tidies_up_after_killed_ones(tmp_path: Path) -> None:
         with places.known([]):
             assert not left.is_symlink()
             assert places.sockets() == [str(tmp_path)]
+
+
+def test_a_daemon_in_a_killed_ones_place_has_one_link(tmp_path: Path) -> None:
+    path, control = tmp_path / "socket", tmp_path / "control"
+    path.touch()
+    control.touch()
+    where = tmp_path / "xensock"
+    with places.known([str(path)], str(control)):
+        old = {link: link.readlink() for link in where.iterdir()}
+    for link, to in old.items():
+        link.symlink_to(to)
+    with places.known([str(path)], str(control)):
+        assert not old.keys() & set(where.iterdir())
+        assert places.sockets() == [str(path)]
+    assert list(where.iterdir()) == []
