@@ -35,7 +35,7 @@ default_ulimits = ["nofile=1024:4096", "nproc=1024:1024"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-runtime_supports_nocgroup = ["crun", "xensock-runtime"]
+runtime_supports_nocgroup = ["crun", "xensock", "xensock-runtime"]
 """
 
 
@@ -130,6 +130,12 @@ class Engine:
             at_once = [] if self.kind == "docker" else ["--time=0"]  # else it waits for 10 s
             self(*self.runtime_options(), "rm", "-f", *at_once, *gone, check=False)
             self.made[:] = [name for name in self.made if name not in gone]
+
+    def forget_pods(self, *ids: str) -> None:
+        """Remove the control groups of pods that are removed, which Podman leaves."""
+        for each in ids:
+            for group in Path("/sys/fs/cgroup").glob(f"*/libpod_parent/{each}"):
+                group.rmdir()
 
     def runtime_options(self) -> list[str]:
         return [] if self.kind == "docker" else self.runtime
@@ -240,7 +246,8 @@ def docker(world: World, directory: Path) -> Iterator[Engine]:
         yield engine
     finally:
         engine.remove()
-        stop(service, 20)
+        service.kill()  # what it runs in waits for its end, and ends nothing in order (unshare(1))
+        stop(service)
         stop(served)
 
 

@@ -34,7 +34,7 @@ class Ctr:
         binary.write_text(WRAPPER.format(runtime=RUNTIME, directory=directory))
         binary.chmod(0o755)
         self._engine = engine
-        self._run = ["run", "--rm", f"--runc-binary={binary}"]
+        self._run = ["run", f"--runc-binary={binary}"]
 
     def __call__(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         where = ["-a", f"{self._engine.directory}/exec/containerd/containerd.sock", "-n", "tests"]
@@ -45,7 +45,8 @@ class Ctr:
     def run(
         self, name: str, *program: str, options: tuple[str, ...] = (), check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        return self(*self._run, *options, self.image, name, *program, check=check)
+        rest = () if "--detach" in options else ("--rm",)
+        return self(*self._run, *rest, *options, self.image, name, *program, check=check)
 
 
 @pytest.fixture
@@ -65,6 +66,24 @@ def test_a_container_of_containerd(engine: Engine, ctr: Ctr) -> None:
     label = ("--annotation=xensock.allow=web.test:80",)
     done = ctr.run("two", *GET, options=label, check=False)
     assert "bad address" in done.stderr
+
+
+@needs("ctr")
+def test_what_is_executed_in_one(engine: Engine, ctr: Ctr) -> None:
+    """A task in the background, and a process that comes into it: under the same rules, by name and by number."""
+    label = ("--annotation=xensock.allow=v4only.test:80",)
+    ctr.run("long", "sleep", "1000", options=("--detach", *label))
+    try:
+        enter = ("tasks", "exec", "--exec-id")
+        done = ctr(*enter, "fine", "long", *GET)
+        assert done.stdout == f"{engine.world.host.addr4}\n"
+        done = ctr(*enter, "not", "long", "wget", "-O", "-", "http://198.51.100.12/", check=False)
+        assert "Permission denied" in done.stderr
+        assert engine.recorded("connect", "198.51.100.12:80")["decision"] == "deny"
+    finally:
+        ctr("tasks", "kill", "--signal=KILL", "long")
+        ctr("tasks", "delete", "long", check=False)
+        ctr("containers", "delete", "long")
 
 
 @needs("ctr")

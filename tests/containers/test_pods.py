@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,8 +24,7 @@ def pod(engine: Engine) -> Iterator[str]:
     made = engine(*options, "pod", "create", "--name=shop", "--network=none", *first)
     yield "shop"
     engine(*options, "pod", "rm", "-f", "--time=0", "shop")
-    for group in Path("/sys/fs/cgroup").glob(f"*/libpod_parent/{made.stdout.strip()}"):
-        group.rmdir()  # Podman leaves it
+    engine.forget_pods(made.stdout.strip())
 
 
 def test_containers_of_a_pod(engine: Engine, pod: str) -> None:
