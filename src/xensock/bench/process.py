@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # Where Debian keeps nginx, which an ordinary user's PATH lacks.
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-PACKAGES = {"iperf3": "iperf3", "wrk": "wrk", "nginx": "nginx-light"}
+# Debian's, where they are not called as their program.
+PACKAGES = {"nginx": "nginx-light", "docker": "docker.io", "busybox": "busybox-static"}
 GRACE = 5.0
 PATIENCE = 20.0
 

@@ -33,18 +33,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a row is to reach: a least ratio, or a most or least of its own figure."""
+    """What a row is to reach: a least ratio, a most or least of its own figure, or a most of what that adds to the
+    native one."""
 
     least_ratio: float | None = None
     most: float | None = None
     least: float | None = None
+    most_added: float | None = None
 
     def __str__(self) -> str:
+        if self.most_added is not None:
+            return f"≤ {self.most_added:g} added"
         if self.least is not None:
             return f"≥ {self.least:g}"
         return f"ratio ≥ {self.least_ratio}" if self.most is None else f"≤ {self.most:g}"
 
     def met(self, result: Result) -> bool:
+        if self.most_added is not None:
+            return result.ours - result.native <= self.most_added
         if self.most is not None:
             return result.ours <= self.most
         if self.least is not None:

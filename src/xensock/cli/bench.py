@@ -99,6 +99,20 @@ def policy(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) 
 
 @bench.command()
 @_options
+def containers(as_json: bool, quick: bool, only: tuple[str, ...], runs: int | None) -> None:
+    """Measure the start of a container: the engine's own runtime, and ours in front of it, in turns.
+
+    Docker has to know the runtime and a backend has to run for it (xensock install); Podman gets
+    a backend of the bench's own.
+    """
+    from xensock.bench import container_rows
+
+    facts, results = _measure(_chosen(only, container_rows.ROWS), quick, runs)
+    _show(facts, results, container_rows.TARGETS, as_json)
+
+
+@bench.command()
+@_options
 @click.argument("address", metavar="ADDRESS:PORT")
 @click.option("--backend", "url", default="xen:", show_default=True, metavar="URL")
 @click.option("--serve", is_flag=True, help="Be the far end, at that address, until interrupted.")

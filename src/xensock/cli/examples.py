@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench run": ("", "--quick --only startup --only direct.rtt", "--only direct --json"),
     "bench ring": ("", "--quick --only ring.guests", "--plot ring.svg"),
     "bench policy": ("", "--quick"),
+    "bench containers": ("", "--only container.startup.podman"),
     "bench xen": ("--serve 192.0.2.1:7007", "192.0.2.1:7007"),
     "version": ("",),
     "help": ("run",),
