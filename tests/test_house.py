@@ -124,6 +124,7 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",
     "pvcalls/serving/sharing.py": "tests/lib/test_shared.py",
     "pvcalls/serving/strictly.py": "tests/policy/test_terms.py",
+    "pvcalls/serving/telling.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/unix.py": "tests/pvcalls/test_extensions.py",
     "backend/strict.py": "tests/policy/test_terms.py",
     "pvcalls/calltable.py": "tests/unit/pvcalls/test_frontend.py",
@@ -230,6 +231,57 @@ def test_imports_follow_the_arrows(part: str) -> None:
         for other in sorted(parts_of(path) - ARROWS[part] - {part})
     ]
     assert wrong == []
+
+
+# What only computes; of os and socket nothing but names of numbers, texts of errors and sizes.
+PURE = {
+    "__future__", "collections", "contextvars", "dataclasses", "enum", "errno", "functools",
+    "ipaddress", "os", "re", "socket", "struct", "typing", "xensock",
+}  # fmt: skip
+PLAIN = re.compile(r"[A-Z][A-Z0-9_]*|AddressFamily|strerror|inet_(ntop|pton)")
+CALLS = {"setsockopt", "send", "recv", "sendmsg", "recvmsg"}
+IO = {"open", "print", "input", "exec", "eval", "__import__"}
+
+
+def impurities(source: str) -> list[str]:
+    """What of a module's text reaches for the world outside: sockets, files, processes, clocks."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [each.name for each in node.names if each.name.split(".")[0] not in PURE]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = node.module or ""
+            if module.split(".")[0] not in PURE - {"os", "socket"}:
+                found.append(module)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            of_module = node.value.id in ("os", "socket")
+            if node.attr in CALLS or (of_module and not PLAIN.fullmatch(node.attr)):
+                found.append(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.Name) and node.id in IO:
+            found.append(node.id)
+    return found
+
+
+@pytest.mark.parametrize("part", ["calls", "wire"])
+def test_what_is_sans_io_has_none(part: str) -> None:
+    paths = [path for path in sources() if path.relative_to(PACKAGE).parts[0] == part]
+    assert paths
+    assert {path.name: found for path in paths if (found := impurities(text_of(path)))} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import mmap",
+        "from socket import socket",
+        "import os\nos.read(0, 1)",
+        "import socket\nsocket.socket()",
+        "def f(sock):\n    sock.setsockopt(1, 2, 3)",
+        "open('x')",
+    ],
+)
+def test_io_is_seen(source: str) -> None:
+    assert len(impurities(source)) == 1
 
 
 def test_the_arrows_have_no_circle() -> None:

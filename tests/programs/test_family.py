@@ -7,6 +7,7 @@ import pytest
 from languages import bring
 
 from world.fixtures import only
+from world.namespaces import needs
 
 pytestmark = pytest.mark.parametrize("guest", only("direct", "relay", "ring"), indirect=True)
 OWN = ("--family", "own")
@@ -42,6 +43,26 @@ def test_a_c_program_serves(guest, program, options):
             sock.sendall(b"from outside")
             assert sock.recv(100) == b"from outside"
         assert running.wait() == 0
+
+
+PERL = """
+use strict; use Socket qw(SOCK_STREAM inet_pton AF_INET6);
+my ($address, $port) = @ARGV;
+socket(my $sock, 0x5853, SOCK_STREAM, 0) or die "socket: $!\\n";
+my $name = pack("S n N a16 L", 0x5853, $port, 0, inet_pton(AF_INET6, $address), 0);
+connect($sock, $name) or die "connect: $!\\n";
+syswrite($sock, "hello"); sysread($sock, my $said, 100); print "$said\\n";
+"""
+
+
+@needs("perl")
+@BOTH
+def test_another_language(guest, options):
+    """It knows nothing of XenSock, and needs no more than socket(2)."""
+    world = guest.world
+    argv = ["perl", "-e", PERL, f"::ffff:{world.web4}", str(world.echo_port)]
+    assert guest.run(argv, options=options, check=True).stdout == "hello\n"
+    guest.mediated(1, "connect", f":{world.echo_port}")
 
 
 @BOTH

@@ -17,9 +17,10 @@ from xensock.calls.call import Decision
 from xensock.pvcalls.serving import datagrams as served
 from xensock.pvcalls.serving.datagrams import decide
 from xensock.pvcalls.serving.held import Held
+from xensock.pvcalls.serving.telling import ask_for
 from xensock.wire.extensions import ALL, Extension
 from xensock.wire.frames import Frame, FrameFlag, decode_frame, largest_payload, next_frame
-from xensock.wire.packet_info import ROOM, PacketInfo, ask_for
+from xensock.wire.packet_info import ROOM, PacketInfo
 from xensock.wire.requests import (
     Attach,
     Bind,

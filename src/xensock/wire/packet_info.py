@@ -184,16 +184,11 @@ class PacketInfo:
         return found
 
 
-def ask_for(sock: socket.socket) -> None:
-    """Have a socket tell all of it. What its kernel does not know is not missed by the others."""
-    options = IP_RECEIVE | (IPV6_RECEIVE if sock.family == socket.AF_INET6 else frozenset())
-    if sock.family == socket.AF_INET6:
-        options -= {_INFO4}  # the IPv6 one tells mapped addresses, too
-    for level, name in options:
-        try:
-            sock.setsockopt(level, name, 1)
-        except OSError:
-            continue
+def telling(family: int) -> frozenset[tuple[int, int]]:
+    """The options with which a socket tells all of it."""
+    if family != socket.AF_INET6:
+        return IP_RECEIVE
+    return (IP_RECEIVE | IPV6_RECEIVE) - {_INFO4}  # the IPv6 one tells mapped addresses, too
 
 
 def fitting(messages: Iterable[Control], room: int) -> tuple[list[Control], bool]:

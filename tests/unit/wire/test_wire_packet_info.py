@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xensock.pvcalls.serving.telling import ask_for
 from xensock.wire.errors import WireError
 from xensock.wire.packet_info import (
     IP_RECEIVE,
@@ -19,7 +20,6 @@ from xensock.wire.packet_info import (
     ROOM,
     SIZE,
     PacketInfo,
-    ask_for,
     fitting,
 )
 

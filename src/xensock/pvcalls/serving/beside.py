@@ -17,8 +17,9 @@ from xensock.policy.networks import AWAY, HOST, NO_WAY
 from xensock.pvcalls.serving import redirecting
 from xensock.pvcalls.serving.addresses import name_of
 from xensock.pvcalls.serving.framing import TURN
+from xensock.pvcalls.serving.telling import ask_for
 from xensock.wire.frames import Frame
-from xensock.wire.packet_info import ROOM, PacketInfo, ask_for
+from xensock.wire.packet_info import ROOM, PacketInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -25,10 +25,11 @@ from xensock.pvcalls.serving.framing import TURN, Frames
 from xensock.pvcalls.serving.held import in_family
 from xensock.pvcalls.serving.limits import refuse
 from xensock.pvcalls.serving.rings import map_ring
+from xensock.pvcalls.serving.telling import ask_for
 from xensock.wire.errors import to_wire
 from xensock.wire.extensions import Extension
 from xensock.wire.frames import Frame, Icmp
-from xensock.wire.packet_info import ROOM, Control, PacketInfo, ask_for
+from xensock.wire.packet_info import ROOM, Control, PacketInfo
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
