@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from xensock.client.held import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from daemonkit import Daemon
     from xensock.client.link import Link
@@ -43,6 +43,12 @@ def mortal(tmp_path: Path) -> Iterator[tuple[Daemon, Link]]:
             yield backend, link
         finally:
             link.close()
+
+
+def spent(pid: int) -> float:
+    """Seconds of processor time that all threads of a process have had (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_idle_sockets_cost_no_cpu(tmp_path: Path) -> None:
@@ -66,10 +72,15 @@ def test_idle_sockets_cost_no_cpu(tmp_path: Path) -> None:
             client.connect(server.getsockname())
             stack.enter_context(server.accept()[0])
         time.sleep(0.2)  # the last connections settle
-        cpu, clock = time.process_time(), time.monotonic()
+
+        def cpu() -> float:
+            return time.process_time() + sum(spent(each.process.pid) for each in backends)
+
+        before, clock = cpu(), time.monotonic()
         time.sleep(1)
-        spent = (time.process_time() - cpu) / (time.monotonic() - clock)
-        assert spent < 0.02
+        assert (cpu() - before) / (
+            time.monotonic() - clock
+        ) < 0.05  # the kernel counts backends' in 0.01 s
 
 
 def test_a_backend_that_dies_fails_every_socket(mortal: tuple[Daemon, Link]) -> None:
