@@ -33,6 +33,12 @@ def pytest_addoption(parser) -> None:
         help="tests on the test world: with the others (default), not at all, only these",
     )
     parser.addoption("--slow", action="store_true", help="with tests that take minutes")
+    parser.addoption(
+        "--share",
+        choices=("all", "first", "second", "both", "alone"),
+        default="all",
+        help="all tests (default); of those that bear others beside them one half or both; or those that do not",
+    )
 
 
 def pytest_configure(config) -> None:
@@ -40,6 +46,7 @@ def pytest_configure(config) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
             signal.signal(number, _end)
     config.addinivalue_line("markers", "slow: takes minutes; run by .ci/run (--slow)")
+    config.addinivalue_line("markers", "alone: measures, so nothing runs beside it (tools/test)")
     config.addinivalue_line(
         "markers", "makes_world: starts sessions that make a test world of their own"
     )
@@ -82,21 +89,40 @@ def _left_to_ci(item) -> bool:
     return any(name in names and item.get_closest_marker(path) for path, names in paths.items())
 
 
+# Two sessions side by side (tools/test) take about the same time with these folders in the first.
+FIRST = ("lib", "native", "programs", "pvcalls", "unit")
+
+
+def _share(item) -> str:
+    if item.get_closest_marker("alone"):
+        return "alone"
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return "first" if folder in FIRST else "second"
+
+
 def pytest_collection_modifyitems(config, items) -> None:
     for item in items:
         if _left_to_ci(item):
             item.add_marker(pytest.mark.slow)
     if not config.getoption("slow"):
-        left = [item for item in items if item.get_closest_marker("slow")]
-        items[:] = [item for item in items if item not in left]
-        config.hook.pytest_deselected(items=left)
+        _keep(config, items, lambda item: not item.get_closest_marker("slow"))
+    share = config.getoption("share")
+    if share == "both":
+        _keep(config, items, lambda item: _share(item) != "alone")
+    elif share != "all":
+        _keep(config, items, lambda item: _share(item) == share)
     which = config.getoption("world")
-    if which == "with":
-        return
+    if which != "with":
+        _keep(config, items, lambda item: _needs_world(item) == (which == "only"))
+
+
+def _needs_world(item) -> bool:
+    return "world" in item.fixturenames or item.get_closest_marker("makes_world") is not None
+
+
+def _keep(config, items, wanted) -> None:
     kept, left = [], []
     for item in items:
-        needed = "world" in item.fixturenames or item.get_closest_marker("makes_world") is not None
-        wanted = needed == (which == "only")
-        (kept if wanted else left).append(item)
+        (kept if wanted(item) else left).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left)

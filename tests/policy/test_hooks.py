@@ -107,6 +107,7 @@ def test_answers_are_not_remembered(guest: Guest) -> None:
     assert found == ["ok", "EACCES"] * 3
 
 
+@pytest.mark.alone
 @guests
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_slow_hook_stalls_nobody_else(guest: Guest, kind: str) -> None:

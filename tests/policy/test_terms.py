@@ -169,6 +169,7 @@ allow = "web.test:80"
         assert paths == {("7", "relay"), ("80", "direct")}
 
 
+@pytest.mark.alone
 @guests
 def test_so_many_bytes(guest: Guest) -> None:
     """Of two rules the one that grants four times as much gets about that, while both send."""

@@ -142,6 +142,7 @@ class Modest:
         return trips / seconds
 
 
+@pytest.mark.alone
 def test_a_modest_guest_keeps_its_rate(served: Daemon, sink: Sink) -> None:
     stop = threading.Event()
 

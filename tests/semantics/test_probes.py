@@ -10,10 +10,13 @@ from .conftest import HERE, Seen, titles
 from .known import known
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
     from .conftest import Site
 
 FILES = sorted(path.name for path in (HERE / "probes").glob("probe_*.py"))
 PROBES = [(file, title) for file in FILES for title in titles(HERE / "probes" / file)]
+ALONE = {"probe_many.py"}  # thousands of connections, each in its time
 # Mediated calls that a file's probes cannot do without, so that none passes by not trying.
 LEAST = {"probe_many.py": 2000, "probe_connect.py": 100, "probe_bind.py": 50}
 
@@ -44,8 +47,14 @@ def difference(native: Seen, guest: Seen) -> list[str]:
     return found
 
 
+def param(file: str, *rest: str, id: str) -> ParameterSet:
+    return pytest.param(file, *rest, id=id, marks=[pytest.mark.alone] if file in ALONE else [])
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("file", "title"), PROBES, ids=[f"{f[6:-3]}:{t}" for f, t in PROBES])
+@pytest.mark.parametrize(
+    ("file", "title"), [param(f, title, id=f"{f[6:-3]}:{title}") for f, title in PROBES]
+)
 def test_probe(
     site: Site, datapath: str, file: str, title: str, request: pytest.FixtureRequest
 ) -> None:
@@ -66,7 +75,7 @@ def test_probe(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("file", LEAST)
+@pytest.mark.parametrize("file", [param(file, id=file) for file in LEAST])
 def test_calls_were_mediated(
     site: Site, datapath: str, file: str, request: pytest.FixtureRequest
 ) -> None:

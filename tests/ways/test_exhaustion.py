@@ -26,6 +26,7 @@ from .conftest import guests, outcome
 if TYPE_CHECKING:
     from world.internet import World
 
+pytestmark = pytest.mark.alone
 direct = pytest.mark.parametrize("guest", only("direct"), indirect=True)
 relayed = pytest.mark.parametrize("guest", only("relay", "ring"), indirect=True)
 

@@ -75,6 +75,7 @@ def test_connections_are_held_until_told() -> None:
         assert process.returncode == 0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(bool(guestkit.missing()), reason=guestkit.missing() or "-")
 def test_ten_thousand_idle_connections_are_within_the_target() -> None:

@@ -64,6 +64,7 @@ def test_connections_and_messages_are_counted(setting: Setting) -> None:
         assert pair.ours() > 1000
 
 
+@pytest.mark.alone
 def test_memory_of_an_idle_connection(setting: Setting) -> None:
     with ring.idle_connections(setting) as pair:
         assert pair.native() == 0

@@ -75,6 +75,7 @@ def test_this_machine_is_described() -> None:
         assert bool(check["remedy"]) == (check["state"] != "ok")
 
 
+@pytest.mark.alone
 def test_nothing_is_left_behind() -> None:
     def traces() -> list[list[str]]:
         # Children of this process: other tests have servers of theirs running.
