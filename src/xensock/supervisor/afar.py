@@ -10,8 +10,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xensock.stack.upstream import LOOKS
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from concurrent.futures import Future
@@ -45,6 +43,9 @@ class Afar:
             if self._closed:
                 raise RuntimeError("closed")
             if whom not in self._pools:  # their threads start with the first calls
+                # Here: it brings the client, which a run without other backends does not need, nor its start-up.
+                from xensock.stack.upstream import LOOKS
+
                 self._pools[whom] = ThreadPoolExecutor(LOOKS, "xs-udp-afar")
             answer = self._asked[key] = self._pools[whom].submit(question)
         answer.add_done_callback(lambda _: self._answered(key))

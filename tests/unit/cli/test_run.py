@@ -256,3 +256,19 @@ def test_a_trace_on_a_terminal_is_coloured_and_apart_from_the_output(
     assert done.stdout == f"{errno.EACCES}\n"
     assert "connect(192.0.2.1:9)" in shown
     assert ("\x1b[" in shown) == coloured
+
+
+@needs_guests
+def test_a_plain_run_does_not_load_what_other_backends_need() -> None:
+    """Half of the start-up is modules: what speaks PV Calls comes with the first other backend."""
+    done = subprocess.run(
+        [*XENSOCK, "run", "--", "true"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "xensock.supervisor.supervisor" in loaded
+    unwanted = ("xensock.client", "xensock.wire.requests", "xensock.pvcalls.frontend", "dns.")
+    assert not [name for name in loaded if name.startswith(unwanted)]
