@@ -5,6 +5,20 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "../core/super.h"
+
+/* Connects that the core finished, one after the other (super_next): what lines of the audit log are made of. */
+struct xs_run {
+	int n, nsamples, ntids;
+	int sample[64], tid[64]; /* of each event: which of the samples has its kind, which of the tids is its caller's */
+	uint32_t tids[64];
+	struct xs_event ev[64];
+};
+#define XS_RUN_NAME "xensock.run"
+
+/* An event as Python has it. */
+PyObject *xs_ext_event(const struct xs_event *e);
+
 int xs_ext_add_super(PyObject *module);
 int xs_ext_add_mover(PyObject *module);
 int xs_ext_add_ring(PyObject *module);
@@ -12,5 +26,6 @@ int xs_ext_add_pagemap(PyObject *module);
 int xs_ext_add_udp(PyObject *module);
 int xs_ext_add_unix(PyObject *module);
 int xs_ext_add_evbridge(PyObject *module);
+int xs_ext_add_ledger(PyObject *module);
 
 #endif

@@ -5,6 +5,8 @@
 #include "../core/super.h"
 
 #include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define NAME "xensock.super"
@@ -77,13 +79,73 @@ static PyObject *stop(PyObject *self, PyObject *arg)
 	Py_RETURN_NONE;
 }
 
-static PyObject *event(const struct xs_event *e)
+PyObject *xs_ext_event(const struct xs_event *e)
 {
 	return Py_BuildValue("(iKIi(KKKKKK)iiiiy#IiKKy)", (int)e->kind, (unsigned long long)e->id, e->tid, e->nr,
 			     (unsigned long long)e->args[0], (unsigned long long)e->args[1], (unsigned long long)e->args[2],
 			     (unsigned long long)e->args[3], (unsigned long long)e->args[4], (unsigned long long)e->args[5], e->fd, e->domain,
 			     e->type, (int)e->host, (const char *)e->addr, (Py_ssize_t)e->addrlen, e->verdict, e->error,
 			     (unsigned long long)e->start_ns, (unsigned long long)e->took_ns, e->program);
+}
+
+static void drop_run(PyObject *capsule) { free(PyCapsule_GetPointer(capsule, XS_RUN_NAME)); }
+
+static bool alike(const struct xs_event *a, const struct xs_event *b)
+{
+	return a->verdict == b->verdict && a->error == b->error && a->addrlen == b->addrlen &&
+	       !memcmp(a->addr, b->addr, a->addrlen) && !strcmp(a->program, b->program);
+}
+
+/* (capsule, samples, tids): see _core.pyi. */
+static PyObject *run_of(const struct xs_event *ev, int n)
+{
+	struct xs_run *r = malloc(sizeof *r);
+	PyObject *capsule, *samples = PyList_New(0), *tids = PyList_New(0);
+	int first[BATCH];
+
+	capsule = r ? PyCapsule_New(r, XS_RUN_NAME, drop_run) : PyErr_NoMemory();
+	if (!capsule || !samples || !tids) {
+		if (!capsule)
+			free(r);
+		goto failed;
+	}
+	r->n = n;
+	r->nsamples = r->ntids = 0;
+	memcpy(r->ev, ev, (size_t)n * sizeof *ev);
+	for (int i = 0, k; i < n; i++) {
+		PyObject *made = NULL;
+
+		for (k = 0; k < r->nsamples && !alike(&ev[first[k]], &ev[i]); k++)
+			;
+		r->sample[i] = k;
+		if (k == r->nsamples) {
+			first[r->nsamples++] = i;
+			made = xs_ext_event(&ev[i]);
+			if (!made || PyList_Append(samples, made)) {
+				Py_XDECREF(made);
+				goto failed;
+			}
+			Py_DECREF(made);
+		}
+		for (k = 0; k < r->ntids && r->tids[k] != ev[i].tid; k++)
+			;
+		r->tid[i] = k;
+		if (k == r->ntids) {
+			r->tids[r->ntids++] = ev[i].tid;
+			made = PyLong_FromUnsignedLong(ev[i].tid);
+			if (!made || PyList_Append(tids, made)) {
+				Py_XDECREF(made);
+				goto failed;
+			}
+			Py_DECREF(made);
+		}
+	}
+	return Py_BuildValue("(NNN)", capsule, samples, tids);
+failed:
+	Py_XDECREF(capsule);
+	Py_XDECREF(samples);
+	Py_XDECREF(tids);
+	return NULL;
 }
 
 static PyObject *next(PyObject *self, PyObject *args)
@@ -101,14 +163,35 @@ static PyObject *next(PyObject *self, PyObject *args)
 	Py_END_ALLOW_THREADS
 	if (n < 0)
 		Py_RETURN_NONE;
-	list = PyList_New(n);
-	for (int i = 0; list && i < n; i++) {
-		PyObject *t = event(&ev[i]);
+	list = PyList_New(0);
+	for (int i = 0, end; list && i < n; i = end) {
+		PyObject *made;
 
-		if (!t)
+		for (end = i; end < n && ev[end].kind == XS_DONE; end++)
+			;
+		made = end > i ? run_of(ev + i, end - i) : xs_ext_event(&ev[i]);
+		if (end == i)
+			end++;
+		if (!made || PyList_Append(list, made))
+			Py_CLEAR(list);
+		Py_XDECREF(made);
+	}
+	return list;
+}
+
+static PyObject *events(PyObject *self, PyObject *arg)
+{
+	const struct xs_run *r = PyCapsule_GetPointer(arg, XS_RUN_NAME);
+	PyObject *list = r ? PyList_New(r->n) : NULL;
+
+	(void)self;
+	for (int i = 0; list && i < r->n; i++) {
+		PyObject *made = xs_ext_event(&r->ev[i]);
+
+		if (!made)
 			Py_CLEAR(list);
 		else
-			PyList_SetItem(list, i, t);
+			PyList_SetItem(list, i, made);
 	}
 	return list;
 }
@@ -326,6 +409,7 @@ static PyMethodDef methods[] = {
 	{"super_room", room, METH_VARARGS, "super_room(handle, sockets): so many more may be handed out"},
 	{"super_stop", stop, METH_O, "super_stop(handle): ends the threads"},
 	{"super_next", next, METH_VARARGS, "super_next(handle, timeout_ms) -> events, or None when the guest is gone"},
+	{"run_events", events, METH_O, "run_events(run) -> its events"},
 	{"super_answer", answer, METH_VARARGS, "super_answer(handle, id, value, errno, go_on) -> errno (ENOENT: interrupted)"},
 	{"super_valid", valid, METH_VARARGS, "super_valid(handle, id) -> whether the caller still waits"},
 	{"super_addfd", addfd, METH_VARARGS, "super_addfd(handle, id, srcfd, number, -1 or -2, flags) -> number or -errno"},

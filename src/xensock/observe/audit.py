@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from xensock import __version__
+from xensock import __version__, _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from xensock.calls.record import Record
 
 SCHEMA = 1
+HEAD = b'{"schema":%d,"seq":' % SCHEMA  # of a line, up to its number
 QUEUE = 65536  # records that wait to be written at most
 BATCH = 1024  # records of one write(2) at most
 GATHER_S = 0.005  # how long the first of them waits for others
@@ -65,9 +66,9 @@ class AuditLog:
         self._path = os.path.abspath(path)
         self._size, self._keep, self._room = size, keep, queue
         self._complain = complain
-        self._waiting: deque[Record | bytes] = deque()
-        self._lock = threading.Lock()  # of what is lost
-        self._lost = 0
+        self._waiting: deque[Record | tuple[bytes, int]] = deque()
+        self._lock = threading.Lock()  # of the numbers of records that wait, and that are lost
+        self._queued = self._lost = 0
         self._failing = False
         self._seq = 0
         self._some = threading.Event()
@@ -85,21 +86,33 @@ class AuditLog:
     @property
     def full(self) -> bool:
         """Whether a record would be lost now: the queue is full, or the file cannot be written."""
-        return self._failing or len(self._waiting) >= self._room
+        return self._failing or self._queued >= self._room
 
     def record(self, record: Record) -> None:
         """Take one; what finds no room is counted, and the count recorded."""
-        self.take((record,))
+        if self._admitted(1):
+            self._waiting.append(record)
+            self._tell()
 
-    def take(self, records: Sequence[Record | bytes]) -> None:
-        """As `record`, of several; also lines that somebody made, from their "kind" on (supervisor.swift)."""
-        room = max(self._room - len(self._waiting), 0)
-        if len(records) > room:
-            with self._lock:
-                self._lost += len(records) - room
-            records = records[:room]
-        self._waiting.extend(records)
-        if records and not self._some.is_set():
+    def take(self, lines: bytes, count: int) -> None:
+        """As `record`, of so many lines that somebody made, from their "kind" on (supervisor.swift)."""
+        room = self._admitted(count)
+        if room < count:
+            lines = b"".join(lines.splitlines(keepends=True)[:room])
+        if room:
+            self._waiting.append((lines, room))
+            self._tell()
+
+    def _admitted(self, count: int) -> int:
+        """For how many of those there is room; the others are lost."""
+        with self._lock:
+            room = max(min(count, self._room - self._queued), 0)
+            self._queued += room
+            self._lost += count - room
+        return room
+
+    def _tell(self) -> None:
+        if not self._some.is_set():
             self._some.set()
 
     def close(self) -> None:
@@ -139,10 +152,20 @@ class AuditLog:
 
     def _taken(self) -> bytes:
         """The lines of some records that wait, and of how many found no room."""
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+        lines: list[bytes] = []
+        taken = 0
+        while self._waiting and taken < BATCH:
+            found = self._waiting.popleft()
+            if isinstance(found, tuple):
+                lines.append(_core.lines_number(found[0], HEAD, self._seq + 1))
+                self._seq += found[1]
+                taken += found[1]
+            else:
+                lines.append(self._line(found))
+                taken += 1
         with self._lock:
+            self._queued -= taken
             lost, self._lost = self._lost, 0
-        lines = [self._line(record) for record in batch]
         if lost:
             lines.append(self._note("dropped", records=lost))
         return b"".join(lines)
@@ -152,16 +175,14 @@ class AuditLog:
             self._failing = True
             self._complain(f"cannot write the audit log {self._path}: {error.strerror}")
 
-    def _line(self, record: Record | bytes) -> bytes:
+    def _line(self, record: Record) -> bytes:
         self._seq += 1
-        if isinstance(record, bytes):
-            return b'{"schema":%d,"seq":%d,%b' % (SCHEMA, self._seq, record)
         kind = b"end" if record.verb == "close" else b"call"
         body = self._encode(record)
         if not body.isascii():
             # What a guest chose must not steer a terminal that shows the file: some of it could.
             body = json.dumps(json.loads(body), separators=(",", ":")).encode()
-        return b'{"schema":%d,"seq":%d,"kind":"%b",%b\n' % (SCHEMA, self._seq, kind, body[1:])
+        return b'%b%d,"kind":"%b",%b\n' % (HEAD, self._seq, kind, body[1:])
 
     def _note(self, kind: str, **fields: Any) -> bytes:
         self._seq += 1

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from xensock.observe.denials import Denials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from xensock.calls.record import Record
 
-    Take = Callable[[Sequence[bytes]], None]
+    Take = Callable[[bytes, int], None]
 
 
 class Tap:
@@ -39,7 +39,7 @@ class Tap:
 
     @property
     def lines(self) -> Take | None:
-        """Takes lines in the place of records, where the only sink there is can."""
+        """Takes so many lines in the place of records, where the only sink there is can."""
         return self._sinks[0][2] if len(self._sinks) == 1 else None
 
     def __call__(self, record: Record) -> None:

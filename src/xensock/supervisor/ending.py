@@ -7,6 +7,8 @@ Theory of operation
   that: a socket is known by its SO_COOKIE. What a guest accepted is known by the port on which it listens.
 - A connection may have ended before its beginning is told here, so the last ends of others are remembered. Where the
   kernel had to drop messages, the sockets that are gone are found by a look at all, their bytes unknown.
+- The core's ledger knows every connection under way, and sorts what the kernel tells; those whose beginning is a line
+  of the audit log end as one there. `_live` has the beginnings of the others.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ import select
 import socket
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from xensock import _core
 from xensock.calls.record import closed
 from xensock.supervisor import tcpinfo
 from xensock.supervisor.diag import NETLINK_SOCK_DIAG
-from xensock.supervisor.swift import Begun
+from xensock.supervisor.swift import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,15 +35,12 @@ if TYPE_CHECKING:
     from xensock.calls.record import Record
     from xensock.supervisor.tcpinfo import Seen
 
-REMEMBERED = 16384  # ends of sockets that nobody told us of
 MOST = 1 << 20  # connections under way that are remembered
 NAP_S = 0.005  # messages come by the thousand: fetch several at once
 LATE_S = 0.1  # how long after a listener the ends of what it accepted may be told
 BUFFER = 8 << 20
 SO_RCVBUFFORCE = 33  # socket(7); Python does not name it
 AGAIN_S = 0.2
-BATCH = 256  # messages that are looked at together
-LARGEST = 4096  # bytes of one; they have some 500
 
 
 class Endings:
@@ -50,13 +49,13 @@ class Endings:
     def __init__(self, record: Callable[[Record], None]) -> None:
         self._record = record
         self._lock = threading.Lock()
-        self._live: dict[int, Record | Begun] = {}
+        self.ledger = Ledger()
+        self._live: dict[int, Record] = {}
         self._listening: dict[int, tuple[Endpoint, Record]] = {}
         self._ports: set[int] = set()
         self._past: list[
             tuple[float, Endpoint, Record]
         ] = []  # listeners, and until when they matter
-        self._strangers: OrderedDict[int, bytes] = OrderedDict()  # what the kernel said of each
         self._epoch = time.time() - time.monotonic()
         self._running: _Running | None = None
         self._switching = threading.Lock()
@@ -72,36 +71,35 @@ class Endings:
                 with self._lock:
                     self._live.clear()
                     self._listening.clear()
-                    self._strangers.clear()
+                    self._heed(set())
+                    _core.ledger_clear(self.ledger.handle)
 
-    def began(self, *records: Record | Begun) -> None:
+    def calls(
+        self, run: _core.Run, kinds: list[int | None], users: list[int], epoch: float
+    ) -> tuple[bytes, int, list[_core.Event]]:
+        """The lines of connects that the core carried out, how many those are, and the events of those without a kind;
+        `kinds` of the run's samples, `users` of its threads. Their connections were begun by that."""
+        epochs = int(epoch * 1e9), int(self._now() * 1e9)
+        with self._lock:
+            most = 0 if self._running is None else MOST
+            return _core.ledger_calls(self.ledger.handle, run[0], kinds, users, *epochs, most)
+
+    def began(self, *records: Record) -> None:
         """Connections of host's sockets that the guest holds were begun, by the calls of those records."""
-        over: list[tuple[Record | Begun, bytes]] = []
+        over: list[tuple[Record, _core.Counts]] = []
         with self._lock:
             if self._running is None:
                 return
             for record in records:
                 if record.connection in self._live or len(self._live) >= MOST:
                     continue
-                message = self._strangers.pop(record.connection, None)
-                if message is None:
+                counts = _core.ledger_begin(self.ledger.handle, record.connection, MOST)
+                if counts is None:
                     self._live[record.connection] = record
                 else:
-                    over.append((record, message))
-        self._over(over)
-
-    def _over(self, ends: list[tuple[Record | Begun, bytes]]) -> None:
-        """Tell of the ends of connections of the guest's own making: as lines, where they began so and are wanted."""
-        take = getattr(self._record, "lines", None)
-        lines: list[bytes] = []
-        now = self._now()
-        for begun, message in ends:
-            if take is not None and isinstance(begun, Begun):
-                lines.append(begun.end(now, *tcpinfo.counted(tcpinfo.info_of(message), False)))
-            else:
-                self._tell(begun, tcpinfo.parse(message))
-        if take is not None and lines:
-            take(lines)
+                    over.append((record, counts))
+        for record, counts in over:
+            self._record(closed(record, self._now(), *counts))
 
     def ended(self, record: Record) -> Callable[[int, int, int], None]:
         """For whoever moves the bytes of a connection: takes those sent, those received, and the errno of its end."""
@@ -117,12 +115,20 @@ class Endings:
             if self._running is None:
                 return
             self._listening[cookie] = (local, record)
-            self._ports.add(local.port)
+            self._heed(self._ports | {local.port})
+
+    def _heed(self, ports: set[int]) -> None:
+        """Ends of sockets with these ports are looked at, which may be those of connections that the guest accepted."""
+        for port in self._ports ^ ports:
+            _core.ledger_heed(self.ledger.handle, port, port in ports)
+        self._ports = ports
 
     def live(self) -> int:
         """How many connections and listeners there are whose end the kernel will tell of."""
         with self._lock:
-            return len(self._live) + len(self._listening) if self._running is not None else 0
+            if self._running is None:
+                return 0
+            return _core.ledger_live(self.ledger.handle) + len(self._listening)
 
     def close(self, patience: float = 0.0) -> None:
         """Stop. Connections that still deliver what the guest sent get so many seconds; of what is left then, the
@@ -144,50 +150,35 @@ class Endings:
         """Take what has come; whether the kernel had to drop messages."""
         more, dropped = True, False
         while more:
-            messages: list[bytes] = []
-            more, lost = self._batch(link, messages)
-            over: list[tuple[Record | Begun, bytes]] = []
-            served: list[bytes] = []
-            with self._lock:
-                for message in messages:
-                    cookie = tcpinfo.cookie_of(message)
-                    record = self._live.pop(cookie, None)
-                    if record is not None:
-                        over.append((record, message))
-                    elif cookie in self._listening or tcpinfo.port_of(message) in self._ports:
-                        served.append(message)
-                    else:
-                        self._strangers[cookie] = message
-                while len(self._strangers) > REMEMBERED:
-                    self._strangers.popitem(last=False)
-            self._over(over)
-            for message in served:
+            take = getattr(self._record, "lines", None)
+            more, lost, lines, count, ends, others = self._hear(link, take is not None)
+            if count and take is not None:
+                take(lines, count)
+            for begun, counts in ends:
+                record = self.ledger.take(begun)
+                if record is not None:
+                    self._record(closed(record, self._now(), *counts))
+            for message in others:
                 self._served(message)
             if lost:
                 dropped = True
                 self._missed()
         return dropped
 
-    def _batch(self, link: socket.socket, found: list[bytes]) -> tuple[bool, bool]:
-        """Fetch messages; whether there may be more, and whether the kernel had to drop some."""
-        try:
-            while len(found) < BATCH:
-                message = link.recv(LARGEST)
-                if len(message) >= tcpinfo.LEAST:
-                    found.append(message)
-        except BlockingIOError:
-            return False, False
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            return True, True
-        return True, False
+    def _hear(self, link: socket.socket, as_lines: bool) -> _core.Heard:
+        """Fetch messages, and sort them."""
+        now = int(self._now() * 1e9)
+        return _core.ledger_hear(self.ledger.handle, link.fileno(), now, as_lines)
 
     def _served(self, message: bytes) -> None:
-        """What is gone was a listener, or had the port of one."""
+        """What is gone has a record, was a listener, or had the port of one."""
         cookie = tcpinfo.cookie_of(message)
         with self._lock:
+            begun = self._live.pop(cookie, None)
             held = self._listening.pop(cookie, None)
+        if begun is not None:
+            self._tell(begun, tcpinfo.parse(message))
+            return
         if held is not None:
             self._listener_gone(*held)
             return
@@ -196,8 +187,7 @@ class Endings:
         if record is not None:
             self._tell(record, seen)
             return
-        with self._lock:
-            self._strangers[cookie] = message
+        _core.ledger_stranger(self.ledger.handle, message)
 
     def _accepted(self, seen: Seen) -> Record | None:
         """The record of a connection that others made to a listener of the guest's."""
@@ -226,28 +216,26 @@ class Endings:
             now = time.monotonic()
             self._past = [each for each in self._past if now < each[0]]
             self._past.append((now + LATE_S, local, record))
-        for seen in found:
-            known = self._accepted(seen)
-            if known is not None:
-                with self._lock:
-                    self._live.setdefault(seen.cookie, known)
+        self.began(*(known for seen in found if (known := self._accepted(seen)) is not None))
         with self._lock:
-            self._ports = {at.port for at, _ in self._listening.values()}
-            self._ports |= {at.port for _, at, _ in self._past}
+            ports = {at.port for at, _ in self._listening.values()}
+            self._heed(ports | {at.port for _, at, _ in self._past})
 
     def _missed(self, rest: bool = False) -> None:
         """Messages were lost, or nobody will listen any more (`rest`)."""
-        if not self._live:
+        handle = self.ledger.handle
+        if not _core.ledger_live(handle):
             return
         with _link() as link:
             there = {seen.cookie: seen for seen in tcpinfo.dump(link)}
+        gone: list[Record] = []
         with self._lock:
-            known = list(self._live.values()) if rest else []
-            known = known or [r for key, r in self._live.items() if key not in there]
-            for record in known:
-                del self._live[record.connection]
-        for each in known:
-            record = each.record if isinstance(each, Begun) else each
+            for cookie in _core.ledger_cookies(handle):
+                begun = None if cookie in there and not rest else _core.ledger_take(handle, cookie)
+                if begun is not None:
+                    record = self.ledger.take(begun) or self._live.pop(cookie, None)
+                    gone += [record] if record is not None else []
+        for record in gone:
             seen = there.get(record.connection)
             if seen is None:
                 self._record(closed(record, self._now(), None, None, 0))
@@ -257,9 +245,7 @@ class Endings:
                 error = errno.EINPROGRESS
             self._record(closed(record, self._now(), sent, received, error))
 
-    def _tell(self, record: Record | Begun, seen: Seen) -> None:
-        if isinstance(record, Begun):
-            record = record.record
+    def _tell(self, record: Record, seen: Seen) -> None:
         sent, received, error = tcpinfo.counted(seen.info, record.accepted)
         self._record(closed(record, self._now(), sent, received, error))
 

@@ -9,8 +9,6 @@ this code refuses the call.
 from __future__ import annotations
 
 import errno
-import itertools
-import operator
 import socket
 import threading
 import time
@@ -40,7 +38,7 @@ from xensock.supervisor.holders import Holders
 from xensock.supervisor.limits import Limits, Taken
 from xensock.supervisor.ports import ForeignPorts, Ports
 from xensock.supervisor.publication import Publications
-from xensock.supervisor.question import DONE, Question, shown
+from xensock.supervisor.question import Question, shown
 from xensock.supervisor.unix_calls import UnixCalls
 from xensock.supervisor.waiting import Waiting
 
@@ -154,7 +152,7 @@ class Supervisor:
         self.waiting = Waiting(self)
         self._verdicts: dict[int, Verdict] = {0: Verdict(Decision(True, ""), "", "")}
         self._numbers: dict[Verdict, int] = {}
-        self._kinds: dict[tuple[bytes, int, int], swift.Kind] = {}
+        self._kinds: dict[tuple[bytes, int, int, bytes], swift.Kind] = {}
         self._thread = threading.Thread(target=self._serve, name="supervisor", daemon=True)
         self._stopped = False
         self.handle: _core.Handle = None
@@ -212,19 +210,21 @@ class Supervisor:
     def _rest(self) -> None:
         """Record what the core answered last: a guest may end on an answer before its record is fetched."""
         while (events := _core.super_next(self.handle, 0)) is not None:
-            self._told([event for event in events if event[0] == DONE])
-            for event in events:
-                if event[0] != DONE:
-                    Question.from_event(event).sock.close()  # nobody waits for it any more
+            for found in events:
+                if len(found) == 3:
+                    self._told(found)
+                else:
+                    Question.from_event(found).sock.close()  # nobody waits for it any more
+        if self.endings is not None:
+            self._forget_kinds(self.endings)
 
     def _serve(self) -> None:
         while (events := _core.super_next(self.handle, -1)) is not None:
-            for kind, run in itertools.groupby(events, operator.itemgetter(0)):
-                if kind == DONE:
-                    self._tell(list(run))
-                    continue
-                for event in run:
-                    self._ask(event)
+            for found in events:
+                if len(found) == 3:
+                    self._tell(found)
+                else:
+                    self._ask(found)
         self.parts.ended()
 
     def _ask(self, event: _core.Event) -> None:
@@ -391,43 +391,27 @@ class Supervisor:
             connection=connection,
         )
 
-    def _tell(self, run: list[_core.Event]) -> None:
+    def _tell(self, run: _core.Run) -> None:
         try:
             self._told(run)
         except Exception:
             # Those calls are done: a fault of the record is shown, and the next call is answered all the same.
             self.parts.complain(traceback.format_exc())
 
-    def _told(self, run: list[_core.Event]) -> None:
+    def _told(self, run: _core.Run) -> None:
         """Record connects that the core carried out: as lines, where only the audit log wants to know."""
+        calls, samples, tids = run
         take = getattr(self.point.record, "lines", None)
         if take is None or self.endings is None:
-            for event in run:
-                self._done(event)
-            return
-        # They end within milliseconds: what is asked of others is asked once.
-        kinds: dict[tuple[bytes, int, int], swift.Kind | None] = {}
-        users: dict[int, int] = {}
-        lines: list[bytes] = []
-        begun: list[swift.Begun] = []
-        epoch = self.point.epoch
-        for event in run:
-            _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
-            key = (addr, number, error)
-            if key not in kinds:
-                kinds[key] = self._kind(event)
-            kind = kinds[key]
-            if kind is None:
-                self._done(event)
-                continue
-            user = users.get(tid)
-            if user is None:
-                user = users[tid] = user_of(tid)
-            line, one = kind.begin(epoch + start / 1e9, tid, shown(name), took / 1e9, user, args[0])
-            lines.append(line)
-            begun.append(one)
-        take(lines)
-        self.endings.began(*begun)
+            rest = _core.run_events(calls)
+        else:
+            kinds = [self._kind(event, self.endings) for event in samples]
+            users = [user_of(tid) for tid in tids]
+            lines, count, rest = self.endings.calls(run, kinds, users, self.point.epoch)
+            if count:
+                take(lines, count)
+        for event in rest:
+            self._done(event)
 
     def _done(self, event: _core.Event) -> None:
         _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
@@ -447,23 +431,31 @@ class Supervisor:
         if record is not None and record.connection and verdict.datapath == "direct":
             self.began(record)
 
-    def _kind(self, event: _core.Event) -> swift.Kind | None:
+    def _kind(self, event: _core.Event, endings: Endings) -> int | None:
         """What a direct connection's record has in common with others; None: it is none."""
-        _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, _ = event
+        _, _, tid, _, args, _, _, _, _, addr, number, error, start, took, name = event
         verdict = self._verdicts[number]
         if verdict.datapath != "direct" or error not in (0, errno.EINPROGRESS):
             return None
-        kind = self._kinds.get((addr, number, error))
+        key = (addr, number, error, name)
+        kind = self._kinds.get(key)
         if kind is None or self.point.name(verdict.decision, kind.address) != kind.record.name:
-            if len(self._kinds) >= swift.MOST:
-                self._kinds.clear()
+            if kind is not None:
+                endings.ledger.drop(self._kinds.pop(key))
+            elif len(self._kinds) >= swift.MOST:
+                self._forget_kinds(endings)
             target = connecting.describe(addr)
             record = self.point.make(
                 Verb.CONNECT, target, verdict.decision, verdict.outcome, "direct", error,
-                pid=tid, program="", start=start, took=took, connection=args[0],
+                pid=tid, program=shown(name), start=start, took=took, connection=args[0],
             )  # fmt: skip
-            kind = self._kinds[addr, number, error] = swift.Kind.of(record, address_of(target))
-        return kind
+            kind = self._kinds[key] = endings.ledger.kind(record, address_of(target))
+        return kind.number
+
+    def _forget_kinds(self, endings: Endings) -> None:
+        for kind in self._kinds.values():
+            endings.ledger.drop(kind)
+        self._kinds.clear()
 
     def began(self, record: Record) -> None:
         """A connection of the host's socket that the guest holds: its end is to be told."""

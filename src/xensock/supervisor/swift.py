@@ -1,104 +1,76 @@
 """Lines of the audit log for connects that the core carried out by itself, thousands a second.
 
-Theory of operation: of the records of such calls nearly everything is the same for one destination and verdict. A
-`Kind` has the line as a format, made once from a `Record`; each call fills in when, who and which. While anybody beside
-the audit log wants records, `Record`s are made instead, also for the ends of connections that began as lines.
+Theory of operation: of the records of such calls, and of the ends of their connections, nearly everything is the same
+for one destination, verdict and program. A `Kind` has the constant parts of both lines, made once from a `Record`; the
+core (native/core/ledger.h) fills in when, who and which. While anybody beside the audit log wants records, `Record`s
+are made instead, also for the ends of connections that began as lines.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from xensock import _core
 from xensock.calls.record import Record, closed
 
 if TYPE_CHECKING:
     from xensock.calls.address import IPAddress
 
-MOST = 4096  # kinds that are kept
-_CALL = {
-    "time": b"%r", "pid": b"%d", "program": b"%b", "duration": b"%r", "user": b"%d", "connection": b"%d",
-}  # fmt: skip
-_END = {**_CALL, "result": b"%d", "error": b"%d", "sent": b"%b", "received": b"%b"}
+MOST = 4096  # kinds that a supervisor keeps
+_CALL = frozenset({"time", "pid", "duration", "user", "connection"})
+_END = _CALL | {"result", "error", "sent", "received"}
 _NAMES = tuple(each.name for each in fields(Record))
 
 
-class Begun(NamedTuple):
-    """A connection whose end is to be told; `kind` says what does not vary."""
-
-    kind: Kind
-    time: float
-    pid: int
-    program: str
-    user: int
-    connection: int
-
-    @property
-    def record(self) -> Record:
-        """Of the call that began it."""
-        kind, time, pid, program, user, connection = self
-        return replace(
-            kind.record, time=time, pid=pid, program=program, user=user, connection=connection
-        )
-
-    def end(self, moment: float, sent: int | None, received: int | None, error: int) -> bytes:
-        """The line of its end."""
-        kind, time, pid, program, user, connection = self
-        return kind.end % (
-            moment, pid, kind.quoted(program), -1 if error else 0, error, moment - time, user, connection,
-            _number(sent), _number(received),
-        )  # fmt: skip
-
-
-def _number(value: int | None) -> bytes:
-    return b"null" if value is None else b"%d" % value
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Kind:
-    """Connects to one destination, by one verdict, with one outcome."""
+    """Connects of one program to one destination, by one verdict, with one outcome; `address` is the destination's."""
 
+    number: int
     record: Record
     address: IPAddress | None
-    call: bytes
-    end: bytes
-    programs: dict[str, bytes]
 
-    @classmethod
-    def of(cls, record: Record, address: IPAddress | None) -> Kind:
-        """Those that are like this one; `address` is the destination's."""
-        return cls(
-            record,
-            address,
-            _format(b"call", record, _CALL),
-            _format(b"end", closed(record, 0.0, None, None, 0), _END),
-            {},
+
+class Ledger:
+    """Kinds, and connections under way; the handle is the core's."""
+
+    def __init__(self) -> None:
+        self.handle = _core.ledger()
+        self._kinds: dict[int, Kind] = {}
+
+    def kind(self, record: Record, address: IPAddress | None) -> Kind:
+        """Those that are like this one."""
+        parts = _parts(b"call", record, _CALL) + _parts(
+            b"end", closed(record, 0.0, None, None, 0), _END
         )
+        number = _core.ledger_kind(self.handle, parts)
+        made = self._kinds[number] = Kind(number, record, address)  # in the place of one that went
+        return made
 
-    def quoted(self, program: str) -> bytes:
-        """The name of a program in JSON."""
-        known = self.programs.get(program)
-        if known is None:
-            if len(self.programs) >= MOST:
-                self.programs.clear()  # a guest may call itself anything
-            known = self.programs[program] = json.dumps(program).encode()
-        return known
+    def drop(self, kind: Kind) -> None:
+        """No more calls are of this kind."""
+        _core.ledger_drop(self.handle, kind.number)
 
-    def begin(
-        self, time: float, pid: int, program: str, duration: float, user: int, connection: int
-    ) -> tuple[bytes, Begun]:
-        """The line of a call, and what its connection's end needs."""
-        line = self.call % (time, pid, self.quoted(program), duration, user, connection)
-        return line, Begun(self, time, pid, program, user, connection)
+    def take(self, begun: _core.Begun) -> Record | None:
+        """The record of the call that began a connection, which is under way no more; None: it has no kind."""
+        number, cookie, moment, tid, user = begun
+        if number is None:
+            return None
+        record = self._kinds[number].record
+        _core.ledger_done(self.handle, number)
+        return replace(record, time=moment / 1e9, pid=tid, user=user, connection=cookie)
 
 
-def _format(kind: bytes, record: Record, varying: dict[str, bytes]) -> bytes:
-    """A line but for its head: the values that vary as conversions, in the order of the record's members."""
-    members = [b'"kind":"%b"' % kind]
+def _parts(kind: bytes, record: Record, varying: frozenset[str]) -> list[bytes]:
+    """A line but for its head: what is between the values that vary, in the order of the record's members."""
+    parts = [b'"kind":"%b"' % kind]
     for name in _NAMES:
-        value = varying.get(name)
-        if value is None:
-            value = json.dumps(getattr(record, name)).encode().replace(b"%", b"%%")
-        members.append(b'"%b":%b' % (name.encode(), value))
-    return b",".join(members) + b"}\n"
+        parts[-1] += b',"%b":' % name.encode()
+        if name in varying:
+            parts.append(b"")
+        else:
+            parts[-1] += json.dumps(getattr(record, name)).encode()
+    parts[-1] += b"}\n"
+    return parts

@@ -17,7 +17,6 @@ from xensock import _core
 from xensock.backend.embedded import Embedded, Order, choose_path, forced_failure
 from xensock.policy.policy import Policy
 from xensock.supervisor.launch import ExecError, LaunchError
-from xensock.supervisor.question import DONE
 from xensock.supervisor.relay_server import Server
 
 if TYPE_CHECKING:
@@ -176,15 +175,15 @@ def test_a_call_that_ends_its_program_is_recorded(
 ) -> None:
     """The program learns the outcome first, so it may be gone before the outcome's record is fetched."""
     fetch = _core.super_next
-    late: list[_core.Event] = []
+    late: list[_core.Event | _core.Run] = []
 
-    def slow(handle: _core.Handle, timeout: int) -> list[_core.Event] | None:
+    def slow(handle: _core.Handle, timeout: int) -> list[_core.Event | _core.Run] | None:
         events = fetch(handle, timeout)
         if timeout == 0:  # nobody waits any longer: the guest is gone
-            events = [late.pop()] if late else events
+            events = [late.pop(0)] if late else events
         elif events is not None:
-            late.extend(event for event in events if event[0] == DONE)
-            events = [event for event in events if event[0] != DONE]
+            late.extend(found for found in events if len(found) == 3)
+            events = [found for found in events if len(found) != 3]
         return events
 
     monkeypatch.setattr(_core, "super_next", slow)

@@ -21,6 +21,11 @@ from xensock.supervisor.ending import Endings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from xensock import _core
+
+
+NOTHING: _core.Heard = (False, False, b"", 0, [], [])
+
 
 def call(sock: socket.socket) -> Record:
     return Record(time.time(), "g", 7, "p", "connect", "t", connection=cookie(sock))
@@ -143,7 +148,7 @@ def test_lost_messages(endings: Endings, told: Told, monkeypatch: pytest.MonkeyP
     with joined() as (kept, _), joined() as (client, far):
         endings.began(call(kept))
         number, alive = cookie(client), cookie(kept)
-        monkeypatch.setattr(endings, "_batch", lambda link, found: (False, False))
+        monkeypatch.setattr(endings, "_hear", lambda link, as_lines: NOTHING)
         endings.began(call(client))
         far.close()  # who closes last is gone at once, the other one waits for a minute (tcp(7))
         client.close()
@@ -161,18 +166,18 @@ def test_a_beginning_after_its_lost_end(
     dropped = threading.Event()
     late: list[Record] = []
 
-    def batch(link: socket.socket, found: list[bytes]) -> tuple[bool, bool]:
+    def hear(link: socket.socket, as_lines: bool) -> _core.Heard:
         try:
             while True:
                 link.recv(4096)
         except BlockingIOError:
             if dropped.is_set():
                 endings.began(*late)
-                return False, False
+                return NOTHING
             dropped.set()
-            return False, True
+            return (False, True, *NOTHING[2:])
 
-    monkeypatch.setattr(endings, "_batch", batch)
+    monkeypatch.setattr(endings, "_hear", hear)
     with joined() as (client, far):
         record = call(client)
         late.append(record)

@@ -1,0 +1,522 @@
+/*
+ * Theory of operation: connections under way are in a table by SO_COOKIE (open addressing, at most half full). A connection
+ * may have ended before its beginning is told here, so the last ends of strangers are remembered: a ring of them, and
+ * chains by cookie to find one. A kind counts its connections, and its place is given anew after the last.
+ */
+#include "ledger.h"
+
+#include <errno.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/tcp.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STRANGERS 16384u
+#define CHAINS 16384u
+#define FIRST_TABLE 1024u
+#define NUMBER 24 /* characters of the longest one and a point */
+
+struct kind {
+	char *text;
+	uint32_t end[XS_PARTS]; /* of each part, in text */
+	uint32_t live;
+	bool dropped;
+};
+
+struct stranger {
+	uint64_t cookie; /* 0: none, or it was asked for */
+	struct xs_counts counts;
+	uint32_t next;
+};
+
+struct xs_ledger {
+	struct xs_begun *table;
+	size_t places, live;
+	struct kind *kinds;
+	uint32_t nkinds, room;
+	uint32_t *spare, spares; /* numbers of kinds that went */
+	struct stranger *strangers;
+	uint32_t chain[CHAINS], at; /* indexes from 1 on; the next place of the ring */
+	uint8_t heeded[65536 / 8];
+};
+
+static size_t hash(uint64_t cookie) { return (size_t)((cookie * 0x9E3779B97F4A7C15ull) >> 32); }
+
+struct xs_ledger *xs_ledger_new(void)
+{
+	struct xs_ledger *l = calloc(1, sizeof *l);
+
+	if (!l)
+		return NULL;
+	l->places = FIRST_TABLE;
+	l->table = calloc(l->places, sizeof *l->table);
+	l->strangers = calloc(STRANGERS, sizeof *l->strangers);
+	if (!l->table || !l->strangers) {
+		xs_ledger_free(l);
+		return NULL;
+	}
+	return l;
+}
+
+void xs_ledger_free(struct xs_ledger *l)
+{
+	for (uint32_t i = 0; i < l->nkinds; i++)
+		free(l->kinds[i].text);
+	free(l->kinds);
+	free(l->spare);
+	free(l->strangers);
+	free(l->table);
+	free(l);
+}
+
+/* --- kinds */
+
+static bool room_for_kinds(struct xs_ledger *l)
+{
+	uint32_t room = l->room ? 2 * l->room : 64;
+	struct kind *kinds;
+	uint32_t *spare;
+
+	if (l->nkinds < l->room)
+		return true;
+	kinds = realloc(l->kinds, room * sizeof *kinds);
+	if (kinds)
+		l->kinds = kinds;
+	spare = realloc(l->spare, room * sizeof *spare);
+	if (spare)
+		l->spare = spare;
+	if (!kinds || !spare)
+		return false;
+	l->room = room;
+	return true;
+}
+
+uint32_t xs_ledger_kind(struct xs_ledger *l, const struct xs_text parts[XS_PARTS])
+{
+	struct kind made;
+	size_t size = 0;
+	uint32_t number;
+
+	memset(&made, 0, sizeof made);
+	if (!l->spares && !room_for_kinds(l))
+		return XS_NO_KIND;
+	for (int i = 0; i < XS_PARTS; i++) {
+		size += parts[i].size;
+		made.end[i] = (uint32_t)size;
+	}
+	made.text = size < UINT32_MAX ? malloc(size + 1) : NULL;
+	if (!made.text)
+		return XS_NO_KIND;
+	for (int i = 0; i < XS_PARTS; i++)
+		memcpy(made.text + made.end[i] - parts[i].size, parts[i].at, parts[i].size);
+	number = l->spares ? l->spare[--l->spares] : l->nkinds++;
+	l->kinds[number] = made;
+	return number;
+}
+
+static void let_go(struct xs_ledger *l, uint32_t kind)
+{
+	struct kind *k = &l->kinds[kind];
+
+	if (!k->dropped || k->live || !k->text)
+		return;
+	free(k->text);
+	k->text = NULL;
+	l->spare[l->spares++] = kind;
+}
+
+void xs_ledger_drop(struct xs_ledger *l, uint32_t kind)
+{
+	if (kind >= l->nkinds || !l->kinds[kind].text)
+		return;
+	l->kinds[kind].dropped = true;
+	let_go(l, kind);
+}
+
+void xs_ledger_done(struct xs_ledger *l, uint32_t kind)
+{
+	if (kind >= l->nkinds || !l->kinds[kind].live)
+		return;
+	l->kinds[kind].live--;
+	let_go(l, kind);
+}
+
+/* --- lines */
+
+static bool make_room(struct xs_lines *out, size_t size)
+{
+	size_t room = out->room ? out->room : 16384;
+	char *at;
+
+	if (out->failed)
+		return false;
+	while (room - out->used < size)
+		room *= 2;
+	if (room == out->room)
+		return true;
+	at = realloc(out->at, room);
+	out->failed = !at;
+	if (at) {
+		out->at = at;
+		out->room = room;
+	}
+	return at != NULL;
+}
+
+static void put(struct xs_lines *out, const char *at, size_t size)
+{
+	memcpy(out->at + out->used, at, size);
+	out->used += size;
+}
+
+static void put_number(struct xs_lines *out, uint64_t value, int least)
+{
+	char digits[NUMBER];
+	int n = 0;
+
+	for (; value || n < least; value /= 10)
+		digits[NUMBER - ++n] = (char)('0' + value % 10);
+	put(out, digits + NUMBER - n, (size_t)n);
+}
+
+static void put_signed(struct xs_lines *out, int64_t value)
+{
+	if (value < 0)
+		put(out, "-", 1);
+	put_number(out, value < 0 ? -(uint64_t)value : (uint64_t)value, 1);
+}
+
+static void put_seconds(struct xs_lines *out, uint64_t ns)
+{
+	put_number(out, ns / 1000000000u, 1);
+	put(out, ".", 1);
+	put_number(out, ns % 1000000000u, 9);
+}
+
+/* The next constant part of a line; `part` counts them. */
+static void put_part(struct xs_lines *out, const struct kind *k, int *part)
+{
+	uint32_t from = *part ? k->end[*part - 1] : 0;
+
+	put(out, k->text + from, k->end[*part] - from);
+	++*part;
+}
+
+static size_t most_of(const struct kind *k) { return k->end[XS_PARTS - 1] + (size_t)XS_PARTS * 2 * NUMBER; }
+
+void xs_ledger_call(struct xs_ledger *l, struct xs_lines *out, const struct xs_event *ev, uint32_t kind, int64_t user,
+		    uint64_t epoch_ns)
+{
+	const struct kind *k = &l->kinds[kind];
+	int part = 0;
+
+	if (!make_room(out, most_of(k)))
+		return;
+	put_part(out, k, &part);
+	put_seconds(out, epoch_ns + ev->start_ns);
+	put_part(out, k, &part);
+	put_number(out, ev->tid, 1);
+	put_part(out, k, &part);
+	put_seconds(out, ev->took_ns);
+	put_part(out, k, &part);
+	put_signed(out, user);
+	put_part(out, k, &part);
+	put_number(out, ev->args[0], 1);
+	put_part(out, k, &part);
+	out->count++;
+}
+
+void xs_ledger_end(struct xs_ledger *l, struct xs_lines *out, const struct xs_begun *b, const struct xs_counts *c, uint64_t now_ns)
+{
+	const struct kind *k = &l->kinds[b->kind];
+	int part = XS_CALL_PARTS;
+
+	if (!make_room(out, most_of(k))) {
+		xs_ledger_done(l, b->kind);
+		return;
+	}
+	put_part(out, k, &part);
+	put_seconds(out, now_ns);
+	put_part(out, k, &part);
+	put_number(out, b->tid, 1);
+	put_part(out, k, &part);
+	put_signed(out, c->error ? -1 : 0);
+	put_part(out, k, &part);
+	put_signed(out, c->error);
+	put_part(out, k, &part);
+	put_seconds(out, now_ns > b->time_ns ? now_ns - b->time_ns : 0);
+	put_part(out, k, &part);
+	put_signed(out, b->user);
+	put_part(out, k, &part);
+	put_number(out, b->cookie, 1);
+	for (int i = 0; i < 2; i++) {
+		put_part(out, k, &part);
+		if (c->counted)
+			put_number(out, i ? c->received : c->sent, 1);
+		else
+			put(out, "null", 4);
+	}
+	put_part(out, k, &part);
+	out->count++;
+	xs_ledger_done(l, b->kind);
+}
+
+void xs_lines_number(struct xs_lines *out, const char *lines, size_t size, const char *head, size_t headsize, uint64_t *seq)
+{
+	while (size) {
+		const char *end = memchr(lines, '\n', size);
+		size_t line = end ? (size_t)(end - lines) + 1 : size;
+
+		if (!make_room(out, headsize + NUMBER + line))
+			return;
+		put(out, head, headsize);
+		put_number(out, (*seq)++, 1);
+		put(out, ",", 1);
+		put(out, lines, line);
+		out->count++;
+		lines += line;
+		size -= line;
+	}
+}
+
+/* --- connections under way */
+
+static size_t place_of(const struct xs_ledger *l, uint64_t cookie)
+{
+	size_t i = hash(cookie) & (l->places - 1);
+
+	while (l->table[i].cookie && l->table[i].cookie != cookie)
+		i = (i + 1) & (l->places - 1);
+	return i;
+}
+
+static bool grow(struct xs_ledger *l)
+{
+	struct xs_begun *old = l->table;
+	size_t places = l->places;
+
+	if (2 * (l->live + 1) <= places)
+		return true;
+	l->table = calloc(2 * places, sizeof *l->table);
+	if (!l->table) {
+		l->table = old;
+		return false;
+	}
+	l->places = 2 * places;
+	for (size_t i = 0; i < places; i++)
+		if (old[i].cookie)
+			l->table[place_of(l, old[i].cookie)] = old[i];
+	free(old);
+	return true;
+}
+
+static void remove_at(struct xs_ledger *l, size_t hole)
+{
+	size_t mask = l->places - 1, i = hole;
+
+	/* Those behind it that would not be found across a hole move up. */
+	for (;;) {
+		size_t home;
+
+		i = (i + 1) & mask;
+		if (!l->table[i].cookie)
+			break;
+		home = hash(l->table[i].cookie) & mask;
+		if (((i - home) & mask) < ((i - hole) & mask))
+			continue;
+		l->table[hole] = l->table[i];
+		hole = i;
+	}
+	l->table[hole].cookie = 0;
+	l->live--;
+}
+
+static uint32_t *chain_of(struct xs_ledger *l, uint64_t cookie) { return &l->chain[hash(cookie) & (CHAINS - 1)]; }
+
+static bool recall(struct xs_ledger *l, uint64_t cookie, struct xs_counts *c)
+{
+	for (uint32_t *link = chain_of(l, cookie); *link; link = &l->strangers[*link - 1].next) {
+		struct stranger *s = &l->strangers[*link - 1];
+
+		if (s->cookie != cookie)
+			continue;
+		if (c)
+			*c = s->counts;
+		s->cookie = 0;
+		*link = s->next;
+		return true;
+	}
+	return false;
+}
+
+static void remember(struct xs_ledger *l, uint64_t cookie, const struct xs_counts *c)
+{
+	struct stranger *s = &l->strangers[l->at];
+	uint32_t *chain = chain_of(l, cookie);
+
+	if (s->cookie)
+		recall(l, s->cookie, NULL);
+	s->cookie = cookie;
+	s->counts = *c;
+	s->next = *chain;
+	*chain = ++l->at;
+	if (l->at == STRANGERS)
+		l->at = 0;
+}
+
+bool xs_ledger_begin(struct xs_ledger *l, const struct xs_begun *b, size_t most, struct xs_counts *c)
+{
+	bool ended;
+	size_t i;
+
+	if (!b->cookie)
+		return false;
+	i = place_of(l, b->cookie);
+	if (l->table[i].cookie || l->live >= most)
+		return false;
+	ended = recall(l, b->cookie, c);
+	if (!ended) {
+		if (!grow(l))
+			return false;
+		l->table[place_of(l, b->cookie)] = *b;
+		l->live++;
+	}
+	if (b->kind != XS_NO_KIND)
+		l->kinds[b->kind].live++;
+	return ended;
+}
+
+bool xs_ledger_take(struct xs_ledger *l, uint64_t cookie, struct xs_begun *b)
+{
+	size_t i = place_of(l, cookie);
+
+	if (!cookie || !l->table[i].cookie)
+		return false;
+	*b = l->table[i];
+	remove_at(l, i);
+	return true;
+}
+
+bool xs_ledger_each(const struct xs_ledger *l, size_t *at, struct xs_begun *b)
+{
+	while (*at < l->places) {
+		*b = l->table[(*at)++];
+		if (b->cookie)
+			return true;
+	}
+	return false;
+}
+
+size_t xs_ledger_live(const struct xs_ledger *l) { return l->live; }
+
+void xs_ledger_heed(struct xs_ledger *l, uint16_t port, bool on)
+{
+	uint8_t bit = (uint8_t)(1u << port % 8);
+
+	if (on)
+		l->heeded[port / 8] |= bit;
+	else
+		l->heeded[port / 8] &= (uint8_t)~bit;
+}
+
+void xs_ledger_clear(struct xs_ledger *l)
+{
+	for (size_t i = 0; i < l->places; i++) {
+		if (l->table[i].cookie)
+			xs_ledger_done(l, l->table[i].kind);
+		l->table[i].cookie = 0;
+	}
+	l->live = 0;
+	for (uint32_t i = 0; i < STRANGERS; i++)
+		l->strangers[i].cookie = 0;
+	memset(l->chain, 0, sizeof l->chain);
+}
+
+/* --- what the kernel tells */
+
+/* As tcpinfo.counted() of a connection that the guest made. */
+static void count(struct xs_counts *c, const uint8_t *info, size_t size)
+{
+	struct tcp_info t;
+	uint64_t acked;
+
+	memset(c, 0, sizeof *c);
+	if (size < offsetof(struct tcp_info, tcpi_bytes_retrans) + sizeof t.tcpi_bytes_retrans)
+		return;
+	memset(&t, 0, sizeof t);
+	memcpy(&t, info, size < sizeof t ? size : sizeof t);
+	c->counted = true;
+	acked = t.tcpi_bytes_acked;
+	if (!acked) {
+		c->error = ENOTCONN;
+		return;
+	}
+	c->sent = t.tcpi_bytes_sent - t.tcpi_bytes_retrans;
+	c->received = t.tcpi_bytes_received;
+	if (acked - 1 <= c->sent) /* the SYN is one of them */
+		c->error = ECONNRESET;
+	else if (c->received)
+		c->received--; /* the other end's FIN */
+}
+
+static void read_counts(struct xs_counts *c, const uint8_t *message, size_t size)
+{
+	size_t at = NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(struct inet_diag_msg));
+	struct nlattr a;
+
+	memset(c, 0, sizeof *c);
+	while (at + sizeof a <= size) {
+		memcpy(&a, message + at, sizeof a);
+		if (a.nla_len < sizeof a || a.nla_len > size - at)
+			return;
+		if (a.nla_type == INET_DIAG_INFO) {
+			count(c, message + at + sizeof a, a.nla_len - sizeof a);
+			return;
+		}
+		at += NLA_ALIGN(a.nla_len);
+	}
+}
+
+static bool read_about(struct inet_diag_msg *m, uint64_t *cookie, const uint8_t *message, size_t size)
+{
+	if (size < NLMSG_HDRLEN + sizeof *m)
+		return false;
+	memcpy(m, message + NLMSG_HDRLEN, sizeof *m);
+	*cookie = (uint64_t)m->id.idiag_cookie[1] << 32 | m->id.idiag_cookie[0];
+	return true;
+}
+
+void xs_ledger_stranger(struct xs_ledger *l, const uint8_t *message, size_t size)
+{
+	struct inet_diag_msg m;
+	struct xs_counts c;
+	uint64_t cookie;
+
+	if (!read_about(&m, &cookie, message, size) || !cookie)
+		return;
+	read_counts(&c, message, size);
+	remember(l, cookie, &c);
+}
+
+enum xs_about xs_ledger_heard(struct xs_ledger *l, const uint8_t *message, size_t size, struct xs_begun *b, struct xs_counts *c)
+{
+	struct inet_diag_msg m;
+	uint64_t cookie;
+	uint16_t port;
+
+	if (!read_about(&m, &cookie, message, size))
+		return XS_ABOUT_NOTHING;
+	if (xs_ledger_take(l, cookie, b)) {
+		if (b->kind == XS_NO_KIND)
+			return XS_ABOUT_OTHER;
+		read_counts(c, message, size);
+		return XS_ABOUT_BEGUN;
+	}
+	port = (uint16_t)((m.id.idiag_sport & 0xFF) << 8 | m.id.idiag_sport >> 8);
+	if (l->heeded[port / 8] & 1u << port % 8)
+		return XS_ABOUT_OTHER;
+	xs_ledger_stranger(l, message, size);
+	return XS_ABOUT_STRANGER;
+}
