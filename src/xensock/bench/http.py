@@ -5,27 +5,32 @@ nginx runs natively, with one worker and a fixed small answer; wrk is the side t
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xensock.bench.apart import networks
 from xensock.bench.failure import BenchError
 from xensock.bench.interleave import Pair
 from xensock.bench.machine import free_port
 from xensock.bench.process import GRACE, PATIENCE, failed, output_of, tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from ipaddress import IPv4Address
 
+    from xensock.bench.apart import Apart
     from xensock.bench.side import Setting
 
 CONNECTIONS = 8
 CONFIG = """\
+{user}
 daemon off;
 master_process off;
 pid {directory}/pid;
@@ -61,14 +66,31 @@ def requests(setting: Setting, datapath: str, kept: bool) -> Iterator[Pair]:
 
 @contextmanager
 def audited(setting: Setting) -> Iterator[Pair]:
-    """Requests of a guest, each over a new connection: without an audit log, and with one."""
-    with server(setting.address) as port, tempfile.TemporaryDirectory() as directory:
+    """Requests of a guest to another host, each over a new connection: without an audit log, and with one."""
+    with (
+        networks() as apart,
+        server(apart.server, apart) as port,
+        _logged(replace(setting, address=apart.server), port, apart.near) as pair,
+    ):
+        yield pair
+
+
+@contextmanager
+def audited_here(setting: Setting) -> Iterator[Pair]:
+    """The same to a server in the host's own network, where the kernel tells of both ends of each connection."""
+    with server(setting.address) as port, _logged(setting, port, ()) as pair:
+        yield pair
+
+
+@contextmanager
+def _logged(setting: Setting, port: int, wrap: Sequence[str]) -> Iterator[Pair]:
+    with tempfile.TemporaryDirectory() as directory:
         argv = _wrk(setting, port, kept=False)
         limit = setting.seconds + PATIENCE
         log = ["--audit", str(Path(directory, "audit"))]
         yield Pair(
-            lambda: parse(output_of(setting.in_guest(argv, "direct"), limit)),
-            lambda: parse(output_of(setting.in_guest(argv, "direct", log), limit)),
+            lambda: parse(output_of([*wrap, *setting.in_guest(argv, "direct")], limit)),
+            lambda: parse(output_of([*wrap, *setting.in_guest(argv, "direct", log)], limit)),
         )
 
 
@@ -86,21 +108,23 @@ def _wrk(setting: Setting, port: int, kept: bool) -> list[str]:
 
 
 @contextmanager
-def server(address: IPv4Address) -> Iterator[int]:
-    """nginx in the background; its port."""
+def server(address: IPv4Address, apart: Apart | None = None) -> Iterator[int]:
+    """nginx in the background, in the server's network if there are two; its port."""
     import subprocess
 
-    nginx, port = tool("nginx"), free_port(address)
+    nginx, port = tool("nginx"), 8080 if apart else free_port(address)
     with tempfile.TemporaryDirectory(prefix="xensock-bench-") as directory:
         config = Path(directory, "nginx.conf")
-        config.write_text(CONFIG.format(directory=directory, address=address, port=port))
-        argv = [nginx, "-p", directory, "-c", str(config)]
+        # An ordinary user is root in their networks, and nginx would be nobody, who is not there.
+        user = "user root;" if apart and os.geteuid() else ""
+        config.write_text(CONFIG.format(user=user, directory=directory, address=address, port=port))
+        argv = [*(apart.far if apart else ()), nginx, "-p", directory, "-c", str(config)]
         with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as process:
             try:
                 deadline = time.monotonic() + PATIENCE
-                while not _answers(address, port):
+                while not (apart.answers(port) if apart else _answers(address, port)):
                     if process.poll() is not None or time.monotonic() > deadline:
                         words = process.stderr.read() if process.stderr else b""
                         raise failed(argv, process.returncode or 0, words.decode(errors="replace"))

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 # Where Debian keeps nginx, which an ordinary user's PATH lacks.
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 # Debian's, where they are not called as their program.
-PACKAGES = {"nginx": "nginx-light", "docker": "docker.io", "busybox": "busybox-static"}
+PACKAGES = {
+    "nginx": "nginx-light", "docker": "docker.io", "busybox": "busybox-static",
+    "unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2",
+}  # fmt: skip
 GRACE = 5.0
 PATIENCE = 20.0
 

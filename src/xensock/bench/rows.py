@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from xensock.bench import http, memory, rtt, startup, throughput
+from xensock.bench import apart, http, memory, rtt, startup, throughput
 from xensock.bench.failure import BenchError
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ ROWS: tuple[Row, ...] = (
     Row("direct.rtt", "µs", False, partial(rtt.round_trips, datapath="direct")),
     *_throughput("relay", 1),
     _http("relay", kept=False),
-    Row("audit", "requests/s", True, http.audited, ("wrk", "nginx")),
+    Row("audit", "requests/s", True, http.audited, ("wrk", "nginx", *apart.TOOLS)),
+    Row("audit.here", "requests/s", True, http.audited_here, ("wrk", "nginx")),
     Row("startup", "ms", False, startup.startup),
     Row("memory", "B/connection", False, memory.idle_connections),
 )
