@@ -32,6 +32,7 @@ RUN_BY = {
     "docker run --runtime xensock --network none": "containers/test_engines.py:test_the_world_by_name",
     "podman --runtime xensock run": "containers/test_engines.py:test_the_world_by_name",
     "xensock backend --containers": "containers/test_engines.py:test_the_world_by_name",
+    "podman --runtime xensock kube play": "containers/test_compose.py:test_only_web_is_reached",
     "xensock bench containers": "containers/test_start.py:test_a_start_is_hardly_longer",
     "ctr run --runc-binary=": "containers/test_containerd.py:test_a_container_of_containerd",
     "xensock bench xen": "xen/test_cells.py:test_the_bench",
