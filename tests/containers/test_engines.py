@@ -72,6 +72,26 @@ def test_the_world_by_name(engine: Engine) -> None:
     assert engine.recorded("connect", "198.51.100.11:80")["name"] == "v4only.test"
 
 
+def test_who_it_is(engine: Engine) -> None:
+    """Named as the engine names it; rules can ask for its labels."""
+    policy = engine.directory / "policies" / "tier.toml"
+    policy.write_text('[[rule]]\nallow = "v4only.test:80"\nlabels = {"com.example.tier" = "web"}\n')
+    try:
+        for tier, call, made in (
+            ("web", ("connect", "198.51.100.11:80"), "allow"),
+            ("base", ("resolve", "v4only.test"), "deny"),
+        ):
+            labels = {"xensock.policy": "tier", "com.example.tier": tier}
+            before = len(engine.records_of(*call))
+            asks = ("--name=called", "box", *get(engine, "http://v4only.test/"))
+            done = engine.run(*asks, labels=labels, check=False)
+            assert (done.returncode == 0) is (tier == "web"), done.stderr
+            record = engine.recorded(*call, more_than=before)
+            assert (record["guest"], record["decision"]) == ("called", made), record
+    finally:
+        policy.unlink()
+
+
 def test_refused_and_explained(engine: Engine) -> None:
     label = {"xensock.allow": "web.test:80"}
     script = "wget -q -O - http://web.test/; wget -O - http://198.51.100.12/"
@@ -174,6 +194,19 @@ def test_what_does_not_start_says_why(engine: Engine) -> None:
     done = engine(*before, "run", *after, "--rm", "--network=host", "box", "true", check=False)
     assert done.returncode != 0
     assert "--network none" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+def test_a_network_of_dockers_own(engine: Engine) -> None:
+    engine("network", "create", "shop")
+    try:
+        argv = ("run", *engine.run_options(), "--rm", "--network=shop", "box", "true")
+        done = engine(*argv, check=False)
+        assert done.returncode != 0
+        assert "the engine gives it the network 'shop'" in done.stderr
+        assert "(in Compose: network_mode: none)" in done.stderr
+    finally:
+        engine("network", "rm", "shop")
 
 
 def test_a_rule_sends_calls_by_another_network(engine: Engine) -> None:

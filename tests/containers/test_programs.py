@@ -7,11 +7,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
+from engines import image
+from languages import musl_dynamic
 
 from world.internet import LARGE
 from world.processes import eventually, needs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engines import Engine
 
 pytestmark = pytest.mark.parametrize("engine", ["docker", "podman", "rootless"], indirect=True)
@@ -71,6 +75,31 @@ def test_every_c_library_and_none(engine: Engine, program: str, datapath: str) -
             assert sha256(page.encode()).hexdigest() in done.stdout
         else:
             assert done.stdout == page
+
+
+@needs("go")
+@PATHS
+def test_a_static_server_in_go(engine: Engine, datapath: str) -> None:
+    port = engine.world.host.free_port()
+    server = ["tools", "net-go", "serve", f"0.0.0.0:{port}"]
+    engine.start("goes", *server, labels={"xensock.datapath": datapath})
+    eventually(lambda: get(engine, port, "/") == f"{engine.world.peer.addr4}\n", 20, "the server")
+    size = get(engine, port, "/large", "-o", "/dev/null", "-w", "%{size_download}")
+    assert int(size) == LARGE
+
+
+@needs("musl-gcc")
+def test_an_image_with_musl_alone(engine: Engine, images: dict[str, Path]) -> None:
+    """No other C library, and no resolver but musl's."""
+    tar = image(images["box"].parent, "musl", [musl_dynamic(engine.world)])
+    engine("import", str(tar), "musl")
+    try:
+        libraries = engine.run("musl", "ls", "/lib").stdout.split()
+        assert [name.rsplit("-", 1)[0] for name in libraries] == ["ld-musl"]
+        done = engine.run("musl", "net-musl-dynamic", "get", "v4only.test", "80", "/address")
+        assert done.stdout == f"{engine.world.host.addr4}\n"
+    finally:
+        engine("rmi", "musl")
 
 
 def test_udp_and_a_name_server_of_its_own_choice(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 OPEN = 20  # connections of each container
 ROUNDS = 5
+LINES = 5000
 CALLS = 15  # of each shell in a round: socket, connect, and for a name questions
 BY_NUMBER = "wget -q -O - http://198.51.100.11/address"
 BY_NAME = "wget -q -O - http://v4only.test/address"
@@ -47,11 +49,20 @@ def served_by(holder: subprocess.Popen) -> int:
     return eventually(held, 30, "a backend behind the holder")
 
 
-def ended(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:
-        return True
+def whole(connection: socket.socket, script: str) -> None:
+    """Have a shell say something and end, and wait until its end is here."""
+    connection.sendall(f"{script}; exit\n".encode())
+    waits = select.poll()
+    waits.register(connection, select.POLLRDHUP)
+    assert waits.poll(30_000), "no end"
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that there is, up to the end."""
+    got = b""
+    while more := connection.recv(65536):
+        got += more
+    return got
 
 
 def echoed(sender: socket.socket, data: bytes) -> bool:
@@ -89,11 +100,18 @@ def test_a_backend_that_is_killed_under_load(engine: Engine, command: list[str])
                     begin(each, f"for i in $(seq {CALLS}); do {what} 2>&1; done")
                 relayed = shell(ours, mapped)
                 assert told(relayed, "echo relayed") == b"relayed\n"
+                with_its_end = shell(ours, mapped)
+                whole(with_its_end, f"seq {LINES}")
                 first = held[0].recv(len(said))  # calls are under way
                 os.kill(served_by(holder), signal.SIGKILL)
                 sender.send(b"meanwhile %d" % number)
-                with relayed:  # its bytes went through the backend
-                    assert ended(relayed)
+                # Bytes of these went through the backend: one is cut off and says so, the other had all of them.
+                with relayed, pytest.raises(ConnectionResetError):
+                    relayed.recv(1)
+                with with_its_end:
+                    assert received(with_its_end) == b"".join(
+                        b"%d\n" % n for n in range(1, LINES + 1)
+                    )
                 with shell(ours, mapped) as meanwhile:
                     assert told(meanwhile, "echo meanwhile") == b"meanwhile\n"
                 # Every call is answered as if nothing had been.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from engines import OWN
 from mortal import mortal
+from test_restart import served_by
 from test_scale import Guest, ended, opened
 
 from world.processes import eventually
@@ -35,7 +36,7 @@ def test_upgrades_under_load(engine: Engine, tmp_path: Path) -> None:
     program.write_text(VERSIONED)
     version.write_text("1.0")
     rules = ("--allow=any", "--allow=listen:any")
-    with mortal(engine, [sys.executable, str(program)], "--hold", *rules) as (ours, _):
+    with mortal(engine, [sys.executable, str(program)], "--hold", *rules) as (ours, holder):
         many = Guest(ours, "many", 10)
         relay = Guest(ours, "relay", 1, {"xensock.datapath": "relay"})
 
@@ -66,6 +67,9 @@ def test_upgrades_under_load(engine: Engine, tmp_path: Path) -> None:
                 before, after = done.stdout.splitlines()
                 assert before.startswith("before: xensock 1.0, ")
                 assert after.startswith("after: xensock 2.0, ")
+                # The holder stays what it was.
+                assert after.endswith(f"process {served_by(holder)}")
+                assert holder.poll() is None
                 assert {how for _, how in ended(relay, RELAYED)} == {"ConnectionResetError"}
                 go_on()
                 # Nothing happens to what is there by one that does not come so far.
