@@ -44,6 +44,15 @@ uint64_t xs_mover_add(struct xs_mover *m, int a, int b, bool report);
 /* The same, for connections that may move what the bucket grants, together, each way. It keeps a reference. */
 uint64_t xs_mover_add_slowed(struct xs_mover *m, int a, int b, struct xs_bucket *bucket, bool report);
 
+/* Where a connection goes on that somebody else moved until then; role XS_BACK and a stream of TCP only. */
+struct xs_ring_start {
+	uint32_t rx, tx;   /* this side's indexes, as far as the socket has taken and given bytes */
+	bool shut;	   /* the socket was told the end of `out` */
+	bool stopping;	   /* SHUTDOWN WR came: `out` ends at index stop */
+	uint32_t stop;
+	int error;	   /* the errno of which the socket died, where it tells that no more; 0: none */
+};
+
 /* One end that is a data ring. Memory and descriptors stay the caller's; the descriptors are duplicated, the memory
  * must stay until the connection has ended or xs_mover_release() returned. */
 struct xs_ring_end {
@@ -52,6 +61,7 @@ struct xs_ring_end {
 	int notify_fd, event_fd; /* written to wake the other domain; waited for */
 	bool events;		 /* the extension `data-events` is in use */
 	bool urgent;		 /* the extension `urgent` is */
+	const struct xs_ring_start *start; /* NULL: it begins where the indexes page says */
 };
 
 /* Joins a ring and a socket, which is taken also when it fails. Side A is the ring. The ends of the socket are told by
@@ -73,6 +83,15 @@ int xs_mover_shutdown(struct xs_mover *m, uint64_t token, int how, int side);
 /* CLOSE and RELEASE: when it returns the ring's memory is not touched any more. What is left for the far side is
  * delivered in the background, then that is closed, or reset. 0; ESRCH: it has ended; EINVAL. */
 int xs_mover_release(struct xs_mover *m, uint64_t token, bool reset, int side);
+
+/* What is left for the socket after a release, so that another process could go on. */
+struct xs_left {
+	int memory;	 /* a memfd with it, the caller's; -1: nothing is left, or it has no socket */
+	int fd;		 /* the number of the socket's descriptor, which is closed when the connection has ended */
+	uint32_t length; /* bytes */
+	uint32_t index;	 /* that of the first one, in the ring */
+};
+int xs_mover_release_left(struct xs_mover *m, uint64_t token, bool reset, int side, struct xs_left *left);
 
 /* Whether the program at the socket of role XS_FRONT has gone, whatever the mover's threads know of it. A connection that
  * has ended is XS_LEFT. What has no such socket stays. */

@@ -3,6 +3,7 @@
 
 #include "mover.h"
 #include "ringframes.h"
+#include "ringresume.h"
 #include "ringurgent.h"
 #include "socklook.h"
 
@@ -61,9 +62,7 @@ static void end(struct xs_ringflow *f, bool reset)
 {
 	close_socket(f, reset);
 	xs_wire_close(&f->wire, f->thread ? f->thread->epfd : -1);
-	free(f->rest);
-	f->rest = NULL;
-	f->rest_at = f->rest_end = 0;
+	xs_rest_drop(f);
 	f->state = RING_ENDED;
 }
 
@@ -450,7 +449,7 @@ static void cut(struct xs_task *t, struct xs_thread *w)
 }
 
 /* CLOSE and RELEASE: nothing touches the ring afterwards. */
-static void release(struct xs_ringflow *f, bool reset)
+static void release(struct xs_ringflow *f, bool reset, struct xs_left *left_over)
 {
 	unsigned patience = XS_REST_MS;
 	int over;
@@ -467,7 +466,7 @@ static void release(struct xs_ringflow *f, bool reset)
 	if (!f->wire.attached)
 		return;
 	n = f->ops == &stream_ops && has_socket(f) && !f->shut && !f->error && !f->deaf ? left(f, &over) : 0;
-	f->rest = n ? malloc(n) : NULL;
+	f->rest = n ? xs_rest_take(f, n, left_over) : NULL;
 	if (f->rest) {
 		uint32_t ahead = xs_urgent_ahead(&f->wire.in, &f->wire.ring.rx);
 
@@ -502,7 +501,7 @@ static int command(struct xs_task *t, const struct xs_command *c)
 	if (c->side != 0)
 		return EINVAL;
 	if (c->verb == XS_RELEASE) {
-		release(f, c->reset);
+		release(f, c->reset, c->arg);
 		return 0;
 	}
 	if (c->verb == XS_LEAVING) {
@@ -568,6 +567,8 @@ static struct xs_task *ringflow_new(int fd, const struct xs_ring_end *e, enum xs
 		errno = error;
 		return NULL;
 	}
+	if (e->start)
+		xs_ringflow_resume(f, e->start);
 	if (e->urgent) /* see ringurgent.h */
 		setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one);
 	/* What comes in small pieces goes out in small pieces at once; AF_UNIX refuses and needs it not. */

@@ -51,6 +51,7 @@ struct xs_ringflow {
 	bool stopping;			   /* SHUTDOWN WR: the ring's end is at index stop */
 	uint32_t stop;
 	char *rest;
+	size_t rest_mapped;		   /* bytes of it that are mapped, where it is shared memory; else 0 */
 	size_t rest_at, rest_end;
 	size_t rest_mark;		   /* where in it the urgent byte is; SIZE_MAX: there is none */
 	size_t waiting;			   /* RING_RESET: bytes that the peer does not have yet */

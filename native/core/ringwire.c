@@ -97,3 +97,10 @@ int xs_mover_release(struct xs_mover *m, uint64_t token, bool reset, int side)
 {
 	return xs_mover_command(m, token, &(struct xs_command){.verb = XS_RELEASE, .side = side, .reset = reset});
 }
+
+int xs_mover_release_left(struct xs_mover *m, uint64_t token, bool reset, int side, struct xs_left *left)
+{
+	*left = (struct xs_left){.memory = -1, .fd = -1};
+	return xs_mover_command(m, token,
+				&(struct xs_command){.verb = XS_RELEASE, .side = side, .reset = reset, .arg = left});
+}

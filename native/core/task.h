@@ -58,7 +58,7 @@ struct xs_command {
 	int side;
 	int how;    /* XS_SHUTDOWN: as shutdown(2) */
 	bool reset; /* XS_RELEASE */
-	void *arg;  /* XS_OTHER: the kind's own; XS_LEAVING: an enum xs_leaving */
+	void *arg;  /* XS_OTHER: the kind's own; XS_LEAVING: an enum xs_leaving; XS_RELEASE: NULL or a struct xs_left */
 };
 
 struct xs_kind {

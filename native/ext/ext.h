@@ -27,5 +27,6 @@ int xs_ext_add_udp(PyObject *module);
 int xs_ext_add_unix(PyObject *module);
 int xs_ext_add_evbridge(PyObject *module);
 int xs_ext_add_ledger(PyObject *module);
+int xs_ext_add_keeper(PyObject *module);
 
 #endif

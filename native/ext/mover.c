@@ -294,6 +294,7 @@ static int hold_end(struct held *h, int side, PyObject *end, struct xs_ring_end 
 		return -1;
 	e->events = events;
 	e->urgent = urgent;
+	e->start = NULL;
 	return hold(h, side, indexes, data, e);
 }
 
@@ -338,9 +339,28 @@ static PyObject *held_done(struct handle *h, struct held *new, uint64_t token)
 	return PyLong_FromUnsignedLongLong(token);
 }
 
+/* (rx, tx, shut, stop or -1, error); false with an exception set. */
+static bool start_of(PyObject *tuple, struct xs_ring_start *s)
+{
+	int shut;
+	long long stop;
+
+	if (!PyTuple_Check(tuple)) {
+		PyErr_SetString(PyExc_TypeError, "a start is (rx, tx, shut, stop, error)");
+		return false;
+	}
+	if (!PyArg_ParseTuple(tuple, "IIpLi:start", &s->rx, &s->tx, &shut, &stop, &s->error))
+		return false;
+	s->shut = shut;
+	s->stopping = stop >= 0;
+	s->stop = (uint32_t)stop;
+	return true;
+}
+
 static PyObject *mover_add_ring(PyObject *self, PyObject *args)
 {
-	PyObject *capsule, *indexes, *data;
+	PyObject *capsule, *indexes, *data, *going_on = Py_None;
+	struct xs_ring_start start;
 	struct xs_ring_end e;
 	struct xs_mover *m;
 	struct handle *h;
@@ -349,9 +369,18 @@ static PyObject *mover_add_ring(PyObject *self, PyObject *args)
 	int fd, events, report, urgent = 0;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "OiOOsiipp|p:mover_add_ring", &capsule, &fd, &indexes, &data, &role, &e.notify_fd,
-			      &e.event_fd, &events, &report, &urgent))
+	if (!PyArg_ParseTuple(args, "OiOOsiipp|pO:mover_add_ring", &capsule, &fd, &indexes, &data, &role, &e.notify_fd,
+			      &e.event_fd, &events, &report, &urgent, &going_on))
 		return NULL;
+	e.start = NULL;
+	if (going_on != Py_None) {
+		if (!start_of(going_on, &start)) {
+			if (fd >= 0)
+				close(fd);
+			return NULL;
+		}
+		e.start = &start;
+	}
 	e.events = events;
 	e.urgent = urgent;
 	m = mover_of(capsule);
@@ -456,18 +485,21 @@ static PyObject *mover_release(PyObject *self, PyObject *args)
 	unsigned long long token;
 	struct xs_mover *m;
 	struct held **p;
-	int reset, side, error;
+	struct xs_left left = {.memory = -1};
+	int reset, side, error, keep = 0;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "OKpi:mover_release", &capsule, &token, &reset, &side))
+	if (!PyArg_ParseTuple(args, "OKpi|p:mover_release", &capsule, &token, &reset, &side, &keep))
 		return NULL;
 	m = mover_of(capsule);
 	if (!m)
 		return NULL;
-	error = xs_mover_release(m, token, reset, side);
+	error = keep ? xs_mover_release_left(m, token, reset, side, &left) : xs_mover_release(m, token, reset, side);
 	p = error == 0 || error == ESRCH ? find(PyCapsule_GetPointer(capsule, CAPSULE), token) : NULL;
 	if (p && (side == 0 || side == 1))
 		let_go(*p, side);
+	if (left.memory >= 0)
+		return Py_BuildValue("(iiII)", left.memory, left.fd, left.length, left.index);
 	return obeyed(error, true);
 }
 
@@ -519,11 +551,11 @@ static PyMethodDef methods[] = {
 	{"mover_bytes", mover_bytes, METH_VARARGS, "mover_bytes(mover, token) -> (sent, received), None when it has ended"},
 	{"mover_live", mover_live, METH_O, "mover_live(mover) -> number of connections"},
 	{"mover_add_ring", mover_add_ring, METH_VARARGS,
-	 "mover_add_ring(mover, fd, indexes, data, role, notify_fd, event_fd, events, report) -> token; takes fd"},
+	 "mover_add_ring(mover, fd, indexes, data, role, notify_fd, event_fd, events, report, urgent, start) -> token; takes fd"},
 	{"mover_join", mover_join, METH_VARARGS, "mover_join(mover, ring, ring or None, report) -> token"},
 	{"mover_join_other", mover_join_other, METH_VARARGS, "mover_join_other(mover, token, ring): the second one"},
 	{"mover_shutdown", mover_shutdown, METH_VARARGS, "mover_shutdown(mover, token, how, side): the command SHUTDOWN"},
-	{"mover_release", mover_release, METH_VARARGS, "mover_release(mover, token, reset, side): the ring is not touched any more"},
+	{"mover_release", mover_release, METH_VARARGS, "mover_release(mover, token, reset, side, keep): the ring is not touched any more"},
 	{"mover_leaving", mover_leaving, METH_VARARGS, "mover_leaving(mover, token) -> 0 stays, 1 its stream has ended, 2 gone"},
 	{"mover_notices", mover_notices, METH_O, "mover_notices(mover) -> [(token, kind, errno, side)]"},
 	{"mover_close", mover_close, METH_VARARGS, "mover_close(mover, linger_ms): let guests finish sending, then end everything"},

@@ -168,16 +168,26 @@ static PyObject *back_close(PyObject *self, PyObject *none)
 
 static int back_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"page", NULL};
+	static char *names[] = {"page", "taken", "answered", NULL};
 	struct back *b = (struct back *)self;
+	PyObject *taken = Py_None;
+	unsigned long answered = 0;
 
 	PyBuffer_Release(&b->pages);
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "w*:BackRing", names, &b->pages))
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "w*|Ok:BackRing", names, &b->pages, &taken, &answered))
 		return -1;
 	if (xs_cmdback_init(&b->ring, b->pages.buf, (size_t)b->pages.len)) {
 		no_ring("command pages", (size_t)b->pages.len);
 		PyBuffer_Release(&b->pages);
 		return -1;
+	}
+	if (taken != Py_None) {
+		b->ring.req_cons = (uint32_t)PyLong_AsUnsignedLongMask(taken);
+		b->ring.rsp_prod = b->ring.told = (uint32_t)answered;
+		if (PyErr_Occurred()) {
+			PyBuffer_Release(&b->pages);
+			return -1;
+		}
 	}
 	return 0;
 }
@@ -209,6 +219,30 @@ static PyObject *back_owed(PyObject *self, void *unused)
 
 	(void)unused;
 	return b ? PyLong_FromUnsignedLong(xs_cmdback_owed(b)) : NULL;
+}
+
+static PyObject *back_taken(PyObject *self, void *unused)
+{
+	struct xs_cmdback *b = back_of(self);
+
+	(void)unused;
+	return b ? PyLong_FromUnsignedLong(b->req_cons) : NULL;
+}
+
+static PyObject *back_answered(PyObject *self, void *unused)
+{
+	struct xs_cmdback *b = back_of(self);
+
+	(void)unused;
+	return b ? PyLong_FromUnsignedLong(b->rsp_prod) : NULL;
+}
+
+static PyObject *back_shown(PyObject *self, void *unused)
+{
+	struct xs_cmdback *b = back_of(self);
+
+	(void)unused;
+	return b ? PyLong_FromUnsignedLong(xs_load_acquire(&b->page->rsp_prod)) : NULL;
 }
 
 static PyObject *back_take(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -272,6 +306,9 @@ static PyMethodDef back_methods[] = {
 static PyGetSetDef back_getset[] = {
 	{"slots", back_slots, NULL, "slots of the ring", NULL},
 	{"owed", back_owed, NULL, "requests taken and not answered", NULL},
+	{"taken", back_taken, NULL, "index behind the last request taken", NULL},
+	{"answered", back_answered, NULL, "index behind the last response put", NULL},
+	{"shown", back_shown, NULL, "the same, as the page has it", NULL},
 	{NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -145,6 +145,8 @@ RingEnd: TypeAlias = tuple[Buffer, Buffer, int, int, bool, bool]
 # Takes fd, also when it fails: a stream (TCP, AF_UNIX) or, with the extension datagrams, an AF_UNIX SOCK_SEQPACKET
 # (role "front": each packet is a frame). In mover_ended() and mover_bytes() the first count is from
 # the ring to the socket, the second from the socket to the ring; side 0 is the ring, 1 the socket.
+# `start`, role "back" and TCP: goes on where another process stopped: the ring's out_cons and in_prod, whether the end
+# of `out` was sent, the index of that end or -1, and the errno of a socket that has died and told so, or 0.
 # Role "back": lives until mover_release(). Role "front": ends by itself when both directions have ended and `out` is
 # empty, or when the socket failed and `out` is empty; then it is the owner's turn to send CLOSE or RELEASE.
 def mover_add_ring(
@@ -158,6 +160,7 @@ def mover_add_ring(
     events: bool,
     report: bool,
     urgent: bool = False,
+    start: tuple[int, int, bool, int, int] | None = None,
     /,
 ) -> int: ...
 
@@ -173,7 +176,11 @@ def mover_shutdown(mover: Mover, token: int, how: int, side: int, /) -> None: ..
 # CLOSE and RELEASE: when it returns the ring's memory and events are not touched any more. What was left in the ring
 # is delivered in the background, then the far side is closed, with reset=True by a reset. Nothing happens
 # when it has ended.
-def mover_release(mover: Mover, token: int, reset: bool, side: int, /) -> None: ...
+# `keep`: what is left for a socket is in a memfd, so that another process could go on: (memfd, which is the caller's,
+# the number of the socket's descriptor, bytes, index of the first one); None where nothing is left.
+def mover_release(
+    mover: Mover, token: int, reset: bool, side: int, keep: bool = False, /
+) -> tuple[int, int, int, int] | None: ...
 
 # Whether the program at the socket of role "front" has gone, whatever the mover's threads know of it: 0 it stays; 1 its
 # TCP stream has ended, which a program that closed looks like, too; 2 it has gone, or the connection has ended.
@@ -184,6 +191,10 @@ def mover_leaving(mover: Mover, token: int, /) -> int: ...
 # failed otherwise. Role "front" only; each at most once. mover_fd() is readable for notices too.
 def mover_notices(mover: Mover, /) -> list[tuple[int, str, int, int]]: ...
 def mover_close(mover: Mover, linger_ms: int, /) -> None: ...
+
+# A process that has this one's descriptors and outlives it (native/core/keeper.h): it answers at `sock`, which stays
+# open; `first` is the number that -1 stands for. Its process number; its end is waited for with __WALL. Raises OSError.
+def keeper_start(sock: int, first: int, /) -> int: ...
 
 # Rings in shared memory (native/ext/ring.c); xensock.ring.twin has the same classes in Python, as their oracle.
 #
@@ -217,9 +228,19 @@ class FrontRing:
 class BackRing:
     """The backend's end. It starts where rsp_prod is: what nobody answered is taken (again)."""
 
-    def __init__(self, page: Buffer) -> None: ...
+    def __init__(self, page: Buffer, taken: int | None = None, answered: int = 0) -> None:
+        """`taken` and `answered`: where another process stopped, instead."""
     @property
     def slots(self) -> int: ...
+    @property
+    def taken(self) -> int:
+        """The index behind the last request that was taken."""
+    @property
+    def answered(self) -> int:
+        """The index behind the last response that was put."""
+    @property
+    def shown(self) -> int:
+        """The same, as the page has it: the other side may have written that."""
     @property
     def owed(self) -> int:
         """Requests taken and not answered."""

@@ -6,17 +6,14 @@ import os
 import select
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from mortal import begin, mortal, rest, shell, told
 
-from world.processes import eventually
+from world.processes import eventually, served_by
 
 if TYPE_CHECKING:
-    import subprocess
-
     from engines import Engine
 
 OPEN = 20  # connections of each container
@@ -25,28 +22,6 @@ LINES = 5000
 CALLS = 15  # of each shell in a round: socket, connect, and for a name questions
 BY_NUMBER = "wget -q -O - http://198.51.100.11/address"
 BY_NAME = "wget -q -O - http://v4only.test/address"
-
-
-def served_by(holder: subprocess.Popen) -> int:
-    """The backend that runs behind a holder."""
-
-    def children(pid: int) -> list[int]:
-        try:
-            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            return []
-        return [each for child in found for each in (int(child), *children(int(child)))]
-
-    def held() -> int:
-        for pid in children(holder.pid):
-            try:
-                if b"XENSOCK_HELD=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    return pid
-            except OSError:
-                continue
-        return 0
-
-    return eventually(held, 30, "a backend behind the holder")
 
 
 def whole(connection: socket.socket, script: str) -> None:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from engines import OWN
 from mortal import mortal, python
-from test_restart import served_by
 from udpkit import GROUP, free_port, sender
 
-from world.processes import eventually
+from world.processes import eventually, served_by
 
 if TYPE_CHECKING:
     from engines import Engine

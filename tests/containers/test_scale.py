@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mortal import mortal, python
-from test_restart import served_by
 
-from world.processes import eventually
+from world.processes import eventually, served_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

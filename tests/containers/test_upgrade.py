@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from engines import OWN
 from mortal import mortal
-from test_restart import served_by
 from test_scale import Guest, ended, opened
 
-from world.processes import eventually
+from world.processes import eventually, served_by
 
 if TYPE_CHECKING:
     import subprocess

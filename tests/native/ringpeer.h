@@ -36,7 +36,7 @@ static inline void peer_open(struct peer *p, unsigned order, enum xs_role role, 
 /* The mover's side of it. */
 static inline struct xs_ring_end peer_end(const struct peer *p)
 {
-	return (struct xs_ring_end){p->page, p->data, p->length, p->event_fd, p->notify_fd, p->events, p->urgent};
+	return (struct xs_ring_end){p->page, p->data, p->length, p->event_fd, p->notify_fd, p->events, p->urgent, NULL};
 }
 
 /* Unmaps: whoever still touches the memory is killed. */

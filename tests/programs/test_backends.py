@@ -10,6 +10,8 @@ guest sees there tells who carried it.
 import contextlib
 import errno
 import json
+import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from languages import bring
 from world.fixtures import only
 from world.internet import ECHO, NGINX
 from world.namespaces import Namespace, eventually, needs, stop
+from world.processes import served_by
 from world.runner import Running
 
 pytestmark = [needs("curl"), pytest.mark.parametrize("guest", only("ring"), indirect=True)]
@@ -269,6 +272,35 @@ def test_a_backend_that_dies(guest, far, died):
         assert say("say more words 5") == "words"
         program.process.stdin.close()
         assert program.wait() == 0, program.stderr
+
+
+@pytest.mark.slow
+def test_a_held_backend_that_is_killed(guest, island):
+    """Whoever runs `xensock run --backend` does not notice: connections, listeners, datagrams and names go on."""
+    far, world = Backend(island, guest, "--hold"), guest.world
+    options = both(far, "10.77.0.0/16=island", "*.island.test=island")
+    script = str(bring(world, "changes.py"))
+    udp = [world.python, "-c", ONE_PEER, ECHO, ALONE]
+    try:
+        with (
+            guest.popen([world.python, script], stdin=subprocess.PIPE, options=options) as program,
+            guest.popen(udp, options=options, stdin=subprocess.PIPE) as datagrams,
+        ):
+            say, send = Lines(program), Lines(datagrams)
+            assert say(f"open first {ALONE} {ECHO}") == "open"
+            assert say("say first before 5") == "before"
+            eventually(lambda: send("before") == "before", 20, "an answer to a datagram")
+            for number in range(3):
+                os.kill(served_by(far.running.process), signal.SIGKILL)
+                assert say(f"say first word{number} 20") == f"word{number}"
+                assert say(f"open new{number} files.island.test {ECHO}") == "open"
+                assert say(f"say new{number} more 20") == "more"
+                eventually(lambda: send("again") == "again", 20, "an answer to a datagram")
+            program.process.stdin.close()
+            datagrams.process.stdin.close()
+            assert program.wait() == 0, program.stderr
+    finally:
+        far.stop()
 
 
 UDP = """

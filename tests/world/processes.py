@@ -52,6 +52,28 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def served_by(holder: subprocess.Popen) -> int:
+    """The backend that runs behind a holder, which may be a process below that one."""
+
+    def children(pid: int) -> list[int]:
+        try:
+            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [each for child in found for each in (int(child), *children(int(child)))]
+
+    def held() -> int:
+        for pid in children(holder.pid):
+            try:
+                if b"XENSOCK_HELD=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    return pid
+            except OSError:
+                continue
+        return 0
+
+    return eventually(held, 30, "a backend behind the holder")
+
+
 def describe(pid: int) -> str:
     """A process as one line for a person."""
     with contextlib.suppress(OSError):

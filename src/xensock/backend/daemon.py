@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import resource
 import signal
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xensock.backend import places
 from xensock.backend.control import Control
 from xensock.backend.holder import take
+from xensock.backend.keeper import Keeper
 from xensock.backend.names import GuestNames
+from xensock.backend.store import Store, inherited
 from xensock.backend.strict import Strict
 from xensock.observe.tap import Tap
 from xensock.policy.point import Current
@@ -21,7 +25,7 @@ from xensock.pvcalls.backend import Backend
 from xensock.pvcalls.serving.limits import Limits
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
-from xensock.transport import url
+from xensock.transport import local_back, url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,6 +116,21 @@ class Daemon:
         self._paused: set[int] = set()
         self.containers: Containers | None = None
         self._reloader: Reloader | None = None
+        self._keeper: Keeper | None = None
+        self._store = Store()
+
+    def _listen(self, where: str) -> Listener:
+        """Listen for frontends; where a predecessor did, its socket is used. Raises UrlError, OSError."""
+        place = url.parse(where)
+        users = self._settings.users
+        name = "listen-" + hashlib.sha256(os.fsencode(place.path)).hexdigest()[:32]
+        left = inherited().get(name, -1) if self.held else -1
+        if left >= 0:
+            return local_back.taken_over(socket.socket(fileno=left), place.path, users)
+        listener = url.listen(where, uids=users)
+        if self.held and place.scheme == "local":
+            self._store.keep(name, listener.fileno())
+        return listener
 
     async def run(self) -> None:
         """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
@@ -122,14 +141,20 @@ class Daemon:
         watch = self._follow()
         try:
             for each in self._settings.listen:
-                listener = url.listen(each, uids=self._settings.users)
-                self._listeners.append(listener)
-                loop.add_reader(listener.fileno(), self._accept, listener)
+                self._listeners.append(self._listen(each))
             if self._settings.control is not None:
                 control = Control(self, self._settings.users)
                 await control.listen(self._settings.control)
             # What can fail without the containers has not: now the backend that this one replaces may end.
             await asyncio.to_thread(take)
+            for listener in self._listeners:
+                if isinstance(listener, local_back.LocalListener):
+                    listener.stays = False
+            if self.held and self._settings.listen:
+                self._keeper = Keeper(self.backend)
+                self._keeper.start()
+            for listener in self._listeners:
+                loop.add_reader(listener.fileno(), self._accept, listener)
             if self._settings.containers is not None:
                 self.containers = await self._serve_containers(self._settings.containers)
             with places.known(self._sockets(), self._settings.control):
@@ -146,6 +171,9 @@ class Daemon:
             if self.containers is not None:
                 await self.containers.close()
             await self.backend.stop(self._reason or "the backend stopped")
+            if self._keeper is not None:
+                self._keeper.close()
+            self._store.close()
             await asyncio.to_thread(self._strict.close, LAST_BYTES_S)
             if self._networks is not None:
                 await asyncio.to_thread(self._networks.close, LAST_BYTES_S)
@@ -181,8 +209,6 @@ class Daemon:
         """Why no new backend can take this one's place, "" where one can."""
         if not self.held:
             return "it has no holder: it was started without --hold"
-        if self._settings.listen:
-            return "guests that came to --listen would lose their sockets"
         return ""
 
     def _refresh(self) -> None:

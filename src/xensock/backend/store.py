@@ -24,9 +24,10 @@ class Store:
         """Whether there may be somebody who keeps anything."""
         return self._sock is not None
 
-    def keep(self, name: str, fd: int) -> None:
-        """Have a copy of a descriptor kept. `name`: at most 255 characters, without colons."""
-        self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", fd)
+    def keep(self, name: str, fd: int) -> bool:
+        """Have a copy of a descriptor kept; whether there is anybody who could. `name`: at most 255 characters, without
+        colons."""
+        return self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", fd)
 
     def drop(self, name: str) -> None:
         """It need not be kept any more."""
@@ -37,10 +38,12 @@ class Store:
             self._sock.close()
             self._sock = None
 
-    def _send(self, text: str, *fds: int) -> None:
+    def _send(self, text: str, *fds: int) -> bool:
         if self._sock is not None:
             with suppress(OSError):  # it is gone: what was kept is, too
                 socket.send_fds(self._sock, [text.encode()], fds, socket.MSG_NOSIGNAL)
+                return True
+        return False
 
 
 def inherited() -> dict[str, int]:

@@ -89,7 +89,7 @@ host's loopback, link-local and metadata addresses, and listen on ports from
 @click.option(
     "--hold",
     is_flag=True,
-    help="Run behind a small process that starts the backend again if it is killed; containers go on.",
+    help="Run behind a small process that starts the backend again if it is killed; guests go on.",
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.pass_context

@@ -47,7 +47,7 @@ def upgrade(control: str | None, as_json: bool) -> None:
         cause = getattr(error, "strerror", None) or str(error)
         hint = "what the new one said is in the backend's log; the old one goes on"
         if isinstance(error, AnswerError) and error.code == "impossible":
-            hint = "end it and start the new one, with --hold and without --listen so that this works next time"
+            hint = "end it and start the new one, with --hold so that this works next time"
         raise UserError("the backend was not replaced", cause, hint, FAILURE) from error
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "before": before, "after": after}))

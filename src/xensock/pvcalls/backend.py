@@ -11,12 +11,14 @@ import asyncio
 import errno
 import itertools
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
 from xensock.calls.record import closed
 from xensock.policy.point import Current, Point
+from xensock.pvcalls.keeping import Journal
 from xensock.pvcalls.serving.guest import Counters, Guest
 from xensock.pvcalls.serving.limits import Limits
 from xensock.pvcalls.serving.moving import Lingering
@@ -27,7 +29,7 @@ from xensock.wire.indexes import MAX_ORDER
 from xensock.wire.store import Offer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from xensock.calls.address import IPAddress
     from xensock.calls.call import Decision
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from xensock.policy.gate import Gate
     from xensock.policy.point import ResolvePolicy
     from xensock.policy.policy import Policy
+    from xensock.pvcalls import keeping
     from xensock.pvcalls.serving.held import Held
     from xensock.pvcalls.serving.redirecting import Elsewhere
     from xensock.pvcalls.serving.sharing import Shared
@@ -107,6 +110,9 @@ class Backend:
         self.sessions: dict[int, Session] = {}
         self.tokens: dict[int, list[tuple[Counters, int]]] = {}
         self.shared: set[Shared] = set()
+        self.journal: Journal | None = None  # what a successor needs, if there can be one
+        self.keep_names: Callable[[Guest, int], None] = lambda guest, fd: None
+        self.rests: dict[int, tuple[int, int, int, int, int, bool]] = {}  # by token: what it says
         self.lingering = Lingering(self.limits.lingering)
         self.past = Counters()
         self.numbers = itertools.count(1)  # of connections, in records
@@ -126,13 +132,18 @@ class Backend:
 
     def serve(self, transport: BackSession) -> Session:
         """Serve a frontend from its first message to its last."""
-        session = Session(self, transport)
-        self.sessions[session.number] = session
-        self._empty.clear()
+        session = self.admit(transport)
         if len(self.sessions) > self.limits.guests:
             session.expel(f"{self.limits.guests} guests are connected, which is the limit")
         else:
             session.start()
+        return session
+
+    def admit(self, transport: BackSession) -> Session:
+        """A session that is to be started, or to go on."""
+        session = Session(self, transport)
+        self.sessions[session.number] = session
+        self._empty.clear()
         return session
 
     def make_guest(self, session: Session, extensions: frozenset[Extension]) -> Guest:
@@ -149,7 +160,9 @@ class Backend:
             gate=self._gate,
         )
         program = program_of(session.transport.pid)
-        return Guest(self, session.transport, point, names, extensions, program)
+        guest = Guest(self, session.transport, point, names, extensions, program)
+        guest.number = session.number
+        return guest
 
     def began(self, held: Held, record: Record) -> None:
         """The connection of a socket began, by the call of that record: its end will be recorded."""
@@ -231,12 +244,30 @@ class Backend:
             for record, side in self._begun.pop(token, ()):
                 self.ended(record, (a, b)[side], (b, a)[side], error)
             self.lingering.ended(token)
+            self._rested(token)
             for counters, side in self.tokens.pop(token, ()):
                 counters.sent += (a, b)[side]
                 counters.received += (b, a)[side]
         for token, kind, _, side in _core.mover_notices(self.mover):
             if kind == "error":
                 self._breach(token, side)
+
+    def _rested(self, token: int) -> None:
+        rest = self.rests.pop(token, None)
+        if rest is not None and self.journal is not None:
+            self.journal.note("rested", token)
+            os.close(rest[2])
+
+    def keep(self) -> Journal:
+        """Keep a journal from now on: before anybody is served."""
+        self.journal = Journal(self._snapshot, self.loop.call_soon)
+        return self.journal
+
+    def _snapshot(self) -> Iterator[keeping.Record]:
+        for token, rest in self.rests.items():
+            yield "rest", token, *rest
+        for session in self.sessions.values():
+            yield from session.snapshot()
 
     def _breach(self, token: int, side: int) -> None:
         for session in list(self.sessions.values()):

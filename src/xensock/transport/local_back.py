@@ -17,7 +17,7 @@ import struct
 import weakref
 from bisect import bisect_right, insort
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from xensock import _core
 from xensock.transport import budget, local_events, local_packets
@@ -27,9 +27,11 @@ from xensock.wire import local
 from xensock.wire.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from xensock.wire.extensions import Extension
+
+Said: TypeAlias = "list[tuple[bytes, list[int]]]"
 
 TURN = 64
 """Messages taken from one frontend before others have their turn."""
@@ -113,6 +115,43 @@ class LocalBackSession:
         self._shared = 0
         self._mappings = 0
         self._short_of_regions = self._short_of_channels = False
+        # Hears of each message, with the descriptors that are held from then on, before it is gone from the socket.
+        self.told: Callable[[bytes, list[int]], None] | None = None
+        self._doubtful = False
+        self.last = b""
+
+    @classmethod
+    def go_on(
+        cls, sock: socket.socket, pid: int, uid: int, said: Said, last: bytes, limits: Limits
+    ) -> LocalBackSession:
+        """A session that another process had. `said`: what the frontend did, with its descriptors, which are taken;
+        `last`: its last message, which is perhaps still to be received. Raises ProtocolError, WireError."""
+        session = cls(sock, pid, uid, limits)
+        session.last, session._doubtful = last, True
+        for packet, fds in said:
+            message = local.decode_front(packet)
+            try:
+                if isinstance(message, local.Hello):
+                    session._guest = _shown(message.name)
+                else:
+                    session._take(message, fds)
+            finally:
+                local_packets.close_all(fds)
+        return session
+
+    def said(self) -> Said:
+        """What would lead to where the session is, with the numbers of its descriptors."""
+        if not self._guest:
+            return []
+        found: Said = [(local.encode(local.Hello(self._guest)), [])]
+        found += [
+            (local.encode(local.Write({key: value})), []) for key, value in self._nodes.items()
+        ]
+        for first, (fd, pages) in self._regions.items():
+            found.append((local.encode(local.Memory(first, pages)), [fd]))
+        for port, channel in self._channels.items():
+            found.append((local.encode(local.Event(port)), channel.fds))
+        return found
 
     @property
     def guest(self) -> str:
@@ -140,9 +179,10 @@ class LocalBackSession:
 
     def receive(self) -> bool:
         """Take in some messages."""
+        look = socket.MSG_PEEK if self.told is not None else 0
         for _ in range(TURN):
             try:
-                packet, fds = local_packets.receive(self._sock, socket.MSG_DONTWAIT)
+                packet, fds = local_packets.receive(self._sock, socket.MSG_DONTWAIT | look)
             except BlockingIOError:
                 return True
             except ConnectionError:
@@ -151,12 +191,31 @@ class LocalBackSession:
                 local_packets.close_all(fds)
                 return False
             try:
-                self._take(local.decode_front(packet), fds)
+                message = local.decode_front(packet)
+                if not self._doubtful or packet != self.last:
+                    self._hear(message, packet, fds)
+                elif isinstance(message, local.Hello):
+                    self._welcome()  # perhaps for the second time
             except WireError as error:
                 raise ProtocolError(str(error)) from None
             finally:
                 local_packets.close_all(fds)
+            self._doubtful = False
+            if look:
+                self._sock.recv(1, socket.MSG_DONTWAIT)
         return True
+
+    def _hear(self, message: local.FrontMessage, packet: bytes, fds: list[int]) -> None:
+        if self.told is None:
+            self._take(message, fds)
+            return
+        brought = list(fds)
+        if not fds:
+            self.told(packet, [])
+        self._take(message, fds)
+        self.last = packet
+        if brought and not fds:  # else there was no room for it
+            self.told(packet, brought)
 
     def write(self, nodes: Nodes) -> None:
         """Change nodes of ours."""
@@ -258,12 +317,15 @@ class LocalBackSession:
     def _hello(self, name: str, version: int) -> None:
         if version < local.VERSION:
             raise ProtocolError(f"version {version} of the local transport")
-        self._guest = "".join(c if c.isprintable() else "?" for c in name)
+        self._guest = _shown(name)
+        self._welcome()
+        self._flush()
+
+    def _welcome(self) -> None:
         try:
             local_packets.send(self._sock, local.Welcome(), flags=socket.MSG_DONTWAIT)
         except OSError:
             raise ProtocolError("it does not read") from None
-        self._flush()
 
     def _flush(self) -> None:
         # Before they are introduced there is nobody to tell.
@@ -367,8 +429,12 @@ class LocalBackSession:
         budget.MAPPINGS.give(runs)
 
 
+def _shown(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
 class LocalListener:
-    """A unix socket in the file system (`transport.base.Listener`)."""
+    """A unix socket in the file system (`transport.base.Listener`). `stays`: another process still has it."""
 
     def __init__(
         self, sock: socket.socket, path: str, uids: Collection[int], limits: Limits | None
@@ -378,6 +444,7 @@ class LocalListener:
         self._uids = {0, os.geteuid(), *uids}
         self._limits = Limits() if limits is None else limits
         self._file = _identity(path)
+        self.stays = False
 
     @property
     def url(self) -> str:
@@ -412,10 +479,20 @@ class LocalListener:
     def close(self) -> None:
         """Stop listening and remove the file, if it is still ours."""
         if self._sock.fileno() >= 0:
-            if _identity(self._path) == self._file:
+            if not self.stays and _identity(self._path) == self._file:
                 with contextlib.suppress(OSError):
                     os.unlink(self._path)
             self._sock.close()
+
+
+def taken_over(
+    sock: socket.socket, path: str, uids: Collection[int] = (), limits: Limits | None = None
+) -> LocalListener:
+    """A listener at `path` that another process has; it is ours once `stays` is False."""
+    sock.setblocking(False)
+    listener = LocalListener(sock, path, uids, limits)
+    listener.stays = True
+    return listener
 
 
 def listen(

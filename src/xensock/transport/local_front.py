@@ -313,6 +313,8 @@ class LocalSession:
                     callback = self._callback
                 self._tell(callback)
                 return True
+            case local.Welcome():
+                return True  # of a backend that took over when another had just said so
             case local.Goodbye(reason):
                 self._end(errno.ECONNRESET, f"the backend ended the session: {reason}")
             case _:

@@ -31,19 +31,6 @@ def test_a_backend_without_a_holder_goes_on(tmp_path: Path) -> None:
         assert served.ask("version")["pid"] == served.process.pid
 
 
-def test_guests_of_listen_go_on(tmp_path: Path) -> None:
-    """They would lose their sockets, so it is not done; a holder alone does not change that."""
-    with daemon(tmp_path, "--hold") as served:
-        before = served.ask("version")["pid"]
-        assert before != served.process.pid
-        done = upgrade(f"--control={served.control}")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "cause: guests that came to --listen would lose their sockets" in done.stderr
-        assert "without --listen" in done.stderr
-        assert served.ask("version")["pid"] == before
-        served.stop()  # the backend with its holder
-
-
 def test_no_backend_there(tmp_path: Path) -> None:
     done = upgrade(f"--control={tmp_path}/nobody")
     assert (done.returncode, done.stdout) == (1, "")

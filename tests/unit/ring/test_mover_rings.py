@@ -6,6 +6,7 @@ import mmap
 import os
 import select
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,9 +25,9 @@ ORDER = 2
 class Peer:
     """The test's end of a ring whose other end is the mover's."""
 
-    def __init__(self, role: str, events: bool = True) -> None:
+    def __init__(self, role: str, events: bool = True, order: int = ORDER) -> None:
         self.page = mmap.mmap(-1, 4096)
-        self.data = mmap.mmap(-1, 4096 << ORDER)
+        self.data = mmap.mmap(-1, 4096 << order)
         self.events = events
         self.notify = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.wait = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -218,3 +219,89 @@ def test_closing_the_mover_lets_everything_go() -> None:
     assert joined.ring.read_error == -errno.ECONNRESET
     peer.close()
     joined.close()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    return near, far
+
+
+def go_on(
+    mover: "_core.Mover", sock: socket.socket, peer: Peer, start: tuple[int, int, bool, int, int]
+) -> int:
+    page, data, notify, event, events = peer.end
+    return _core.mover_add_ring(
+        mover, sock.detach(), page, data, "back", notify, event, events, True, False, start
+    )
+
+
+def test_going_on_where_another_process_stopped(mover: "_core.Mover") -> None:
+    """It had moved bytes both ways, and was killed before the ring said so."""
+    peer = Peer("front")
+    near, far = tcp_pair()
+    with near:
+        peer.write(b"questions")
+        far.send(b"quest")
+        data = peer.end[1]
+        data[:4] = b"answ"  # `in` is the first half
+        near.sendall(b"ers")
+        token = go_on(mover, far, peer, (5, 4, False, -1, 0))
+        assert near.recv(5) == b"quest"
+        assert near.recv(100) == b"ions"
+        got = peer.read()
+        assert (got if got == b"answers" else got + peer.read()) == b"answers"
+        _core.mover_release(mover, token, False, 0)
+        assert near.recv(1) == b""
+    peer.close()
+
+
+def test_going_on_to_an_end_that_was_announced(mover: "_core.Mover") -> None:
+    peer = Peer("front")
+    near, far = tcp_pair()
+    with near:
+        peer.write(b"questions")
+        far.send(b"quest")
+        token = go_on(mover, far, peer, (5, 0, False, 9, 0))
+        assert b"".join(iter(lambda: near.recv(100), b"")) == b"questions"
+        near.sendall(b"answer")
+        assert peer.read() == b"answer"
+        _core.mover_release(mover, token, False, 0)
+    peer.close()
+
+
+def test_going_on_with_one_that_has_died(mover: "_core.Mover") -> None:
+    """The socket tells nobody any more why."""
+    peer = Peer("front")
+    near, far = tcp_pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    near.close()
+    deadline = time.monotonic() + 5
+    while far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != errno.ECONNRESET:
+        assert time.monotonic() < deadline
+    token = go_on(mover, far, peer, (0, 0, False, -1, errno.ECONNRESET))
+    assert peer.read() == b""
+    assert peer.ring.read_error == -errno.ECONNRESET
+    _core.mover_release(mover, token, False, 0)
+    peer.close()
+
+
+def test_what_is_left_can_be_delivered_by_another_process(mover: "_core.Mover") -> None:
+    peer = Peer("front", order=9)
+    near, far = tcp_pair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    number = far.fileno()
+    with near:
+        token = add(mover, far, peer, "back")
+        data = bytes(range(256)) * 4096
+        peer.write(data)
+        left = _core.mover_release(mover, token, False, 0, True)
+        assert left is not None
+        memory, fd, length, index = left
+        assert (fd, (index + length) & 0xFFFFFFFF) == (number, len(data))
+        assert os.pread(memory, length, 0) == data[index:]
+        os.close(memory)
+        assert b"".join(iter(lambda: near.recv(1 << 20), b"")) == data
+    assert _core.mover_release(mover, token, False, 0, True) is None
+    peer.close()

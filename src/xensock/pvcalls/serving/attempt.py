@@ -71,6 +71,7 @@ def begin(
     """Map the ring and connect; `done` is told the errno of the attempt once it ended. Raises OSError
     for a ring that cannot be mapped."""
     held.ring = map_ring(guest, request.ref, request.port)
+    held.request = call.slot if call.answered else b""
     asynchronous = bool(request.flags & ConnectFlag.ASYNC) and (
         Extension.ASYNC_CONNECT in guest.extensions
     )
@@ -95,6 +96,8 @@ def begin(
             if call.answered:
                 held.error = error
                 ring.fail(error)
+            held.start = None
+            guest.keep(held)
             ring.release()
         else:
             guest.counters.connections += 1
@@ -125,6 +128,8 @@ def begin(
         early = delay < UNDECIDED and way.undecided()
         if asynchronous and not call.answered and not early and error in UNDER_WAY[held.family]:
             # As natively, where a non-blocking connect of TCP never says at once how it went.
+            held.request = call.slot
+            guest.keep(held)
             call.answer(to_wire(errno.EINPROGRESS))
         if error == errno.EAGAIN and way.waits:
             timer = loop.call_later(delay, again, min(2 * delay, RETRY_MOST))

@@ -27,6 +27,8 @@ class Call:
     id: int
     start: int = field(default_factory=time.monotonic_ns)
     answered: bool = False
+    sequence: int = 0  # among the requests of its session
+    slot: bytes = b""  # the request itself
 
     def answer(self, ret: int = 0) -> None:
         """Answer with a result as the wire has it, and nothing beside it."""
@@ -48,4 +50,4 @@ class Call:
         """Answer with a whole response."""
         assert not self.answered, "a call is answered once"
         self.answered = True
-        self.guest.send(response)
+        self.guest.send(response, self.sequence)

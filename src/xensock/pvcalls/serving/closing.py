@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from xensock import _core
 from xensock.pvcalls.serving import listening, moving
 from xensock.pvcalls.serving.held import Phase
 from xensock.pvcalls.serving.limits import bad_id, refuse
@@ -60,7 +59,7 @@ def shutdown(guest: Guest, call: Call, request: Shutdown) -> None:
         held.shared.shutdown(held.side, request.how)
     elif held.token:
         try:
-            _core.mover_shutdown(guest.backend.mover, held.token, request.how, held.side)
+            moving.shutdown(held, request.how)
         except ProcessLookupError:
             raise refuse(errno.ENOTCONN) from None
     call.answer()

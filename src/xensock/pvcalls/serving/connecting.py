@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from xensock.wire.requests import Connect
 
 
+BEGUN = {errno.EISCONN: 0, errno.EALREADY: errno.EINPROGRESS}
+
+
 def connect(guest: Guest, call: Call, request: Connect) -> None:
     """Connect a stream, or set the peer of a datagram socket."""
     held = guest.held(request.id)
@@ -198,5 +201,6 @@ def decide(guest: Guest, end: Endpoint) -> tuple[Decision, bool]:
 
 
 def start(sock: socket.socket, end: Endpoint) -> int:
-    """Start connecting a non-blocking socket; 0, EINPROGRESS, or the errno of connect(2)."""
-    return _core.connect_start(sock.fileno(), end.sockaddr(), 0)
+    """Start connecting a non-blocking socket, unless that was done; 0, EINPROGRESS, or the errno of connect(2)."""
+    error = _core.connect_start(sock.fileno(), end.sockaddr(), 0)
+    return BEGUN.get(error, error)

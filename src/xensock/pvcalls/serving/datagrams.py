@@ -74,6 +74,7 @@ def attach(guest: Guest, call: Call, request: Attach) -> None:
         resolving.attached(guest, held)
     else:
         held.datagrams = Datagrams(guest, held)
+    guest.keep(held)
     call.answer()
 
 
@@ -85,6 +86,7 @@ def connect(guest: Guest, call: Call, held: Held, request: Connect) -> None:
         raise refuse(errno.ENOTCONN)
     if len(request.address) >= 2 and family_of(request.address) == socket.AF_UNSPEC:
         held.datagrams.disconnect()
+        guest.keep(held)
         call.answer()
         return
     end = endpoint(held, request.address)
@@ -125,6 +127,7 @@ def connected(
     error = decision.error
     if decision.allowed and held.datagrams is not None:
         error = held.datagrams.connect(end, judged=judged, network=network)
+        guest.keep(held)
     outcome: Outcome | None = "guest" if own else None
     guest.record(call, Verb.CONNECT, target(held, end), decision, error, outcome=outcome)
     response = call.response(to_wire(error))
@@ -201,6 +204,10 @@ class Datagrams:
         for far in self._afar.values():
             far.close()
         self._frames.close()
+
+    def peer(self) -> bytes | None:
+        """The peer by the host's own network, as a struct sockaddr."""
+        return self._peer.sockaddr() if self._peer is not None and self._by is None else None
 
     def connect(self, end: Endpoint, judged: bool = True, network: Network | None = None) -> int:
         """Set the peer; the errno of connect(2). `judged`: whether it is decided about; `network`: one that is not the

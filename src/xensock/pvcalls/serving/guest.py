@@ -28,6 +28,9 @@ from xensock.pvcalls.serving import (
     listening,
     names_options,
     opening,
+    refreshing,
+    repeating,
+    resuming,
 )
 from xensock.pvcalls.serving.call import Call, UnsupportedError
 from xensock.pvcalls.serving.held import Held, Phase
@@ -37,12 +40,13 @@ from xensock.wire.commands import BadRequest, decode_request
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from xensock.calls.call import Decision
     from xensock.calls.record import Outcome
     from xensock.policy.point import Point
     from xensock.pvcalls.backend import Backend, NameService
+    from xensock.pvcalls.keeping import Journal, Record
     from xensock.transport.base import BackSession
     from xensock.wire.extensions import Extension
     from xensock.wire.responses import Response
@@ -112,7 +116,11 @@ class Guest:
         self.sockets: dict[int, Held] = {}
         self.pages = 0
         self.counters = Counters()
-        self.respond: Callable[[bytes], None] = lambda slot: None
+        self.respond: Callable[[bytes, int], None] = lambda slot, sequence: None
+        self.journal: Journal | None = None
+        self.number = 0
+        self.names_fd = -1  # where what it learned is kept
+        self.leave_names: Callable[[], None] = lambda: None
         self.gone = False
         self.breach: Callable[[str], None] = lambda reason: None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -124,15 +132,21 @@ class Guest:
 
     # --- commands
 
-    def serve(self, slot: bytes) -> None:
-        """Carry out one request."""
+    def serve(self, slot: bytes, sequence: int = 0, again: bool = False) -> None:
+        """Carry out one request. `again`: another backend has perhaps done so, but not answered."""
         self.counters.commands += 1
         try:
             req_id, request = decode_request(slot, self.extensions)
         except BadRequest as bad:
-            Call(self, bad.req_id, bad.cmd, bad.id).answer(bad.ret)
+            Call(self, bad.req_id, bad.cmd, bad.id, sequence=sequence).answer(bad.ret)
             return
-        call = Call(self, req_id, int.from_bytes(slot[4:8], "little"), request.id)
+        cmd = int.from_bytes(slot[4:8], "little")
+        call = Call(self, req_id, cmd, request.id, sequence=sequence, slot=slot)
+        if not (again and repeating.done(self, call, request)):
+            self.handle(call, request)
+
+    def handle(self, call: Call, request: requests.Request) -> None:
+        """Carry out a request, or refuse it."""
         try:
             HANDLERS[type(request)](self, call, request)
         except UnsupportedError:
@@ -145,10 +159,10 @@ class Guest:
             if not call.answered:
                 call.fail(errno.EPERM)
 
-    def send(self, response: Response) -> None:
+    def send(self, response: Response, sequence: int = 0) -> None:
         """Put a response into the command ring; after the guest's end nobody reads it."""
         if not self.gone:
-            self.respond(response.encode())
+            self.respond(response.encode(), sequence)
 
     def asked(self, decision: Decision) -> None:
         """A question for a name was decided."""
@@ -187,6 +201,27 @@ class Guest:
         """Whether that side of the mover's connection is a socket of this guest."""
         return any(h.token == token and h.side == side for h in self.sockets.values())
 
+    # --- what a successor needs (pvcalls.keeping)
+
+    def keep(self, held: Held) -> None:
+        """Note where a socket is in its life."""
+        if self.journal is not None and held.phase != Phase.ACCEPTING:
+            self.journal.note("held", self.number, held.id, held.kept())
+
+    def snapshot(self) -> Iterator[Record]:
+        """What the journal says of this guest."""
+        if self.names_fd >= 0:
+            yield "names", self.number, self.names_fd
+        for held in self.sockets.values():
+            if held.phase != Phase.ACCEPTING:
+                yield "held", self.number, held.id, held.kept()
+
+    def run_on(self) -> None:
+        """Go on with sockets that another backend had."""
+        for held in list(self.sockets.values()):
+            resuming.run_on(self, held)
+        refreshing.refresh(self)  # other rules may be in force than before
+
     def end(self) -> None:
         """The guest is gone: everything it had goes; what it sent is still delivered."""
         self.gone = True
@@ -194,6 +229,7 @@ class Guest:
             closing.drop(self, held)
         for task in self.tasks:
             task.cancel()
+        self.leave_names()
 
     # --- records
 

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xensock.calls.address import Endpoint
 
@@ -78,6 +78,11 @@ class Held:
     decided   what was decided last about it, and whether the guest meets itself there
     close     undoes what a kind of socket needs beside the host's socket
     hops      how many backends pass its calls on before they come here
+    start     where the mover began, for a successor: bytes that the kernel had taken and given until then, and the
+              ring's out_cons and in_prod; None: nobody could go on with the connection
+    stop      the index at which SHUTDOWN ended `out`; -1: it did not
+    request   a CONNECT that was answered and goes on
+    left      of a listener: connections that another backend had taken from the kernel's queue
     """
 
     guest: Guest
@@ -109,6 +114,36 @@ class Held:
     decided: tuple[Decision, bool] | None = None
     close: Callable[[], None] | None = None
     hops: int = 0
+    start: tuple[int, int, int, int] | None = None
+    stop: int = -1
+    request: bytes = b""
+    left: deque[socket.socket] = field(default_factory=deque)
+
+    def kept(self) -> dict[str, Any]:
+        """What a successor of this backend has to know (pvcalls.keeping)."""
+        phase, ring, decided = self.phase, self.ring, self.decided
+        if phase == Phase.CONNECTING and not self.request:  # a request without its answer has it so
+            phase = Phase.FRESH if self.datagrams is None else Phase.DATAGRAMS
+        if phase not in (Phase.CONNECTED, Phase.DATAGRAMS):
+            ring = None
+        peer = self.datagrams.peer() if self.datagrams is not None else None
+        return {
+            "fd": self.sock.fileno() if self.sock is not None else -1,
+            "family": int(self.family),
+            "kind": int(self.kind),
+            "protocol": int(self.protocol),
+            "hops": self.hops,
+            "phase": phase.name,
+            "ring": (ring.ref, ring.port) if ring is not None else None,
+            "start": self.start,
+            "stop": self.stop,
+            "linger": self.linger,
+            "backlog": self.backlog,
+            "error": self.error,
+            "accepted": decided is None,
+            "request": self.request,
+            "peer": peer,
+        }
 
     @property
     def host(self) -> socket.socket:

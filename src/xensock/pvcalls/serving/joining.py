@@ -31,6 +31,8 @@ RESET = True
 def way(held: Held, end: Endpoint) -> Way | None:
     """How to connect to a listener of a guest; None where nobody of ours listens."""
     backend = held.guest.backend
+    if backend.journal is not None:
+        return None  # what is in memory would be lost with us; the kernel's connections are not
     inner = loopback_of(end.unmapped())
     listener = backend.ports.listener(inner)
     if end.scope or listener is None or listener.guest.point.consults(Verb.ACCEPT):

@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import time
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,7 @@ def listen(guest: Guest, call: Call, request: Listen, told: Decision | None = No
             held.backlog = min(request.backlog, MOST_JOINED)
             held.arrived = lambda: pump(held)
             guest.backend.ports.listens(held, local)
+            guest.keep(held)
         except OSError as failure:
             error = failure.errno or errno.EIO
     guest.record(call, Verb.LISTEN, str(local), decision, error)
@@ -210,7 +212,7 @@ def _next(listener: Held) -> tuple[socket.socket, tuple[str, int]] | None:
     """The next connection of the host's that the policy admits; None: it did not admit one. Raises OSError."""
     if listener.taken:
         return listener.taken.popleft()
-    sock, peer = listener.host.accept()
+    sock, peer = _accept(listener)
     client = Endpoint.from_python(peer).unmapped()
     decision, word = _judged(listener, client)
     if word is not None:
@@ -220,6 +222,16 @@ def _next(listener: Held) -> tuple[socket.socket, tuple[str, int]] | None:
         return sock, peer
     _reset(sock)
     return None
+
+
+def _accept(listener: Held) -> tuple[socket.socket, tuple[str, int]]:
+    if listener.left:
+        sock = listener.left.popleft()
+        with suppress(OSError):  # it has ended since
+            return sock, sock.getpeername()
+        sock.close()
+        raise ConnectionAbortedError
+    return listener.host.accept()
 
 
 def _reset(sock: socket.socket) -> None:
@@ -341,6 +353,8 @@ def _waits(listener: Held) -> bool:
 
 
 def _readable(listener: Held) -> bool:
+    if listener.left:
+        return True
     waiting = select.poll()
     waiting.register(listener.host.fileno(), select.POLLIN)
     return bool(waiting.poll(0))
@@ -371,4 +385,6 @@ def unpark(listener: Held, error: int) -> None:
         joining.refuse(listener, listener.queue.popleft())
     while listener.taken:
         listener.taken.popleft()[0].close()
+    while listener.left:
+        listener.left.popleft().close()
     _watch(listener)

@@ -110,6 +110,7 @@ def set_option(guest: Guest, call: Call, request: SetOption) -> None:
             raise refuse(errno.EINVAL)
         on, seconds = _LINGER.unpack_from(request.value)
         held.linger = seconds if on else None
+        guest.keep(held)
     elif option in SETTABLE and not _is_frontends(held, option):
         held.host.setsockopt(request.level, request.name, request.value)
     else:
@@ -145,6 +146,8 @@ def _value(held: Held, option: tuple[int, int], room: int) -> bytes:
     if option == ERROR:
         # The mover reads the connection's errors, and the ring tells them; here is what came before.
         error, held.error = held.error, 0
+        if error:
+            held.guest.keep(held)
         return struct.pack("=i", error)
     if option not in READABLE or _is_frontends(held, option):
         raise refuse(errno.ENOPROTOOPT)

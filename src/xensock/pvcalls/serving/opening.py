@@ -21,7 +21,7 @@ IPPROTO_DNS = 53  # the protocol number of a SOCKET that resolves names (extensi
 def socket_(guest: Guest, call: Call, request: Socket) -> None:
     """Make a socket. v1 has AF_INET streams of protocol 0; for the rest the answer is ENOTSUP."""
     guest.check_room(request.id)
-    guest.add(_make(guest, request))
+    guest.keep(guest.add(_make(guest, request)))
     call.answer()
 
 

@@ -6,8 +6,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from xensock import _core
 from xensock.calls.call import Verb
+from xensock.pvcalls.serving import moving
 from xensock.pvcalls.serving.addresses import own_end, peer_end
 from xensock.pvcalls.serving.held import Phase
 from xensock.wire.requests import How
@@ -45,6 +45,6 @@ def _judge(guest: Guest, held: Held) -> bool:
         held.shared.shutdown(held.side, How.RDWR)
     elif held.token:
         with suppress(ProcessLookupError):
-            _core.mover_shutdown(guest.backend.mover, held.token, How.RDWR, held.side)
+            moving.shutdown(held, How.RDWR)
     guest.record_refused(Verb.CLOSE, str(peer), decision)
     return True

@@ -32,6 +32,8 @@ class MappedRing:
     data: memoryview
     event: Event
     pages: int
+    ref: int
+    port: int
     open: bool = True
 
     def fail(self, error: int) -> None:
@@ -89,7 +91,7 @@ def map_ring(guest: Guest, ref: int, port: int) -> MappedRing:
         guest.log.debug("%s: %s", guest.name, error)
         raise refuse(getattr(error, "errno", errno.EINVAL)) from error
     guest.pages += pages
-    return MappedRing(guest, page, data, event, pages)
+    return MappedRing(guest, page, data, event, pages, ref, port)
 
 
 def _references(guest: Guest, layout: indexes.Layout) -> tuple[int, ...]:

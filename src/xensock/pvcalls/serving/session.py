@@ -13,19 +13,21 @@ import select
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xensock import _core
 from xensock.transport.base import GrantError, ProtocolError
+from xensock.transport.local_back import LocalBackSession
 from xensock.wire import states, store
 from xensock.wire.errors import WireError
 from xensock.wire.states import Action, Event, State
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from xensock.pvcalls.backend import Backend
+    from xensock.pvcalls.keeping import KeptSession, Record
     from xensock.pvcalls.serving.guest import Guest
     from xensock.transport import base
 
@@ -57,7 +59,11 @@ class Session:
         self._reason = ""
         self._deadline: TimerHandle | None = None
         self._again = False
-        self._taken: deque[bytes] = deque()
+        self._taken: deque[tuple[int, bytes, bool]] = deque()
+        self._sequence = 0
+        self._answer = b""
+        self._waiting: dict[int, bytes] = {}  # requests without a response, where a journal is kept
+        self._journal = backend.journal if isinstance(transport, LocalBackSession) else None
         self._fd = transport.fileno()
         offer = backend.offer
         self._offer = replace(offer, extensions=offer.extensions - transport.lacks)
@@ -82,6 +88,9 @@ class Session:
     def start(self) -> None:
         """Announce what there is and wait for the frontend."""
         self._backend.loop.add_reader(self._fd, self._readable)
+        if self._journal is not None:
+            self._note("session", self._fd, self._transport.pid, self._transport.uid)
+            self._be_told()
         if not self._transport.waits:
             self._within(self._backend.limits.handshake)
         self._step(Event.START)
@@ -102,6 +111,71 @@ class Session:
             self._deadline.cancel()
         late = f"it took longer than {seconds:g} s"
         self._deadline = self._backend.loop.call_later(seconds, self.expel, late)
+
+    # --- what a successor needs (keeping)
+
+    def _note(self, what: str, *words: Any) -> None:
+        if self._journal is not None:
+            self._journal.note(what, self.number, *words)
+
+    def _be_told(self) -> None:
+        transport = self._transport
+        assert isinstance(transport, LocalBackSession)
+        transport.told = lambda packet, fds: self._note("said", packet, fds)
+
+    def snapshot(self) -> Iterator[Record]:
+        """What the journal says of this session."""
+        transport = self._transport
+        if self._journal is None or self.gone or not isinstance(transport, LocalBackSession):
+            return
+        yield "session", self.number, self._fd, transport.pid, transport.uid
+        for packet, fds in transport.said():
+            yield "said", self.number, packet, fds
+        yield "last", self.number, transport.last
+        ring, guest = self._ring, self.guest
+        if ring is not None and guest is not None:
+            yield "ring", self.number, ring.taken, ring.answered, self._answer, self._waiting
+            yield from guest.snapshot()
+
+    def go_on(self, kept: KeptSession) -> None:
+        """Take up what another backend had begun, as far as nobody else can see it. Raises what mapping the command
+        ring does."""
+        self._be_told()
+        if kept.ring is None:
+            return
+        self._connect()
+        assert self._page is not None
+        taken, answered = kept.ring
+        self._ring = _core.BackRing(self._page, taken, answered)
+        self._answer, self._waiting = kept.answer, dict(sorted(kept.waiting.items()))
+        self._taken.extend((seq, slot, True) for seq, slot in self._waiting.items())
+        self._sequence = max(self._waiting, default=0) + 1
+        self.state = State.CONNECTED
+
+    def run_on(self) -> None:
+        """Serve it from now on."""
+        self._backend.loop.add_reader(self._fd, self._readable)
+        ring, event, guest = self._ring, self._event, self.guest
+        if ring is None or event is None or guest is None or self._page is None:
+            self._within(self._backend.limits.handshake)
+            self._step(Event.START)
+            self._look()
+            return
+        if ring.shown != ring.answered:  # the other was killed when it had noted its last answer
+            taken, before = ring.taken, (ring.answered - 1) & 0xFFFFFFFF
+            ring.close()
+            self._ring = _core.BackRing(self._page, taken, before)
+            self._ring.answer(self._answer)
+        try:
+            self._transport.write({store.STATE: str(int(self.state))})
+        except ProtocolError as error:
+            self.expel(str(error))
+            return
+        event.notify()
+        guest.run_on()
+        self._catch_up()
+        self._hear_requests()
+        self._look()
 
     # --- the state table
 
@@ -157,17 +231,32 @@ class Session:
 
     def _map(self) -> None:
         """Map the command ring and serve. Raises WireError, GrantError."""
+        self._connect()
+        assert self._ring is not None
+        self._note("ring", self._ring.taken, self._ring.answered, b"", {})
+        if self._journal is not None and self.guest is not None:
+            self._backend.keep_names(self.guest, -1)
+            self._note("names", self.guest.names_fd)
+        self._hear_requests()
+
+    def _connect(self) -> None:
         choice = store.parse_frontend(self._transport.nodes)
         features = store.agree(self._offer, choice)
         self._page = self._transport.map(choice.ring_refs)
         self._event = self._transport.bind(choice.port)
         self._ring = _core.BackRing(self._page)
-        transport, backend = self._transport, self._backend
+        backend = self._backend
         self.guest = backend.make_guest(self, features.extensions)
         if self._deadline is not None:
             self._deadline.cancel()
         self.guest.respond = self._respond
         self.guest.breach = self.expel
+        self.guest.journal = self._journal
+
+    def _hear_requests(self) -> None:
+        transport, backend = self._transport, self._backend
+        if self._event is None:
+            return
         backend.loop.add_reader(self._event.wait_fd, self._serve)
         # Requests may have come before we could hear of them.
         backend.loop.call_soon(self._serve)
@@ -184,6 +273,7 @@ class Session:
             self._ring.close()
             self._ring = None
         self._taken.clear()
+        self._waiting.clear()
         if self._page is not None:
             self._page.release()
             self._page = None
@@ -200,6 +290,7 @@ class Session:
             return
         self.gone = True
         self._unmap()
+        self._note("gone")
         if self._deadline is not None:
             self._deadline.cancel()
         transport = self._transport
@@ -221,7 +312,7 @@ class Session:
         event.clear()
         if not self._taken:
             try:
-                self._taken.extend(ring.take(self._backend.limits.turn))
+                self._take(ring.take(self._backend.limits.turn))
             except _core.RingError as error:
                 self.expel(str(error))
                 return
@@ -230,11 +321,20 @@ class Session:
         end = time.monotonic() + TURN
         # A request may end the session.
         while self._taken and self._ring is ring:
-            guest.serve(self._taken.popleft())
+            sequence, slot, again = self._taken.popleft()
+            guest.serve(slot, sequence, again)
             if time.monotonic() > end:
                 break
         if self._ring is ring and (self._taken or ring.arm()):
             self._soon()
+
+    def _take(self, requests: list[bytes]) -> None:
+        first = self._sequence
+        self._sequence += len(requests)
+        self._taken.extend((first + at, slot, False) for at, slot in enumerate(requests))
+        if self._journal is not None and requests:
+            self._waiting.update(enumerate(requests, first))
+            self._note("taken", first, requests)
 
     def _catch_up(self) -> None:
         """Read what the frontend sent before: it granted there what its requests name."""
@@ -250,8 +350,12 @@ class Session:
             self._again = True
             self._backend.loop.call_soon(self._serve)
 
-    def _respond(self, slot: bytes) -> None:
+    def _respond(self, slot: bytes, sequence: int) -> None:
         ring, event = self._ring, self._event
+        if ring is not None and self._journal is not None:
+            self._waiting.pop(sequence, None)
+            self._answer = slot
+            self._note("answered", sequence, slot)
         if ring is not None and event is not None and ring.answer(slot):
             event.notify()
 
