@@ -280,7 +280,7 @@ def many_at_once(net: Net) -> None:
         out = messages([ctypes.create_string_buffer(text, len(text)) for text in texts], address)
         say("sent", raw("sendmmsg", sock.fileno(), out, 20, 0), 20)
         got: list[bytes] = []
-        while len(got) < 20 and poll(sock, mask=1, seconds=3) != "-":
+        while len(got) < 20 and poll(sock, mask=1, seconds=10) != "-":
             rooms = [ctypes.create_string_buffer(100) for _ in range(8)]
             back = messages(rooms)
             count = raw("recvmmsg", sock.fileno(), back, 8, socket.MSG_DONTWAIT, None)
