@@ -50,6 +50,13 @@ KNOWN: dict[tuple[str, str], Known] = {
         for datapath in ("relay", "ring")
         for name in ("bind:closed_is_refused", "bind:listener_in_child_only")
     },
+    **{
+        (datapath, "connect:bound_keeps_its_port"): Known(
+            "what the host bound for it is used up by the connect() that was refused",
+            _observed("seen", "True", "False"),
+        )
+        for datapath in ("relay", "ring")
+    },
     ("relay", "bind:shutdown_listener"): FREED,
     ("ring", "bind:shutdown_listener"): Known(
         "the host's listener outlives shutdown(2) of the guest's",

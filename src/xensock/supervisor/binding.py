@@ -308,7 +308,7 @@ def _bind_pair(
     A `stranger` to the port is refused once the other backend's policy had its say.
     """
     while True:
-        outer = _outer_like(sup, q.sock)
+        outer = outer_like(sup, q.sock)
         tried.append(outer)
         try:
             sup.ports.bind(outer, local)
@@ -332,7 +332,7 @@ def _bind_pair(
         return outer
 
 
-def _outer_like(sup: Supervisor, sock: socket.socket) -> socket.socket:
+def outer_like(sup: Supervisor, sock: socket.socket) -> socket.socket:
     """A socket of the host with what matters to bind(2) as on the guest's."""
     outer = sup.parts.stacks.default.make(sock.family, socket.SOCK_STREAM, 0)
     _like(sock, outer)

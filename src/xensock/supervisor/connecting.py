@@ -288,12 +288,7 @@ def _carry_out(
     blocking = q.blocking
     key = cookie(q.sock)
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
-    outers = sup.reserved.pop(key, None)
-    if outers is not None:
-        from xensock.supervisor import binding
-
-        binding.forget(sup, key, outers)
-    bound = None if outers is None else outers.sockets[0]
+    bound = _bound_outside(sup, q, key)
     attempt = _Attempt(end, dest, decision, terms, carriers, key, blocking, bound)
     _try_next(sup, q, attempt)
 
@@ -410,6 +405,32 @@ def _tried(
     sup.answer(q, error)
     known = key if error in (0, errno.EINPROGRESS) else 0
     sup.record(q, Verb.CONNECT, sup.target(q), verdict, error, connection=known)
+
+
+def _bound_outside(sup: Supervisor, q: Question, key: int) -> socket.socket | None:
+    """The socket that was bound for the caller's where the guest's ports are, to dial with, and no other's then."""
+    from xensock.supervisor import binding
+
+    outers = sup.reserved.pop(key, None)
+    if outers is None:
+        return None
+    binding.forget(sup, key, outers)
+    if not outers.listening:
+        return outers.sockets[0]
+    # A listener that shutdown(2) took apart, which is not known yet: over rings nobody tells.
+    name = outers.sockets[0].getsockname()
+    for each in outers.sockets:
+        sup.parts.relay.unpublish(each)
+        each.close()
+    if outers.inside:
+        return None
+    again = binding.outer_like(sup, q.sock)
+    try:
+        again.bind(name)
+    except OSError:
+        again.close()
+        return None
+    return again
 
 
 def _far(

@@ -349,8 +349,12 @@ class Server:
 
     def _there(self) -> set[int]:
         """Cookies of the guest's TCP sockets that have a port. Before Linux 6.8 the kernel does not tell of those that
-        are only bound: of them, all that are watched."""
-        with contextlib.closing(self._ask()) as diag:
+        are only bound: of them, all that are watched. None once the guest is gone."""
+        try:
+            asked = self._ask()
+        except ProcessLookupError:
+            return set()
+        with contextlib.closing(asked) as diag:
             found = {each.cookie for each in diag.held(states=HOLDING | CONNECTED)}
             return found if diag.shows_bound(self._make) else found | self._bound
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import socket
 
@@ -133,6 +134,30 @@ def shutdown_listener(net: Net) -> None:
     say("dial", answer, {"connect": "ECONNREFUSED"})
     say("listen again", outcome(sock.listen), "ok")
     served(net, sock, Far())
+
+
+@both
+def shut_listener_connects(net: Net) -> None:
+    """A listener that was shut down is a socket like any: it connects, from its own port, and listens again."""
+    port = 0
+    for chosen in (False, True):
+        sock = net.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((net.any, port if chosen else 0))
+        port = sock.getsockname()[1]
+        sock.listen()
+        sock.shutdown(socket.SHUT_RDWR)
+        say("connect", outcome(sock.connect, (net.peer, PORTS["greet"])), "ok")
+        seen = json.loads(read_all(sock))
+        say("own name is what the peer sees", seen == list(sock.getsockname()[:2]), True)
+        if chosen:
+            say("its port", seen[1] == port, True)
+        sock.close()
+    other = net.socket()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    say("bind again", outcome(other.bind, (net.any, port)), "ok")
+    say("listen again", outcome(other.listen), "ok")
+    served(net, other, Far())
 
 
 @both

@@ -420,6 +420,21 @@ def bound_first(net: Net) -> None:
 
 
 @both
+def bound_keeps_its_port(net: Net) -> None:
+    """Refused, dissolved, and elsewhere: the port that a client chose stays its own."""
+    chosen = net.socket()
+    chosen.bind((net.any, 0))
+    port = chosen.getsockname()[1]
+    chosen.close()
+    sock = net.socket()
+    sock.bind((net.any, port))
+    say("refused", outcome(sock.connect, (net.peer, PORTS["closed"])), "ECONNREFUSED")
+    say("kept", sock.getsockname()[1] == port, True)
+    say("elsewhere", outcome(sock.connect, (net.peer, PORTS["greet"])), "ok")
+    say("seen", json.loads(read_all(sock)) == [net.host, port], True)
+
+
+@both
 def listening_cannot_connect(net: Net) -> None:
     sock = net.listener()
     say("connect", outcome(sock.connect, (net.peer, PORTS["echo"])), "EISCONN")
