@@ -34,13 +34,37 @@ def test_an_attempt_taken_apart_while_it_is_joined(
 
 
 @everywhere
-@pytest.mark.parametrize("call", ["listen", "ioctl"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "listen",
+        "connect",
+        "ioctl",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("bind", "loopback")),
+    ],
+)
 def test_a_descriptor_that_names_another_file_by_then(
     guest: Guest, world: World, compiled: Callable[[str], Path], call: str
 ) -> None:
-    """Looked at as a Unix socket or no socket at all, a call must not run on a socket of the host's."""
-    argv = [str(compiled("swapped")), call, SECONDS, world.host.addr4]
-    seen = outcome(guest, argv, options=("--deny", "listen:any"))
+    """Looked at as a unix socket, as one for the guest's own loopback, or as no socket at all, a call must not run on a
+    socket of the host's."""
+    peer = world.peer
+    with (
+        Service(peer.listen(peer.addr4)) as refused,
+        Service(world.host.listen("127.0.0.1")) as local,
+    ):
+        place = {
+            "connect": (peer.addr4, refused.port),
+            "loopback": ("127.0.0.1", local.port),
+        }.get(call, (world.host.addr4, guest.port()))
+        argv = [str(compiled("swapped")), call, SECONDS, *map(str, place)]
+        rules = ("--deny", f"{peer.addr4}:{refused.port}")
+        if call in ("listen", "bind"):
+            rules += ("--deny", "listen:any")
+        seen = outcome(guest, argv, options=rules)
+        reached = bool(refused.clients or local.clients)
     assert guest.native or seen["tried"] > 50
-    # Over the other paths the socket is the guest's own: that one listens in the guest's network is no way out of it.
-    assert bool(seen["got"]) == guest.native or (call == "listen" and guest.datapath != "direct")
+    assert reached == (guest.native and call in ("connect", "loopback"))
+    # Over the other paths the socket is the guest's own: what it is bound to in the guest's network is no way out.
+    inside = call in ("listen", "bind") and guest.datapath != "direct"
+    assert bool(seen["got"]) == guest.native or inside
