@@ -32,7 +32,12 @@ def parse_unix(text: str) -> str:
         raise RuleError(
             f"rule {text!r}: the path is not absolute", "write it like unix:/run/app.sock"
         )
-    if not path.isprintable() or len(os.fsencode(path)) > LONGEST:
+    if not path.isprintable():
+        raise RuleError(
+            f"rule {text!a}: the path is not printable text",
+            "bind the socket under another name; rules are shown to people and kept as JSON",
+        )
+    if len(os.fsencode(path)) > LONGEST:
         raise RuleError(f"rule {text!a}: no socket has such a path", f"at most {LONGEST} bytes")
     right = os.path.normpath(path)
     if right != path:
@@ -58,4 +63,5 @@ class UnixRules:
             return Decision(False, rule, errno.EACCES, hint=f"remove --deny {rule}")
         if path in self._allow:
             return Decision(True, rule)
-        return Decision(False, "default: host paths", errno.EACCES, hint=f"--allow {rule}")
+        hint = f"--allow {rule}" if path.isprintable() else "bind it under a name that is text"
+        return Decision(False, "default: host paths", errno.EACCES, hint=hint)
