@@ -61,11 +61,12 @@ static PyObject *epoll_watches(PyObject *self, PyObject *args)
 	return PyLong_FromLong(r == 0);
 }
 
+/* A guest's memory may be a file of its own file system, which answers when it likes (fuse(4)): nobody else shall wait. */
 static PyObject *read_memory(PyObject *self, PyObject *args)
 {
 	int pid;
 	unsigned long long addr;
-	Py_ssize_t len;
+	Py_ssize_t len, n;
 	PyObject *out;
 	struct iovec here, there;
 
@@ -78,7 +79,10 @@ static PyObject *read_memory(PyObject *self, PyObject *args)
 	here.iov_base = PyBytes_AsString(out);
 	here.iov_len = there.iov_len = (size_t)len;
 	there.iov_base = (void *)(uintptr_t)addr;
-	if (process_vm_readv(pid, &here, 1, &there, 1, 0) != len) {
+	Py_BEGIN_ALLOW_THREADS
+	n = process_vm_readv(pid, &here, 1, &there, 1, 0);
+	Py_END_ALLOW_THREADS
+	if (n != len) {
 		Py_DECREF(out);
 		errno = EFAULT;
 		return PyErr_SetFromErrno(PyExc_OSError);
@@ -100,7 +104,9 @@ static PyObject *write_memory(PyObject *self, PyObject *args)
 	here.iov_base = data.buf;
 	here.iov_len = there.iov_len = (size_t)data.len;
 	there.iov_base = (void *)(uintptr_t)addr;
+	Py_BEGIN_ALLOW_THREADS
 	n = process_vm_writev(pid, &here, 1, &there, 1, 0);
+	Py_END_ALLOW_THREADS
 	PyBuffer_Release(&data);
 	if (n != (ssize_t)here.iov_len) {
 		errno = EFAULT;

@@ -226,14 +226,18 @@ static PyObject *addfd(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
 	unsigned long long id;
-	int src, number;
+	int src, number, r;
 	unsigned flags;
 	struct xs_super *s;
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "OKiiI:super_addfd", &capsule, &id, &src, &number, &flags) || !(s = get(capsule)))
 		return NULL;
-	return PyLong_FromLong(xs_super_addfd(s, id, src, number, flags));
+	/* The caller puts it into place itself, as soon as it gets a processor (SECCOMP_IOCTL_NOTIF_ADDFD). */
+	Py_BEGIN_ALLOW_THREADS
+	r = xs_super_addfd(s, id, src, number, flags);
+	Py_END_ALLOW_THREADS
+	return PyLong_FromLong(r);
 }
 
 /* Common to connect and await, which has no `cache` and no `begun`: both take fd over. */
