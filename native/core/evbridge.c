@@ -5,10 +5,14 @@
  * that a domain which sends events without end, by however many ports, costs a bounded part of one thread. The other way, a notify_fd that somebody wrote to makes the
  * thread send the event. Both kinds of descriptors carry no count: many events may become one.
  *
- * Costs one switch of threads each way. The alternative, every mover reading and unmasking ports itself, needs a file of
- * /dev/xen/evtchn per connection, whose ring of pending ports alone takes a page.
+ * The thread is the bridge's own, or a mover's that has rings whose events these are (evhost.c): that saves those rings a
+ * switch of threads. Every mover reading and unmasking ports itself would need a file of /dev/xen/evtchn per connection,
+ * whose ring of pending ports alone takes a page. The clock is looked at when a burst is over, not at each event: in a
+ * domain whose time stamp counter is emulated that is an exit to the hypervisor.
  */
 #include "evbridge.h"
+
+#include "evhost.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +35,7 @@ struct notify {
 #define BATCH 256
 #define TICK_MS 1
 #define EVTCHN UINT64_MAX
-#define STOP (UINT64_MAX - 1)
+#define POKE (UINT64_MAX - 1)
 
 /* All ports of a domain here. */
 struct domain {
@@ -58,7 +62,11 @@ struct xs_evbridge {
 	struct port *bucket[BUCKETS];
 	struct port *later;
 	struct domain *domains;
-	int evtchn, epfd, stop;
+	int evtchn, epfd, poke; /* poke: its own thread shall look at these: */
+	bool lent, stopping;
+	pthread_cond_t returned; /* lent no more, or stopping */
+	uint64_t last;		 /* tick, ms */
+	struct xs_evhost *host;	 /* under all_lock; there may be one that has returned the bridge */
 };
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -82,24 +90,49 @@ void xs_evbridge_send(struct xs_evport to)
 
 static void send_event(struct xs_evbridge *b, uint32_t number)
 {
-	xs_evbridge_send((struct xs_evport){b->evtchn, number});
+	xs_evbridge_send((struct xs_evport){b->evtchn, number, b->lent});
+}
+
+/* The bridge of a port by its descriptor; all_lock is held. NULL, and evtchn -1, where there is none. */
+static struct xs_evbridge *bridge_of(int notify_fd, struct xs_evport *found)
+{
+	*found = (struct xs_evport){-1, 0, false};
+	for (struct xs_evbridge *b = all; b; b = b->next) {
+		pthread_mutex_lock(&b->lock);
+		for (size_t i = 0; i < BUCKETS && found->evtchn < 0; i++)
+			for (struct port *p = b->bucket[i]; p; p = p->next)
+				if (p->given_fd == notify_fd)
+					*found = (struct xs_evport){b->evtchn, p->number, b->lent};
+		pthread_mutex_unlock(&b->lock);
+		if (found->evtchn >= 0)
+			return b;
+	}
+	return NULL;
 }
 
 struct xs_evport xs_evbridge_find(int notify_fd)
 {
-	struct xs_evport found = {-1, 0};
+	struct xs_evport found;
 
 	pthread_mutex_lock(&all_lock);
-	for (struct xs_evbridge *b = all; b && found.evtchn < 0; b = b->next) {
-		pthread_mutex_lock(&b->lock);
-		for (size_t i = 0; i < BUCKETS && found.evtchn < 0; i++)
-			for (struct port *p = b->bucket[i]; p; p = p->next)
-				if (p->given_fd == notify_fd)
-					found = (struct xs_evport){b->evtchn, p->number};
-		pthread_mutex_unlock(&b->lock);
-	}
+	(void)bridge_of(notify_fd, &found);
 	pthread_mutex_unlock(&all_lock);
 	return found;
+}
+
+void xs_evbridge_host(int notify_fd, struct xs_mover *m)
+{
+	struct xs_evport found;
+	struct xs_evbridge *b;
+
+	pthread_mutex_lock(&all_lock);
+	b = bridge_of(notify_fd, &found);
+	if (b && !found.hosted) {
+		if (b->host)
+			xs_evhost_leave(b->host);
+		b->host = xs_evhost_start(m, b, b->evtchn, b->epfd);
+	}
+	pthread_mutex_unlock(&all_lock);
 }
 
 static void unmask(struct xs_evbridge *b, const uint32_t *numbers, size_t count)
@@ -108,31 +141,12 @@ static void unmask(struct xs_evbridge *b, const uint32_t *numbers, size_t count)
 		;
 }
 
-/* Pending ports: their eventfds first, so that an event that comes after the unmasking finds its reader awake. */
-static void pending(struct xs_evbridge *b)
+static uint64_t now_ms(void)
 {
-	uint32_t numbers[BATCH], again[BATCH];
-	ssize_t size = read(b->evtchn, numbers, sizeof numbers);
-	size_t count = size > 0 ? (size_t)size / sizeof *numbers : 0, ready = 0;
+	struct timespec t;
 
-	for (size_t i = 0; i < count; i++) {
-		struct port *p = *find(b, numbers[i]);
-		const uint64_t one = 1;
-
-		if (p)
-			(void)!write(p->wait_fd, &one, sizeof one); /* full: then there is an event to see */
-		/* Xen makes a port pending as it binds it, before it is added here: whoever binds looks at the ring anyway. */
-		if (p)
-			p->domain->events++;
-		if (!p || (++p->events < XS_EVBRIDGE_BURST && p->domain->events < XS_EVBRIDGE_DOMAIN_BURST)) {
-			again[ready++] = numbers[i];
-		} else if (!p->waits) {
-			p->waits = true;
-			p->later = b->later;
-			b->later = p;
-		}
-	}
-	unmask(b, again, ready);
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 /* A tick: everybody has a new burst. */
@@ -142,6 +156,7 @@ static void tick(struct xs_evbridge *b)
 	size_t count = 0;
 	struct port *p;
 
+	b->last = now_ms();
 	while ((p = b->later)) {
 		b->later = p->later;
 		p->waits = false;
@@ -158,42 +173,95 @@ static void tick(struct xs_evbridge *b)
 		d->events = 0;
 }
 
-static uint64_t now_ms(void)
+/* Counts an event of a port: whether it, or its domain, has had its burst since the last tick. */
+static bool spent(struct xs_evbridge *b, struct port *p)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	p->domain->events++;
+	if (++p->events < XS_EVBRIDGE_BURST && p->domain->events < XS_EVBRIDGE_DOMAIN_BURST)
+		return false;
+	if (now_ms() - b->last < TICK_MS)
+		return true;
+	tick(b);
+	p->events = p->domain->events = 1;
+	return false;
 }
 
+/* Pending ports: their eventfds first, so that an event that comes after the unmasking finds its reader awake. */
+static void pending(struct xs_evbridge *b)
+{
+	uint32_t numbers[BATCH], again[BATCH];
+	ssize_t size = read(b->evtchn, numbers, sizeof numbers);
+	size_t count = size > 0 ? (size_t)size / sizeof *numbers : 0, ready = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		struct port *p = *find(b, numbers[i]);
+		const uint64_t one = 1;
+
+		if (p)
+			(void)!write(p->wait_fd, &one, sizeof one); /* full: then there is an event to see */
+		/* Xen makes a port pending as it binds it, before it is added here: whoever binds looks at the ring anyway. */
+		if (!p || !spent(b, p)) {
+			again[ready++] = numbers[i];
+		} else if (!p->waits) {
+			p->waits = true;
+			p->later = b->later;
+			b->later = p;
+		}
+	}
+	unmask(b, again, ready);
+}
+
+/* Carries what epoll_wait(2) said of epfd; the lock is held. */
+static void carry(struct xs_evbridge *b, const struct epoll_event *ev, int n)
+{
+	for (int i = 0; i < n; i++) {
+		if (ev[i].data.u64 == EVTCHN)
+			pending(b);
+		else if (ev[i].data.u64 != POKE && *find(b, (uint32_t)ev[i].data.u64))
+			send_event(b, (uint32_t)ev[i].data.u64);
+	}
+	if (b->later && now_ms() - b->last >= TICK_MS)
+		tick(b);
+}
+
+bool xs_evbridge_turn(struct xs_evbridge *b, bool ports, bool written)
+{
+	struct epoll_event ev[BATCH];
+	int n = written ? epoll_wait(b->epfd, ev, BATCH, 0) : 0;
+	bool waits;
+
+	pthread_mutex_lock(&b->lock);
+	if (ports)
+		pending(b);
+	carry(b, ev, n);
+	waits = b->later;
+	pthread_mutex_unlock(&b->lock);
+	return waits;
+}
+
+/* The bridge's own thread. */
 static void *run(void *arg)
 {
 	struct xs_evbridge *b = arg;
 	struct epoll_event ev[BATCH];
-	uint64_t last = now_ms();
 
 	for (;;) {
+		uint64_t poked;
 		int n, held;
 
 		pthread_mutex_lock(&b->lock);
+		(void)!read(b->poke, &poked, sizeof poked);
+		while (b->lent && !b->stopping)
+			pthread_cond_wait(&b->returned, &b->lock);
+		if (b->stopping) {
+			pthread_mutex_unlock(&b->lock);
+			return NULL;
+		}
 		held = b->later ? TICK_MS : -1;
 		pthread_mutex_unlock(&b->lock);
 		n = epoll_wait(b->epfd, ev, BATCH, held);
 		pthread_mutex_lock(&b->lock);
-		for (int i = 0; i < n; i++) {
-			if (ev[i].data.u64 == STOP) {
-				pthread_mutex_unlock(&b->lock);
-				return NULL;
-			}
-			if (ev[i].data.u64 == EVTCHN)
-				pending(b);
-			else if (*find(b, (uint32_t)ev[i].data.u64))
-				send_event(b, (uint32_t)ev[i].data.u64);
-		}
-		if (now_ms() - last >= TICK_MS) {
-			last = now_ms();
-			tick(b);
-		}
+		carry(b, ev, n);
 		pthread_mutex_unlock(&b->lock);
 	}
 }
@@ -205,6 +273,32 @@ static int watch(struct xs_evbridge *b, int fd, uint32_t events, uint64_t what)
 	return epoll_ctl(b->epfd, EPOLL_CTL_ADD, fd, &ev) ? errno : 0;
 }
 
+/* Has the bridge's own thread look at what it shall do; the lock is held. */
+static void look(struct xs_evbridge *b)
+{
+	const uint64_t one = 1;
+
+	pthread_cond_signal(&b->returned);
+	(void)!write(b->poke, &one, sizeof one);
+}
+
+int xs_evbridge_lend(struct xs_evbridge *b, bool lent)
+{
+	int error = 0;
+
+	pthread_mutex_lock(&b->lock);
+	if (!lent)
+		error = watch(b, b->evtchn, EPOLLIN, EVTCHN);
+	else if (epoll_ctl(b->epfd, EPOLL_CTL_DEL, b->evtchn, NULL))
+		error = errno;
+	if (!error) {
+		b->lent = lent;
+		look(b);
+	}
+	pthread_mutex_unlock(&b->lock);
+	return error;
+}
+
 struct xs_evbridge *xs_evbridge_new(int evtchn)
 {
 	struct xs_evbridge *b = calloc(1, sizeof *b);
@@ -214,21 +308,24 @@ struct xs_evbridge *xs_evbridge_new(int evtchn)
 		return NULL;
 	b->evtchn = evtchn;
 	b->epfd = epoll_create1(EPOLL_CLOEXEC);
-	b->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	error = b->epfd < 0 || b->stop < 0 || flags < 0 || fcntl(evtchn, F_SETFL, flags | O_NONBLOCK) ? errno : 0;
+	b->poke = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	b->last = now_ms();
+	error = b->epfd < 0 || b->poke < 0 || flags < 0 || fcntl(evtchn, F_SETFL, flags | O_NONBLOCK) ? errno : 0;
 	if (!error)
 		error = watch(b, evtchn, EPOLLIN, EVTCHN);
 	if (!error)
-		error = watch(b, b->stop, EPOLLIN, STOP);
+		error = watch(b, b->poke, EPOLLIN, POKE);
+	pthread_mutex_init(&b->lock, NULL);
+	pthread_cond_init(&b->returned, NULL);
 	if (!error)
-		error = pthread_mutex_init(&b->lock, NULL);
-	if (!error && (error = pthread_create(&b->thread, NULL, run, b)))
-		pthread_mutex_destroy(&b->lock);
+		error = pthread_create(&b->thread, NULL, run, b);
 	if (error) {
 		if (b->epfd >= 0)
 			close(b->epfd);
-		if (b->stop >= 0)
-			close(b->stop);
+		if (b->poke >= 0)
+			close(b->poke);
+		pthread_cond_destroy(&b->returned);
+		pthread_mutex_destroy(&b->lock);
 		free(b);
 		errno = error;
 		return NULL;
@@ -343,16 +440,19 @@ int xs_evbridge_remove(struct xs_evbridge *b, uint32_t port)
 
 void xs_evbridge_free(struct xs_evbridge *b)
 {
-	const uint64_t one = 1;
-
 	pthread_mutex_lock(&all_lock);
 	for (struct xs_evbridge **at = &all; *at; at = &(*at)->next)
 		if (*at == b) {
 			*at = b->next;
 			break;
 		}
+	if (b->host)
+		xs_evhost_leave(b->host);
 	pthread_mutex_unlock(&all_lock);
-	(void)!write(b->stop, &one, sizeof one);
+	pthread_mutex_lock(&b->lock);
+	b->stopping = true;
+	look(b);
+	pthread_mutex_unlock(&b->lock);
 	pthread_join(b->thread, NULL);
 	for (size_t i = 0; i < BUCKETS; i++)
 		while (b->bucket[i]) {
@@ -362,8 +462,9 @@ void xs_evbridge_free(struct xs_evbridge *b)
 			leave_domain(b, p->domain);
 			drop(p);
 		}
+	pthread_cond_destroy(&b->returned);
 	pthread_mutex_destroy(&b->lock);
 	close(b->epfd);
-	close(b->stop);
+	close(b->poke);
 	free(b);
 }

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 struct xs_evbridge;
+struct xs_mover;
 
 /* Events of one port in a millisecond; what comes above that waits for the next one. */
 #define XS_EVBRIDGE_BURST 256
@@ -28,9 +29,18 @@ int xs_evbridge_remove(struct xs_evbridge *b, uint32_t port);
 struct xs_evport {
 	int evtchn; /* -1: none */
 	uint32_t port;
+	bool hosted; /* a mover's thread carries the events */
 };
 struct xs_evport xs_evbridge_find(int notify_fd);
+/* Has a thread of the mover's carry the events of the bridge that `notify_fd` is a port's of, unless one does already:
+ * rings of that thread are then looked at without a switch of threads. With the mover that ends. */
+void xs_evbridge_host(int notify_fd, struct xs_mover *m);
 void xs_evbridge_send(struct xs_evport to);
+
+/* For evhost.c. The bridge's own thread rests while it is lent. 0 or an errno. */
+int xs_evbridge_lend(struct xs_evbridge *b, bool lent);
+/* Carries what there is: `ports` are pending, notify_fds `written` to. Whether there is more to do in a millisecond. */
+bool xs_evbridge_turn(struct xs_evbridge *b, bool ports, bool written);
 
 /* Stops the thread and frees everything. */
 void xs_evbridge_free(struct xs_evbridge *b);

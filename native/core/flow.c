@@ -331,7 +331,7 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, NULL, destroy, false};
+static const struct xs_kind kind = {start, event, run, sent, cut, NULL, destroy, false, false};
 
 static struct xs_task *flow_new(int a, int b, struct xs_bucket *bucket, bool report)
 {

@@ -166,7 +166,7 @@ static void finish(struct worker *w, struct xs_task *t)
 			}
 	pthread_mutex_unlock(&w->lock);
 	pthread_mutex_unlock(&m->lock);
-	xs_count_sub(&w->live, 1);
+	xs_count_sub(&w->live, !t->kind->service);
 	if (!pinned)
 		t->kind->destroy(t);
 	if (told)
@@ -424,7 +424,7 @@ uint64_t xs_mover_start(struct xs_mover *m, struct xs_task *t)
 	else
 		t->token = token = slot_take(m, t);
 	if (token) {
-		xs_count_add(&w->live, 1);
+		xs_count_add(&w->live, !t->kind->service);
 		pthread_mutex_lock(&w->lock);
 		t->next = w->inbox;
 		w->inbox = t;

@@ -531,7 +531,7 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy, true};
+static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy, true, false};
 
 static struct xs_task *ringflow_new(int fd, const struct xs_ring_end *e, enum xs_role role, bool report)
 {
@@ -580,5 +580,7 @@ uint64_t xs_mover_add_ring(struct xs_mover *m, int fd, const struct xs_ring_end 
 {
 	struct xs_task *t = ringflow_new(fd, e, role, report);
 
+	if (t)
+		xs_wire_hosted(&((struct xs_ringflow *)t)->wire, e, m);
 	return t ? xs_mover_start(m, t) : 0;
 }

@@ -341,7 +341,7 @@ static void destroy(struct xs_task *t)
 	xs_task_free(t);
 }
 
-static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy, true};
+static const struct xs_kind kind = {start, event, run, sent, cut, command, destroy, true, false};
 
 uint64_t xs_mover_join(struct xs_mover *m, const struct xs_ring_end *a, const struct xs_ring_end *b, bool report)
 {
@@ -360,8 +360,10 @@ uint64_t xs_mover_join(struct xs_mover *m, const struct xs_ring_end *a, const st
 		if (!ring[i])
 			continue;
 		error = xs_wire_open(&j->end[i].wire, &j->task, ring[i], XS_BACK);
-		if (!error)
+		if (!error) {
 			j->end[i].presence = THERE;
+			xs_wire_hosted(&j->end[i].wire, ring[i], m);
+		}
 	}
 	if (error) {
 		destroy(&j->task);

@@ -21,6 +21,12 @@ struct xs_wire {
 
 /* 0 or an errno; then nothing is held. */
 int xs_wire_open(struct xs_wire *l, struct xs_task *t, const struct xs_ring_end *e, enum xs_role role);
+/* The mover that moves it is to carry its events, too, where these come by a bridge (evbridge.h). */
+static inline void xs_wire_hosted(const struct xs_wire *l, const struct xs_ring_end *e, struct xs_mover *m)
+{
+	if (l->evport.evtchn >= 0 && !l->evport.hosted)
+		xs_evbridge_host(e->notify_fd, m);
+}
 /* Has the thread watch it. 0 or an errno. */
 int xs_wire_watch(struct xs_wire *l, int epfd);
 void xs_wire_notify(struct xs_wire *l);

@@ -77,6 +77,8 @@ struct xs_kind {
 	void (*destroy)(struct xs_task *t);
 	/* Worth a short busy wait: what it waits for is often microseconds away. */
 	bool prompt;
+	/* No connection: it is not counted among them. */
+	bool service;
 };
 
 struct xs_task {

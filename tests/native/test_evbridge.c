@@ -1,6 +1,7 @@
 /* Event channels carried from and to eventfds: a packet socket stands for /dev/xen/evtchn, whose far end says which ports
  * are pending and sees which are unmasked. */
 #include "../../native/core/evbridge.h"
+#include "../../native/core/mover.h"
 #include "check.h"
 
 #include <errno.h>
@@ -44,6 +45,69 @@ static uint64_t counted(int fd)
 	return value;
 }
 
+/* An event of port 7 comes to its eventfd and is unmasked; what is written the other way is taken. */
+static void carried(int notify, int wait)
+{
+	const uint64_t one = 1;
+	struct pollfd p = {notify, POLLOUT, 0};
+
+	pend(7);
+	CHECK(counted(wait) == 1);
+	CHECK(unmasked(7, 1, 10000) == 1);
+	CHECK(write(notify, &one, sizeof one) == (ssize_t)sizeof one);
+	CHECK(poll(&p, 1, 10000) == 1);
+}
+
+/* A storm is slowed down, and nothing of it is lost: every event is unmasked in the end. */
+static void storm(int wait)
+{
+	for (unsigned i = 0; i < 4 * XS_EVBRIDGE_BURST; i++) {
+		pend(7);
+		CHECK(unmasked(7, 1, 10000) == 1);
+	}
+	CHECK(counted(wait) == 4 * XS_EVBRIDGE_BURST);
+}
+
+/* Movers take the bridge over and give it back, whoever of them is freed first. */
+static void hosted(void)
+{
+	int notify = eventfd(0, EFD_NONBLOCK), wait = eventfd(0, EFD_NONBLOCK);
+	struct xs_mover *m, *other = xs_mover_new(2);
+	struct xs_evbridge *b = xs_evbridge_new(device[0]);
+
+	CHECK(b && other);
+	CHECK(!xs_evbridge_add(b, 7, 1, notify, wait));
+	for (int round = 0; round < 50; round++) {
+		m = xs_mover_new(1);
+		CHECK(m);
+		CHECK(!xs_evbridge_find(notify).hosted);
+		xs_evbridge_host(notify, m);
+		xs_evbridge_host(notify, other); /* one at a time */
+		CHECK(xs_evbridge_find(notify).hosted);
+		CHECK(xs_mover_live(m) == 0 && xs_mover_live(other) == 0);
+		carried(notify, wait);
+		if (!round)
+			storm(wait);
+		xs_mover_free(m, 0);
+		carried(notify, wait);
+	}
+	xs_evbridge_host(wait, other); /* nobody's */
+	CHECK(!xs_evbridge_find(notify).hosted);
+	xs_evbridge_host(notify, other);
+	carried(notify, wait);
+	xs_evbridge_free(b);
+	/* The mover goes on with the next one. */
+	b = xs_evbridge_new(device[0]);
+	CHECK(b);
+	CHECK(!xs_evbridge_add(b, 7, 1, notify, wait));
+	xs_evbridge_host(notify, other);
+	carried(notify, wait);
+	xs_evbridge_free(b);
+	xs_mover_free(other, 0);
+	close(notify);
+	close(wait);
+}
+
 int main(void)
 {
 	struct xs_evbridge *b;
@@ -68,12 +132,7 @@ int main(void)
 	CHECK(xs_evbridge_find(notify).port == 7);
 	CHECK(xs_evbridge_find(wait).evtchn == -1);
 
-	/* A storm is slowed down, and nothing of it is lost: every event is unmasked in the end. */
-	for (unsigned i = 0; i < 4 * XS_EVBRIDGE_BURST; i++) {
-		pend(7);
-		CHECK(unmasked(7, 1, 10000) == 1);
-	}
-	CHECK(counted(wait) == 4 * XS_EVBRIDGE_BURST);
+	storm(wait);
 
 	CHECK(!xs_evbridge_remove(b, 7));
 	CHECK(xs_evbridge_remove(b, 7) == ENOENT);
@@ -82,5 +141,6 @@ int main(void)
 	CHECK(unmasked(7, 1, 10000) == 1);
 	CHECK(!xs_evbridge_add(b, 9, 1, notify, wait));
 	xs_evbridge_free(b);
+	hosted();
 	return 0;
 }
