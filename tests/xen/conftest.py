@@ -28,9 +28,9 @@ class Dom0:
         from payload import build
 
         self._folder = folder
-        self._payload = folder / "payload"
-        self._payload.mkdir()
-        build(BED, self._payload)
+        self.payload = folder / "payload"
+        self.payload.mkdir()
+        build(BED, self.payload)
         self._machine: Machine | None = None
 
     def scenario(self, words: str, seconds: float) -> str:
@@ -47,11 +47,22 @@ class Dom0:
                     raise
         raise AssertionError
 
+    def lost(self, words: str, seconds: float) -> str:
+        """Everything that was said by a scenario which is to take the machine along: it is switched off."""
+        from machine import Failed
+
+        try:
+            return self._booted().run(f"python3 /payload/{words}", seconds)[1]
+        except Failed as failed:
+            return str(failed)
+        finally:
+            self.end()
+
     def _booted(self) -> Machine:
         from machine import Machine
 
         if self._machine is None:
-            self._machine = Machine(BED, self._payload, self._folder, cpus=1)
+            self._machine = Machine(BED, self.payload, self._folder, cpus=1)
             self._machine.__enter__()
         return self._machine
 

@@ -1,4 +1,8 @@
-"""What goes along into the machine: XenSock with what it needs, the probes, and a domU's file system with both."""
+"""What goes along into the machine: XenSock with what it needs, the probes, and file systems of domUs with both.
+
+domu.gz     Python's standard library, the folder `xensock` with one compiled file and a launcher, programs
+backend.gz  besides, the packages that a backend imports: for driver domains, and tests that import what it is made of
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ import xensock
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("click", "dns", "msgspec")
-"""Packages of the base installation that a backend imports, the last for policy files. A domU has none of them."""
+"""Packages of the base installation that a backend imports, the last for policy files. A frontend needs none."""
+
+NOT_IN_A_DOMU = ("xensock-runtime", "xensock-ringload")
+"""What an installation has for containers and benches."""
 
 
 def build(bed: Path, into: Path, strip: str = "strip") -> None:
@@ -29,9 +36,18 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
     for name in ("backkit.py", "hostilekit.py"):
         shutil.copy(HERE.parent / name, overlay / "guest" / name)
     (overlay / "opt").mkdir()
-    shutil.copytree(library / "xensock", overlay / "opt/xensock/xensock")
-    for name in NEEDED:  # of a backend in a domU; elsewhere it is out of the way
+    ours = overlay / "opt/xensock/xensock"
+    shutil.copytree(library / "xensock", ours)
+    for name in NOT_IN_A_DOMU:
+        (ours / name).unlink(missing_ok=True)
+    _pack(bed, overlay, into / "domu.gz")
+    for name in NEEDED:
         shutil.copytree(library / name, overlay / "opt/needed" / name)
+    _pack(bed, overlay, into / "backend.gz")
+    shutil.rmtree(overlay)
+
+
+def _pack(bed: Path, overlay: Path, image: Path) -> None:
     names = subprocess.run(["find", "."], cwd=overlay, stdout=subprocess.PIPE, check=True).stdout
     archive = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet"],
@@ -42,13 +58,12 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
     ).stdout
     # The kernel unpacks one archive after the other; Xen's tools take them as one compressed file only.
     both = (bed / "domu.cpio").read_bytes() + archive
-    with (into / "domu.gz").open("wb") as out:
+    with image.open("wb") as out:
         subprocess.run(["gzip", "-1"], input=both, stdout=out, check=True)
-    shutil.rmtree(overlay)
 
 
 def _library(into: Path, strip: str) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "testing", "lib", "share")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "testing", "lib", "share", "include")
     # An editable installation has its sources in one place, what was compiled in another.
     for folder in xensock.__path__:
         shutil.copytree(folder, into / "xensock", ignore=ignored, dirs_exist_ok=True)

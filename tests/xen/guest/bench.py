@@ -13,7 +13,7 @@ with Scenario(f"bench-{kind}-{cpus}", peer=False) as scenario:
         start = time.monotonic()
         run("modprobe", "xen-netback")
         scenario.backend("xensock")
-        guest = scenario.domain("guest", kind, cpus, "bench.sh", CONFIG)
+        guest = scenario.domain("guest", kind, cpus, "bench.sh", CONFIG, image="backend")
         # The address has been there since the domain is.
         log = scenario.folder / "far.log"
         scenario.start(*XENSOCK, "bench", "xen", "--serve", "192.0.2.1:7007", log=log)

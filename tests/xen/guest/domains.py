@@ -5,14 +5,13 @@ rebooted while bytes flow, and must find what it had before, while nothing of it
 
 import hashlib
 import http.server
-import os
 import re
 import sys
 import threading
 import time
 from pathlib import Path
 
-from dom0 import ADDRESS, Failed, Scenario, run, say, until
+from dom0 import ADDRESS, Failed, Scenario, held, let_go, nodes_left, number, run, say, until
 
 back, kind, cpus = sys.argv[1:]
 BODY = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(1 << 15))
@@ -63,20 +62,6 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def held(process):
-    """Descriptors, mappings of grants, event channels of dom0 with other domains."""
-    own = Path(f"/proc/{process.pid}")
-    grants = (own / "maps").read_text().count("/dev/xen/gntdev")
-    channels = run("/usr/lib/xen-4.17/bin/lsevtchn", "0").count("Interdomain")
-    return len(os.listdir(own / "fd")), grants, channels
-
-
-def number(name):
-    """Of a domain, -1 where there is none."""
-    said = run("xl", "domid", name, check=False).strip()
-    return int(said) if said.isdigit() else -1
-
-
 def serve(scenario):
     Path("/tmp/www").mkdir(exist_ok=True)
     Path("/tmp/www/body").write_bytes(BODY)
@@ -102,16 +87,10 @@ def reboot(scenario, two, before):
     if not ended.wait(60):
         raise Failed("the old connection did not end")
     until("the old domain", lambda: not re.search(rf" {old} ", run("xl", "list")), 60)
-    left = run("xenstore-ls", "-f", "/local/domain/0/backend", check=False)
-    say("in xenstore", left.count(f"/pvcalls/{old}/"))
+    say("in xenstore", nodes_left(old))
     two.destroy()
     until("both domains gone", lambda: not two.alive(), 60)
-    # Threads of the backend's pool may have come, and stay.
-    until(
-        f"what it had before: {before}",
-        lambda: all(now <= then for now, then in zip(held(scenario.process), before, strict=True)),
-        60,
-    )
+    let_go(scenario.process, before)
     say("held", before, "with both", busy, "then", held(scenario.process))
 
 

@@ -10,7 +10,7 @@ kind, cpus = sys.argv[1:]
 with Scenario(f"driver-{kind}-{cpus}", peer=False) as scenario:
     try:
         start = time.monotonic()
-        driver = scenario.domain("driver", "pv", 1, "driver.sh")
+        driver = scenario.domain("driver", "pv", 1, "driver.sh", image="backend")
         driver.wait("^xensock backend: listening at xen:", 120)
         guest = scenario.domain(
             "guest", kind, cpus, "xensock-front.sh skip=restarted", 'pvcalls = ["backend=driver"]'

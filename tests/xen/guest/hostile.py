@@ -24,7 +24,9 @@ with Scenario(f"hostile-{kind}-{cpus}") as scenario:
             "xensock", "--allow", "public", "--allow", "loopback", "--allow", "listen:any"
         )
         before = held(scenario.process)
-        guest = scenario.domain("guest", kind, cpus, "hostile.sh", 'pvcalls = ["backend=0"]')
+        guest = scenario.domain(
+            "guest", kind, cpus, "hostile.sh", 'pvcalls = ["backend=0"]', image="backend"
+        )
         guest.wait("^honest after", 400)
         guest.wait("^DOMU-DONE 0", 60)
         until("domain gone", lambda: not guest.alive(), 60)

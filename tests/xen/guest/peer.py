@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 
-ECHO, SINK, SOURCE, ENDLESS, DEAF = 7001, 7002, 7003, 7004, 7005
+ECHO, SINK, SOURCE, ENDLESS, DEAF, LAST = 7001, 7002, 7003, 7004, 7005, 7006
 SIZE = 16 << 20
 
 
@@ -60,6 +60,13 @@ def deaf(sock):
     poll.poll(60_000)
 
 
+def last(sock):
+    """A few bytes, and with them, in one segment, the end."""
+    sock.send(b"all of it", socket.MSG_MORE)
+    sock.shutdown(socket.SHUT_WR)
+    deaf(sock)
+
+
 def serve(address, port, what):
     listener = socket.create_server((address, port), backlog=64)
 
@@ -81,6 +88,7 @@ if __name__ == "__main__":
         (SOURCE, source),
         (ENDLESS, endless),
         (DEAF, deaf),
+        (LAST, last),
     ):
         threading.Thread(target=serve, args=(sys.argv[1], port, what), daemon=True).start()
     print("peer ready", flush=True)

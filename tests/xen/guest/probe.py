@@ -1,13 +1,15 @@
 """What every pair of frontend and backend must do. Prints a line for each check: NAME ok, or NAME failed: WHY.
 
-probe.py ADDRESS LISTEN_PORT [CHECK…]: peer.py serves at ADDRESS, where somebody connects to LISTEN_PORT, sends a line
-and expects its echo. The sockets are Python's own: over PV Calls they come by whichever way this was started.
+probe.py ADDRESS LISTEN_PORT: peer.py serves at ADDRESS, where somebody connects to LISTEN_PORT, sends a line and
+expects its echo. The kernel's command line may say only=CHECK,CHECK or skip=CHECK. The sockets are Python's own: over
+PV Calls they come by whichever way this was started.
 """
 
 import contextlib
 import errno
 import hashlib
 import os
+import re
 import select
 import socket
 import sys
@@ -15,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from peer import ECHO, ENDLESS, SINK, SIZE, SOURCE, block
+from peer import ECHO, ENDLESS, LAST, SINK, SIZE, SOURCE, block
 
 ADDRESS, PORT = sys.argv[1], int(sys.argv[2])
 
@@ -63,6 +65,55 @@ def echo():
             sock.sendall(b"x" * 64)
             exactly(sock, 64)
         return f"{(time.monotonic() - start) * 5:.3f} ms"
+
+
+def stalls():
+    """How many echoes come before one does not. Only of those who are asked: whoever has no fault shows none."""
+    with connected(ECHO) as sock:
+        sock.settimeout(20)
+        for number in range(50):
+            sock.sendall(b"x" * 64)
+            try:
+                exactly(sock, 64)
+            except TimeoutError:
+                return f"after {number}"
+            # What is told of taking an echo reaches the backend alone, not together with the next bytes.
+            time.sleep(0.2)
+    return "never"
+
+
+def last():
+    """The end of a stream that comes with its last bytes."""
+    with connected(LAST) as sock:
+        assert exactly(sock, 9) == b"all of it"
+        sock.settimeout(20)
+        try:
+            assert not sock.recv(1)
+        except TimeoutError:
+            return "no end"
+    return "end"
+
+
+def lacks():
+    """What version 1 has not: how each fails with XenSock's frontend."""
+    if not os.environ.get("INSTALL"):
+        return ""  # Linux's has an AF_INET alone
+    tries = {
+        "ipv6": lambda: socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close(),
+        "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
+        "option": lambda: sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        "name": lambda: sock.getpeername(),
+        "shutdown": lambda: sock.shutdown(socket.SHUT_WR),
+    }
+    found = []
+    with connected(ECHO) as sock:
+        for name, what in tries.items():
+            try:
+                what()
+                found.append(f"{name}:0")
+            except OSError as error:
+                found.append(f"{name}:{errno.errorcode.get(error.errno, str(error.errno))}")
+    return " ".join(found)
 
 
 def upload():
@@ -237,9 +288,11 @@ ALL = (
     echo,
     upload,
     download,
+    last,
     refused,
     listen,
     in_use,
+    lacks,
     in_flight,
     many,
     restarted,
@@ -251,10 +304,10 @@ if __name__ == "__main__":
         import xensock
 
         xensock.install()
-    wanted = sys.argv[3:]
-    skipped = f" {Path('/proc/cmdline').read_text()} ".partition(" skip=")[2].partition(" ")[0]
-    for check in ALL:
-        if (wanted and check.__name__ not in wanted) or check.__name__ == skipped.strip():
+    asked = dict(re.findall(r"(\w+)=(\S+)", Path("/proc/cmdline").read_text()))
+    only = asked.get("only", ",".join(check.__name__ for check in ALL)).split(",")
+    for check in (*ALL, stalls):
+        if check.__name__ not in only or check.__name__ == asked.get("skip"):
             continue
         try:
             said = check()

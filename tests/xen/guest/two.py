@@ -31,7 +31,7 @@ with Scenario(f"two-{kind}-{cpus}", peer=False) as scenario:
         tell(ADDRESS, b"near")
         run("modprobe", "xen-netback")
         scenario.backend("xensock")
-        driver = scenario.domain("driver", "pv", 1, "driver.sh")
+        driver = scenario.domain("driver", "pv", 1, "driver.sh", image="backend")
         driver.wait("^xensock backend: listening at xen:", 120)
         guest = scenario.domain("guest", kind, cpus, "two.sh", CONFIG)
         tell("192.0.2.1", b"interface")  # it has been there since the domain is
