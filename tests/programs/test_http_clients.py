@@ -92,6 +92,45 @@ def test_curl_fetches_many_pages_at_once(guest):
 
 
 @needs("curl")
+def test_a_client_that_wants_fast_open_gets_its_page(guest):
+    """TCP Fast Open (tcp(7)) would connect without connect(2): refused to a guest, and curl does without."""
+    argv = ["curl", "-sS", "--tcp-fastopen", "--max-time", "20", "http://v4only.test/"]
+    for _ in range(2):  # the second time there would be a cookie
+        assert guest.run(argv, check=True).stdout == "hello from the world\n"
+    guest.mediated(2, "connect", "198.51.100.11:80")
+
+
+FAST = """
+import socket, sys
+with socket.socket() as server:
+    server.bind(("", int(sys.argv[1])))
+    server.setsockopt(socket.IPPROTO_TCP, 23, 5)  # TCP_FASTOPEN
+    server.listen()
+    print(server.getsockopt(socket.IPPROTO_TCP, 23), flush=True)
+    for _ in range(2):
+        with server.accept()[0] as client:
+            client.sendall(client.recv(10))
+"""
+
+
+def test_a_server_that_offers_fast_open(guest):
+    """To who comes by it and who does not."""
+    world, port = guest.world, guest.port()
+    with guest.popen([world.python, "-c", FAST, str(port)], listens=port) as server:
+        with world.peer.connect(world.host.addr4, port) as sock:
+            sock.sendall(b"as usual")
+            assert sock.recv(10) == b"as usual"
+        with world.peer.socket() as sock:
+            sock.settimeout(None)
+            sock.sendto(b"at once", 0x20000000, (world.host.addr4, port))  # MSG_FASTOPEN
+            sock.settimeout(20)
+            assert sock.recv(10) == b"at once"
+        assert server.wait() == 0
+        assert server.stdout == "5\n"
+    guest.mediated(1, "listen", f":{port}")
+
+
+@needs("curl")
 @pytest.mark.parametrize("guest", only("native", "direct", "relay"), indirect=True)
 def test_curl_at_a_unix_socket_of_the_host(guest):
     path = guest.directory / "web.sock"

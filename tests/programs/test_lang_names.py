@@ -172,6 +172,28 @@ def test_getent(guest):
     guest.mediated(4, "resolve")
 
 
+CONFIGURED = """
+import socket, sys
+for name in sys.argv[1:]:
+    for flags in (socket.AI_ADDRCONFIG, socket.AI_ADDRCONFIG | socket.AI_V4MAPPED):
+        for family in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+            try:
+                found = socket.getaddrinfo(name, 80, family, socket.SOCK_STREAM, 0, flags)
+                print(name, *sorted({each[4][0] for each in found}))
+            except socket.gaierror as error:
+                print(name, error.errno)
+"""
+
+
+def test_addresses_of_families_that_the_host_has(guest):
+    """AI_ADDRCONFIG (getaddrinfo(3)): a guest looks like a host that is connected by both."""
+    argv = ["-c", CONFIGURED, "web.test", "v4only.test", "v6only.test", "198.51.100.7"]
+    here = guest.world.host.run([guest.world.python, *argv], user="xstest", check=True).stdout
+    assert "web.test 198.51.100.10" in here
+    assert ("web.test 198.51.100.10 2001:db8:20::10" in here) == guest.world.has_ipv6
+    assert guest.run([guest.world.python, *argv], check=True).stdout == here
+
+
 def ask(running, name, timeout=15):
     """One more name to a program that reads them; its next line."""
     seen = running.stdout.count("\n")
