@@ -133,6 +133,19 @@ def test_listening_by_rule(guest: Guest, site: Site) -> None:
 
 
 @guests
+def test_who_may_listen_may_not_connect_for_that(guest: Guest, site: Site) -> None:
+    """Rules of one direction say nothing of the other, whichever address the connection comes from."""
+    world, port = site.world, guest.port()
+    lines = (
+        f"connect {world.web4} 80",
+        f"connect {world.web4} {world.echo_port}",
+        f"listen 0.0.0.0 {port}",
+    )
+    options = ("--allow", f"listen:any:{port}", "--allow", f"{world.web4}:80")
+    assert attempts(guest, site, *lines, options=options) == ["ok", "EACCES", "ok"]
+
+
+@guests
 def test_listening_without_bind_by_rule(guest: Guest, site: Site) -> None:
     """listen on an unbound socket binds by itself: judged all the same."""
     script = """

@@ -86,6 +86,14 @@ def test_ports_of_datagrams(guest: Guest, tries: Path) -> None:
     assert seen == {"made": most, "error": "ENFILE", "again": most}
 
 
+@pytest.mark.slow
+@guests
+def test_more_flows_than_there_may_be(guest: Guest, tries: Path) -> None:
+    """The one idle for longest makes room, and comes again when it is used again."""
+    seen = run(guest, tries, "datagram_flows", guest.world.web4, 7, 10_000)
+    assert seen == {"got": ["before", "after"]}
+
+
 @guests
 def test_connects_that_nobody_answers(guest: Guest, tries: Path) -> None:
     """Threads wait for a silent host; more than there may be are told so at once, and others connect."""
@@ -110,6 +118,8 @@ def test_a_flood_of_calls_is_slowed_down(guest: Guest, tries: Path) -> None:
 FLOODS = {
     "sockets that are refused": ("flood", "127.0.0.1", 9),
     "calls by one socket": ("flood", "10.9.8.7", 9),
+    "a hundred thousand sockets": ("hoard", 100_000),
+    "processes that fork and connect": ("forks", "127.0.0.1", 9),
 }
 
 

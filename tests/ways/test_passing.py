@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from guestkit import no_user_namespaces
 from semantics.attempts import Service
 from world.namespaces import eventually, stop
 
-from .conftest import between, everywhere
+from .conftest import between, everywhere, outcome
 
 if TYPE_CHECKING:
     from world.internet import World
@@ -121,6 +122,38 @@ def test_a_socket_of_another_guest_is_judged_by_the_rules_of_its_user(
     assert guest.native or "done" not in seen.values(), seen
 
 
+RELAYED = """
+import errno, json, os, socket, sys
+there, port = sys.argv[1], int(sys.argv[2])
+
+def reached(path):
+    try:
+        with socket.create_connection(path, 10) as sock:
+            return sock.recv(10).decode() or "nothing"
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+
+listener = socket.create_server(("127.0.0.1", 0))
+if not os.fork():
+    client, _ = listener.accept()
+    client.sendall(reached((there, port)).encode())
+    os._exit(0)
+print(json.dumps({"itself": reached((there, port)), "relayed": reached(listener.getsockname())}))
+"""
+
+
+@everywhere
+def test_a_relay_within_the_guest_opens_nothing(guest: Guest, world: World) -> None:
+    """A process of its own that connects for it is judged as it is."""
+    peer = world.peer
+    with Service(peer.listen(peer.addr4)) as refused:
+        rules = ("--deny", f"{peer.addr4}:{refused.port}")
+        argv = [world.python, "-c", RELAYED, peer.addr4, str(refused.port)]
+        seen = outcome(guest, argv, options=rules)
+        assert bool(refused.clients) == guest.native
+    assert set(seen.values()) == {"service" if guest.native else "EACCES"}
+
+
 RING = f"""
 import ctypes, os, sys
 ring = ctypes.CDLL(None, use_errno=True).syscall(425, 8, ctypes.create_string_buffer(120))
@@ -204,3 +237,38 @@ def test_a_ring_that_a_program_outside_sends(guest: Guest, world: World) -> None
         assert "ENOSYS" not in seen.values()
     else:
         assert set(seen.values()) == {"ENOSYS"}
+
+
+NETWORK = f"""
+import os, sys
+os.dup2(os.open("/proc/self/ns/net", os.O_RDONLY), {FIRST})
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+ENTERING = f"""
+import ctypes, errno, os
+there = os.readlink("/proc/self/fd/{FIRST}")
+libc = ctypes.CDLL(None, use_errno=True)
+entered = not libc.setns({FIRST}, 0x40000000)
+print("done" if entered else errno.errorcode[ctypes.get_errno()], there, os.readlink("/proc/self/ns/net") == there)
+"""
+
+
+@everywhere
+@pytest.mark.parametrize("user", ["xstest", None], ids=["ordinary", "root"])
+@pytest.mark.parametrize("within", ["", "unshare --map-root-user --user"], ids=["", "namespace"])
+def test_the_hosts_network_as_a_descriptor_cannot_be_entered(
+    guest: Guest, world: World, user: str | None, within: str
+) -> None:
+    """Inherited, it comes in as any file does. To enter it takes rights over it (setns(2)), which natively root has."""
+    if within and (reason := no_user_namespaces()):
+        pytest.skip(reason)
+    argv = guest.command([*within.split(), world.python, "-c", ENTERING], (), user)
+    done = world.host.run([world.python, "-c", NETWORK, *argv], user=user, timeout=60)
+    assert done.returncode == 0, done.stderr
+    word, name, is_there = done.stdout.split()
+    assert name == world.host.identity
+    allowed = guest.native and user is None and not within
+    assert (word == "done") == allowed
+    assert word in ("done", "EPERM")
+    # Natively one is there from the start.
+    assert (is_there == "True") == guest.native

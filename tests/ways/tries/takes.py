@@ -101,6 +101,28 @@ def datagram_ports(most: str) -> dict:
     return {"made": made, "error": error, "again": len(again)}
 
 
+def datagram_flows(host: str, port: str, count: str) -> dict:
+    """A datagram to each of so many ports; then one that is answered, whose flow there was before them."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.2)
+        got = []
+
+        def ask(word: bytes) -> None:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                sock.sendto(word, (host, int(port)))
+                with contextlib.suppress(OSError):
+                    got.append(sock.recv(100).decode())
+                    return
+
+        ask(b"before")
+        for other in range(10_000, 10_000 + int(count)):
+            with contextlib.suppress(OSError):
+                sock.sendto(b"x", (host, other))
+        ask(b"after")
+    return {"got": got}
+
+
 def waiting(host: str, count: str) -> dict:
     """Threads that connect to where nobody answers; those that are refused say so."""
     errors: list[str] = []
@@ -144,6 +166,21 @@ def flood(host: str, port: str) -> dict:
     while True:
         with contextlib.suppress(OSError), socket.socket() as sock:
             sock.connect((host, int(port)))
+
+
+def hoard(most: str) -> dict:
+    """For ever: so many sockets held at once, and let go."""
+    while True:
+        sockets("0", most)
+
+
+def forks(host: str, port: str) -> dict:
+    """For ever: processes that fork, each child connecting."""
+    for _ in range(3):
+        if not os.fork():
+            break
+    _fork_for_ever(host, int(port))
+    return {}
 
 
 def bomb(silent: str, host: str, port: str, limit: str) -> dict:
@@ -224,8 +261,21 @@ def reach(host: str, port: str) -> dict:
 
 
 CALLS = (
-    *(sockets, ports, datagram_ports, waiting, connections, calls),
-    *(flood, bomb, modest, reach),
+    *(
+        sockets,
+        ports,
+        datagram_ports,
+        datagram_flows,
+        waiting,
+        connections,
+        calls,
+        flood,
+        hoard,
+        forks,
+        bomb,
+        modest,
+    ),
+    reach,
 )
 result = {call.__name__: call for call in CALLS}[sys.argv[1]](*sys.argv[2:])
 print(json.dumps(result), flush=True)
