@@ -189,6 +189,7 @@ def test_uninstalled_nothing_is_left(installed: Machine, before: str) -> None:
     said = installed(*OWN, "uninstall", "--systemd", "--podman").stdout
     assert f"next: systemctl stop {SOCKET} {SERVICE}; systemctl daemon-reload" in said
     installed.systemctl("stop", SOCKET, SERVICE)
+    assert "code=exited ; status=0" in installed.shown(SERVICE, "ExecStopPost")
     installed.systemctl("daemon-reload")
     assert installed.shown(SERVICE, "LoadState") == "not-found"
     # A folder of its own, empty, until the next boot.

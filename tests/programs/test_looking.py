@@ -152,6 +152,14 @@ def test_a_run_and_its_sockets(runtime: Path, far: socket.socket, path: str) -> 
         assert "co\\x1b[5mm" in said("ss")
         assert "1 established" in said("status")
         assert said("ps", "-q") == f"{guest['guest']}\n"
+        for verb, wanted in (
+            ("ps", [guest["guest"]]),
+            ("ss", [o["connection"] for o in found.values()]),
+        ):
+            plain = [line.split("\t") for line in said(verb, "--plain").splitlines()]
+            assert {row[0] for row in plain} == set(wanted)
+            heads = said(verb).splitlines()[0].split()
+            assert {len(row) for row in plain} == {len(heads)}
         assert set(said("ss", "-q").split()) == {one["connection"] for one in found.values()}
         told = json.loads(said("kill", "--json", talk["connection"]))
         assert told == {"schema": 1, "killed": talk["connection"]}

@@ -116,6 +116,8 @@ def test_what_moves_and_what_was_refused(path: str) -> None:
         screens = said("top", "-n", "2", "--interval", "0.2").splitlines()
         assert [line.split()[0] for line in screens] == ["1", "GUEST", told_id(told)] * 2
         assert screens[-1].split()[2] != "0"
+        (plain,) = said("top", "--plain").splitlines()
+        assert plain.split("\t")[:2] == [told_id(told), "talker"]
 
 
 def told_id(told: dict[str, Any]) -> str:

@@ -189,6 +189,7 @@ def service_unit(places: Places, options: tuple[str, ...]) -> str:
     """systemd.service(5)."""
     command = [sys.executable, "-m", "xensock", "backend", "--containers", places.socket]
     command += [option.replace("%", "%%") for option in options]
+    line = " ".join(map(_quoted, command))
     more = "" if places.user else HARDENING + CAPABILITIES
     wanted = "default.target" if places.user else "multi-user.target"
     return f"""\
@@ -200,7 +201,8 @@ After={NAME}.socket network.target
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={" ".join(map(_quoted, command))}
+ExecStart={line}
+ExecStopPost={line} --cleanup
 Restart=on-failure
 FileDescriptorStoreMax=65536
 KillMode=mixed

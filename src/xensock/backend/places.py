@@ -35,13 +35,19 @@ def directory() -> str | None:
 
 def run_socket() -> str:
     """The path of this run's control socket; those of killed ones are removed. Raises OSError."""
-    where = runtime_directory()
-    for path in where.glob(f"{_RUN}*"):
+    _tidy_runs()
+    return str(runtime_directory() / f"{_RUN}{os.getpid()}")
+
+
+def _tidy_runs() -> list[str]:
+    removed = []
+    for path in runtime_directory().glob(f"{_RUN}*"):
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.setblocking(False)
             if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
                 path.unlink()
-    return str(where / f"{_RUN}{os.getpid()}")
+                removed.append(str(path))
+    return removed
 
 
 def controls() -> list[str]:
@@ -63,7 +69,7 @@ def known(paths: Iterable[str], control: str | None = None) -> Iterator[None]:
     """These sockets are a backend's, as long as the context lasts; `control` is its control socket. Raises OSError."""
     links = []
     paths = [os.path.abspath(path) for path in paths]
-    _tidy({*paths, *([os.path.abspath(control)] if control is not None else [])})
+    _tidy_links({*paths, *([os.path.abspath(control)] if control is not None else [])})
     try:
         for path in paths:
             link = runtime_directory() / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
@@ -80,13 +86,21 @@ def known(paths: Iterable[str], control: str | None = None) -> Iterator[None]:
                 link.unlink()
 
 
-def _tidy(own: set[str]) -> None:
+def tidy() -> list[str]:
+    """Remove what killed backends left in the user's runtime directory; what that was. Raises OSError."""
+    return [*_tidy_links(), *_tidy_runs()]
+
+
+def _tidy_links(own: Iterable[str] = ()) -> list[str]:
     """Drop the links that killed daemons left behind: those that lead nowhere, or to what is another daemon's now."""
     where = runtime_directory()
+    removed = []
     for link in (*where.glob(f"{_PREFIX}*"), *where.glob(f"{_CONTROL}*")):
         with contextlib.suppress(FileNotFoundError):
             if not link.exists() or str(link.readlink()) in own:
                 link.unlink()
+                removed.append(str(link))
+    return removed
 
 
 def sockets() -> list[str]:

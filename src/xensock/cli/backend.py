@@ -91,6 +91,11 @@ host's loopback, link-local and metadata addresses, and listen on ports from
     is_flag=True,
     help="Run behind a small process that starts the backend again if it is killed; guests go on.",
 )
+@click.option(
+    "--cleanup",
+    is_flag=True,
+    help="Serve nobody: remove the sockets that a killed backend with these options left behind.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.pass_context
 def backend(
@@ -116,9 +121,13 @@ def backend(
     control: str | None,
     user: tuple[int, ...],
     hold: bool,
+    cleanup: bool,
     debug: bool,
 ) -> None:
     """Carry out the socket calls of guests that connect to it, on this host's network."""
+    if cleanup:
+        _clean_up(listen, containers, control)
+        return
     if hold:
         from xensock.backend import holder
 
@@ -167,6 +176,25 @@ def backend(
     finally:
         if log is not None:
             log.close()
+
+
+def _clean_up(listen: Sequence[str], *others: str | None) -> None:
+    """Raises UrlError, UserError."""
+    from xensock.backend.cleaning import clean
+    from xensock.transport import url
+
+    urls = [url.parse(each) for each in listen]
+    paths = [each.path for each in urls if each.scheme == "local"]
+    try:
+        removed = clean([*paths, *filter(None, others)])
+    except OSError as error:
+        raise UserError(
+            f"cannot remove {error.filename or 'what is left'}",
+            error.strerror or str(error),
+            "do it as the user that started the backend, or as root",
+        ) from error
+    for path in removed:
+        click.echo(f"removed: {path}")
 
 
 def _check_networks(policy: Policy, listen: Sequence[str], containers: bool) -> None:

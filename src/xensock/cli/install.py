@@ -68,10 +68,11 @@ def install(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @_options
 def uninstall(docker: bool, podman: bool, systemd: bool, dry_run: bool) -> None:
-    """Undo `xensock install`: what files held before is put back."""
+    """Undo `xensock install`, all of it or what is named: what files held before is put back."""
     from xensock.backend import installing
 
-    _some(docker, podman, systemd)
+    if not (docker or podman or systemd):
+        docker = podman = systemd = True
     places = installing.Places.here()
     changes: list[Change] = []
     try:

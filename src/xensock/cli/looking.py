@@ -37,6 +37,11 @@ json_option = click.option(
 quiet_option = click.option(
     "-q", "--quiet", is_flag=True, help="Print identifiers alone, one a line, as `kill` takes them."
 )
+plain_option = click.option(
+    "--plain",
+    is_flag=True,
+    help="Print rows alone, one a line, tabs between columns: for cut(1) and awk(1).",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +122,21 @@ def _print(key: str, rows: Sequence[dict[str, Any]]) -> None:
     click.echo(json.dumps({"schema": SCHEMA, key: rows}, indent=2))
 
 
-def _print_plainly(ids: Sequence[str]) -> None:
+def _print_lines(ids: Sequence[str]) -> None:
     for each in ids:
         click.echo(each)
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    """Aligned columns; what is not there is a dash."""
+def table(head: Sequence[str], lines: Sequence[Sequence[object]], plain: bool = False) -> None:
+    """Aligned columns under their heads; what is not there is a dash. `plain`: tabs between columns, and no heads."""
     rows = [
-        list(head),
-        *(
-            ["-" if cell is None or cell == "" else printable(str(cell)) for cell in line]
-            for line in lines
-        ),
+        ["-" if cell is None or cell == "" else printable(str(cell)) for cell in line]
+        for line in lines
     ]
+    if plain:
+        _print_lines(["\t".join(row) for row in rows])
+        return
+    rows.insert(0, list(head))
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
     for row in rows:
         click.echo(
@@ -148,13 +154,14 @@ def ago(seconds: float) -> str:
 
 @click.command(context_settings=HELP)
 @json_option
+@plain_option
 @quiet_option
 @control_option
-def ps(control: str | None, as_json: bool, quiet: bool) -> None:
+def ps(control: str | None, as_json: bool, plain: bool, quiet: bool) -> None:
     """List the guests of your runs and backends."""
     rows = guests(control)
     if quiet:
-        _print_plainly([row.id for row in rows])
+        _print_lines([row.id for row in rows])
         return
     if as_json:
         _print(
@@ -170,20 +177,22 @@ def ps(control: str | None, as_json: bool, quiet: bool) -> None:
             )
             for row in rows
         ],
+        plain,
     )  # fmt: skip
 
 
 @click.command(context_settings=HELP)
 @click.argument("guest", required=False)
 @json_option
+@plain_option
 @quiet_option
 @control_option
-def ss(guest: str | None, control: str | None, as_json: bool, quiet: bool) -> None:
+def ss(guest: str | None, control: str | None, as_json: bool, plain: bool, quiet: bool) -> None:
     """List the sockets of all guests, or of GUEST."""
     rows = guests(control)
     found = sockets(rows if guest is None else [one_of(rows, guest)])
     if quiet:
-        _print_plainly([one["connection"] for one in found])
+        _print_lines([one["connection"] for one in found])
         return
     if as_json:
         _print("sockets", found)
@@ -201,6 +210,7 @@ def ss(guest: str | None, control: str | None, as_json: bool, quiet: bool) -> No
             )
             for one in found
         ],
+        plain,
     )  # fmt: skip
 
 

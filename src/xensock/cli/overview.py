@@ -21,6 +21,7 @@ from xensock.cli.looking import (
     json_option,
     known,
     one_of,
+    plain_option,
     sockets,
     table,
 )
@@ -152,10 +153,11 @@ def amount(count: float) -> str:
     "-n", "count", type=click.IntRange(1), metavar="N",
     help="End after N looks; else at Ctrl-C, or after one if the output is no terminal.",
 )  # fmt: skip
+@plain_option
 @control_option
-def top(control: str | None, interval: float, count: int | None) -> None:
+def top(control: str | None, interval: float, count: int | None, plain: bool) -> None:
     """Show the guests by what they move, again and again."""
-    clear = sys.stdout.isatty()
+    clear = sys.stdout.isatty() and not plain
     left = count if count is not None else None if clear else 1
     before = look(control)
     while left is None or left > 0:
@@ -163,10 +165,11 @@ def top(control: str | None, interval: float, count: int | None) -> None:
         now = look(control).since(before)
         if clear:
             click.echo(CLEAR, nl=False)
-        click.echo(
-            f"{len(now.backends)} backends, {len(now.rows)} guests, {len(now.sockets)} sockets, "
-            f"{len(now.denials)} refused of late"
-        )
+        if not plain:
+            click.echo(
+                f"{len(now.backends)} backends, {len(now.rows)} guests, {len(now.sockets)} sockets, "
+                f"{len(now.denials)} refused of late"
+            )
         rows = sorted(now.rows, key=lambda row: -sum(now.rates.get(row.id, (0, 0))))
         table(
             ("GUEST", "NAME", "OUT/S", "IN/S", "SOCKETS", "PROCESSES", "SINCE"),
@@ -178,6 +181,7 @@ def top(control: str | None, interval: float, count: int | None) -> None:
                 )
                 for row in rows
             ],
+            plain,
         )  # fmt: skip
         before = now
         left = None if left is None else left - 1

@@ -83,6 +83,21 @@ def test_what_enabling_made_goes_too(places: installing.Places, tmp_path: Path) 
     assert "next" not in run("uninstall", "--systemd")
 
 
+def test_without_a_word_all_is_undone(places: installing.Places, tmp_path: Path) -> None:
+    assert "nothing had to be changed" in run("uninstall")
+    run("install", "--docker", "--podman", "--systemd")
+    assert "--- " in run("uninstall", "--dry-run")
+    run("uninstall")
+    assert files(tmp_path) == {}
+
+
+def test_the_service_cleans_up_when_it_has_ended(places: installing.Places) -> None:
+    """What the backend was started with, and `--cleanup` (systemd.service(5), ExecStopPost)."""
+    text = installing.service_unit(places, ("--control=/run/xensock/control",))
+    (start,) = (line for line in text.splitlines() if line.startswith("ExecStart="))
+    assert f"ExecStopPost={start.removeprefix('ExecStart=')} --cleanup" in text.splitlines()
+
+
 def test_changes_of_others_are_kept(places: installing.Places) -> None:
     run("install", "--docker")
     made = json.loads(places.docker.read_text())

@@ -75,6 +75,26 @@ def test_this_machine_is_described() -> None:
         assert bool(check["remedy"]) == (check["state"] != "ok")
 
 
+def test_rows_for_people() -> None:
+    """The platform first, so that it can be pasted; each row with its mark, a remedy below it."""
+    argv = [*DOCTOR[:-1], DOCTOR[-1].replace(", '--json'", "")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    first, blank, *rows = done.stdout.splitlines()
+    assert first.startswith("xensock ")
+    assert f"Linux {os.uname().release}" in first
+    assert blank == ""
+    report = doctor()
+    marks = {"ok": "✓", "warn": "!", "fail": "✗"}
+    shown = [line[2:].split("  ")[0] for line in rows if line[:2].strip() in marks.values()]
+    assert shown == [check["name"] for check in report["checks"]]
+    for check in report["checks"]:
+        (line,) = (line for line in rows if line[2:].startswith(f"{check['name']}  "))
+        assert line[0] == marks[check["state"]]
+        assert not check["remedy"] or f"→ {check['remedy']}" in done.stdout
+    assert rows[-1].startswith("data paths: ")
+    assert done.returncode == (0 if report["healthy"] else 1)
+
+
 @pytest.mark.alone
 def test_nothing_is_left_behind() -> None:
     def traces() -> list[list[str]]:
