@@ -128,6 +128,19 @@ def test_programs_of_a_domu_as_they_are(dom0: Dom0, back: str) -> None:
     assert "+ nginx ok" in said, said
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2 * SECONDS + 300)
+def test_a_domu_with_programs_of_ours_reboots(dom0: Dom0) -> None:
+    said = dom0.scenario("reboot.py xensock pv 1", SECONDS)
+    assert "FAILED" not in said, said
+    body = re.search(r"^\+ body (\w+)", said, re.MULTILINE)
+    assert body is not None
+    assert re.findall(r"^fetched (\w+)", said, re.MULTILINE) == [body[1]] * 2, said
+    assert "+ life 2 fetches, receives and serves" in said, said
+    assert "+ in xenstore 0" in said, said
+    assert "+ let go" in said, said
+
+
 @pytest.mark.timeout(2 * SECONDS + 300)
 @pytest.mark.parametrize("back", ["xensock", "mended"])
 def test_wget_in_domains_with_rules_of_their_own(dom0: Dom0, back: str) -> None:

@@ -114,6 +114,11 @@ def number(name):
     return int(said) if said.isdigit() else -1
 
 
+def there(old):
+    """Whether the hypervisor still has the domain of that number, be it only for pages that others map."""
+    return re.search(rf"^\S+ +{old} ", run("xl", "list"), re.MULTILINE) is not None
+
+
 def nodes_left(old):
     """How many nodes of a domain's devices are left at dom0's backends."""
     said = run("xenstore-ls", "-f", "/local/domain/0/backend", check=False)
