@@ -150,7 +150,7 @@ static void finish(struct worker *w, struct xs_task *t)
 {
 	struct xs_mover *m = w->thread.mover;
 	struct xs_ended e = {t->token, {xs_count_get(&t->bytes[0]), xs_count_get(&t->bytes[1])}, t->error, t->error_side};
-	bool told, pinned;
+	bool told, pinned, service = t->kind->service; /* whoever has pinned the task may free it, once the lock is open */
 
 	pthread_mutex_lock(&m->lock);
 	slot_free(m, t->token);
@@ -166,7 +166,7 @@ static void finish(struct worker *w, struct xs_task *t)
 			}
 	pthread_mutex_unlock(&w->lock);
 	pthread_mutex_unlock(&m->lock);
-	xs_count_sub(&w->live, !t->kind->service);
+	xs_count_sub(&w->live, !service);
 	if (!pinned)
 		t->kind->destroy(t);
 	if (told)

@@ -109,8 +109,8 @@ static void both_ways(enum xs_role role, bool tcp)
 			got += (size_t)peer_read(&p, buf + got, 2 - got);
 		CHECK(!memcmp(buf, "ef", 2));
 	}
-	close(s[0]);
 	CHECK(xs_mover_release(mover, token, false, 0) == 0);
+	close(s[0]); /* not before: a program that has gone may have ended the connection */
 	peer_close(&p);
 	wait_ended(mover, token);
 }
