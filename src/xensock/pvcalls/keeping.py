@@ -120,13 +120,22 @@ class KeptSession:
     fd: int
     pid: int
     uid: int
-    said: list[tuple[bytes, list[int]]] = field(default_factory=list)
+    hello: bytes = b""
+    nodes: dict[str, str] = field(default_factory=dict)
+    granted: dict[tuple[type, int], tuple[bytes, list[int]]] = field(default_factory=dict)
     last: bytes = b""  # what it said last, which perhaps still waits to be received
     ring: tuple[int, int] | None = None  # requests taken, responses put
     answer: bytes = b""  # the last response
     waiting: dict[int, bytes] = field(default_factory=dict)  # requests without a response
     held: dict[int, dict[str, Any]] = field(default_factory=dict)
     names: int = -1
+
+    @property
+    def said(self) -> list[tuple[bytes, list[int]]]:
+        """Messages that lead to where it is, with the numbers of their descriptors."""
+        found: list[tuple[bytes, list[int]]] = [(self.hello, [])] if self.hello else []
+        found += [(local.encode(local.Write({key: value})), []) for key, value in self.nodes.items()]
+        return [*found, *self.granted.values()]
 
 
 @dataclass(slots=True)
@@ -173,7 +182,7 @@ class Kept:
         found = {fd for rest in self.rests.values() for fd in (rest.fd, rest.memory)}
         for session in self.sessions.values():
             found |= {session.fd, session.names}
-            found.update(fd for _, fds in session.said for fd in fds)
+            found.update(fd for _, fds in session.granted.values() for fd in fds)
             found.update(held["fd"] for held in session.held.values())
         return {fd for fd in found if fd >= 0}
 
@@ -205,23 +214,23 @@ def _take(session: KeptSession, what: str, rest: list[Any]) -> None:
 
 
 def _said(session: KeptSession, packet: bytes, fds: list[int]) -> None:
+    """Each message is one step, however many there were: a guest chooses them, and everybody waits meanwhile."""
     session.last = packet
     message = local.decode_front(packet)
-    over: bytes | None = None
     match message:
+        case local.Hello():
+            session.hello = packet
+        case local.Write(nodes):
+            session.nodes.update(nodes)
+        case local.Memory(first):
+            session.granted[local.Memory, first] = packet, fds
+        case local.Event(port):
+            session.granted[local.Event, port] = packet, fds
+        # Their descriptors' numbers may be others' by now.
         case local.Unmap(first):
-            over = local.encode(local.Memory(first, 1))
+            session.granted.pop((local.Memory, first), None)
         case local.Unevent(port):
-            over = local.encode(local.Event(port))
-        case _:
-            session.said.append((packet, fds))
-    if over is not None:  # its descriptors' numbers may be others' by now
-        session.said = [each for each in session.said if _about(each[0]) != _about(over)]
-
-
-def _about(packet: bytes) -> bytes:
-    """Type, and what it is about."""
-    return packet[:4] + packet[8:12]
+            session.granted.pop((local.Event, port), None)
 
 
 def read(fd: int) -> Kept:

@@ -87,6 +87,27 @@ def test_descriptors_that_were_given_back_are_not_named() -> None:
     journal.close()
 
 
+def test_what_a_guest_says_again_and_again_is_there_once() -> None:
+    """What it takes to read a journal grows as what it says, not by every message that led there."""
+    journal = Journal(lambda: [], at_once)
+    journal.note(*SESSION)
+    hello = local.encode(local.Hello("guest"))
+    journal.note("said", 1, hello, [])
+    for number in range(100):
+        journal.note("said", 1, local.encode(local.Write({})), [])
+        journal.note("said", 1, local.encode(local.Write({"a": str(number), "b": "5"})), [])
+        journal.note("said", 1, local.encode(local.Memory(1, 8)), [20])
+        journal.note("said", 1, local.encode(local.Unmap(1)), [])
+        journal.note("said", 1, local.encode(local.Unevent(number + 1)), [])
+    again = local.encode(local.Memory(1, 4))
+    journal.note("said", 1, again, [21])
+    nodes = [local.encode(local.Write(each)) for each in ({"a": "99"}, {"b": "5"})]
+    session = read(journal.fd).sessions[1]
+    assert session.said == [(hello, []), *((packet, []) for packet in nodes), (again, [21])]
+    assert session.last == again
+    journal.close()
+
+
 def test_rests_outlive_their_session() -> None:
     journal = Journal(lambda: [], at_once)
     journal.note(*SESSION)
