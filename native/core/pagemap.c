@@ -74,6 +74,9 @@ void *xs_pages_map(const struct xs_page_run *runs, size_t count, size_t total)
 			at += runs[i].pages * XS_GRANT_PAGE;
 		}
 	}
+	/* A process that is made later (keeper.c) would hold the memory of guests that are gone. Kept memory is no reason to
+	 * refuse a guest. */
+	(void)madvise(base, total * XS_GRANT_PAGE, MADV_DONTFORK);
 	return base;
 }
 

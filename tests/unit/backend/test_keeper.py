@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from backkit import until
 from xensock import _core
+from xensock.transport.base import PAGE
 
 WALL = 0x40000000
 
@@ -71,6 +74,24 @@ def test_it_has_what_was_opened_since_and_outlives_the_process() -> None:
     assert process.stdin is not None
     process.stdin.close()
     process.stdout.close()
+
+
+@pytest.mark.parametrize("runs", [[(0, 8)], [(4, 2), (1, 1)]], ids=["one", "several"])
+def test_it_has_no_memory_of_guests(runs: list[tuple[int, int]]) -> None:
+    """That is theirs: it goes when they do, whenever the keeper was made."""
+    fd = os.memfd_create("of-a-guest")
+    os.ftruncate(fd, 8 * PAGE)
+    mapped = _core.map_pages([(fd, first, pages) for first, pages in runs])
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = _core.keeper_start(theirs.fileno(), -1)
+    assert ask(ours, 9999)[0] == pid
+    assert "of-a-guest" in Path("/proc/self/maps").read_text()
+    assert "of-a-guest" not in Path(f"/proc/{pid}/maps").read_text()
+    ours.close()
+    assert os.waitpid(pid, WALL) == (pid, 0)
+    theirs.close()
+    del mapped
+    os.close(fd)
 
 
 def test_its_end_disturbs_nobody() -> None:
