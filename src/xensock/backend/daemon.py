@@ -113,6 +113,7 @@ class Daemon:
             elsewhere=self._networks,
         )
         self._listeners: list[Listener] = []
+        self._kept: dict[int, str] = {}  # descriptors of listeners: their names in the store
         self._paused: set[int] = set()
         self.containers: Containers | None = None
         self._reloader: Reloader | None = None
@@ -125,12 +126,26 @@ class Daemon:
         users = self._settings.users
         name = "listen-" + hashlib.sha256(os.fsencode(place.path)).hexdigest()[:32]
         left = inherited().get(name, -1) if self.held else -1
+        listener: Listener
         if left >= 0:
-            return local_back.taken_over(socket.socket(fileno=left), place.path, users)
-        listener = url.listen(where, uids=users)
-        if self.held and place.scheme == "local":
+            listener = local_back.taken_over(socket.socket(fileno=left), place.path, users)
+        else:
+            listener = url.listen(where, uids=users)
+            if not self.held or place.scheme != "local":
+                return listener
             self._store.keep(name, listener.fileno())
+        self._kept[listener.fileno()] = name
         return listener
+
+    def _leave(self, listener: Listener) -> None:
+        """Listen there no more. Where a predecessor still does, nothing of it is changed."""
+        fd = listener.fileno()
+        if fd not in self._paused:
+            asyncio.get_running_loop().remove_reader(fd)
+        name = self._kept.pop(fd, "")
+        if name and not (isinstance(listener, local_back.LocalListener) and listener.stays):
+            self._store.drop(name)  # its path goes: whoever comes next shall not wait at it
+        listener.close()
 
     async def run(self) -> None:
         """Serve until `stop` or a signal. Raises UrlError, OSError for what cannot be listened at."""
@@ -140,16 +155,16 @@ class Daemon:
         control: Control | None = None
         watch = self._follow()
         try:
-            for each in self._settings.listen:
-                self._listeners.append(self._listen(each))
+            for where in self._settings.listen:
+                self._listeners.append(self._listen(where))
             if self._settings.control is not None:
                 control = Control(self, self._settings.users)
                 await control.listen(self._settings.control)
             # What can fail without the containers has not: now the backend that this one replaces may end.
             await asyncio.to_thread(take)
-            for listener in self._listeners:
-                if isinstance(listener, local_back.LocalListener):
-                    listener.stays = False
+            ours = [each for each in self._listeners if isinstance(each, local_back.LocalListener)]
+            for each in ours:
+                each.stays = False
             if self.held and self._settings.listen:
                 self._keeper = Keeper(self.backend)
                 self._keeper.start()
@@ -165,9 +180,7 @@ class Daemon:
                 await loading
         finally:
             for listener in self._listeners:
-                if listener.fileno() not in self._paused:
-                    loop.remove_reader(listener.fileno())
-                listener.close()
+                self._leave(listener)
             if self.containers is not None:
                 await self.containers.close()
             await self.backend.stop(self._reason or "the backend stopped")

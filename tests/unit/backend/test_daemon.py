@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -15,7 +16,9 @@ import pytest
 
 from backkit import Front, free_port, sockaddr, until
 from daemonkit import daemon, gone
-from xensock.backend.daemon import raise_descriptors
+from xensock.backend.daemon import Settings, raise_descriptors, serve
+from xensock.backend.keeper import Keeper
+from xensock.policy.policy import Policy
 from xensock.transport import url
 from xensock.transport.base import TransportError
 from xensock.wire.requests import Bind, Listen
@@ -43,6 +46,34 @@ def test_a_guest_from_another_process(tmp_path: Path) -> None:
             ("bind", "tester", os.getpid()),
             ("listen", "tester", os.getpid()),
         ]
+
+
+def test_one_that_fails_leaves_the_next_no_listener_without_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(keeper: Keeper) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(Keeper, "start", fail)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        holder.bind("")
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + holder.getsockname()[1:].decode())
+        where = f"local:{tmp_path}/s"
+        with pytest.raises(OSError, match="Cannot allocate"):
+            serve(Settings([where], Policy.parse([], []), held=True))
+        assert not (tmp_path / "s").exists()
+        kept: set[str] = set()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told = holder.recv(1000, socket.MSG_DONTWAIT).decode()
+                words = dict(line.split("=", 1) for line in told.split("\n"))
+                if "FDSTORE" in words:
+                    kept.add(words["FDNAME"])
+                    most = set(kept)
+                elif "FDSTOREREMOVE" in words:
+                    kept.discard(words["FDNAME"])
+        assert any(name.startswith("listen-") for name in most)
+        assert kept == set()
 
 
 def test_movers_are_at_most_one_thread_per_core(tmp_path: Path) -> None:
