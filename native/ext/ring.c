@@ -188,6 +188,12 @@ static int back_init(PyObject *self, PyObject *args, PyObject *kwargs)
 			PyBuffer_Release(&b->pages);
 			return -1;
 		}
+		/* What is taken and not answered has its slots for the answers: else there would be no limit. */
+		if (b->ring.req_cons - b->ring.rsp_prod > b->ring.slots) {
+			PyBuffer_Release(&b->pages);
+			PyErr_SetString(PyExc_ValueError, "more requests without a response than the ring has slots");
+			return -1;
+		}
 	}
 	return 0;
 }

@@ -21,8 +21,9 @@ from heldkit import Mortal, mortal
 from xensock.client import sockets
 from xensock.client.attachment import open_link
 from xensock.transport import url
-from xensock.wire import requests
+from xensock.wire import requests, store
 from xensock.wire.extensions import ALL, Extension
+from xensock.wire.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -341,6 +342,32 @@ def test_calls_go_on(backend: Mortal) -> None:
             thread.join(60)
     assert not errors
     link.close()
+
+
+def test_what_was_agreed_holds_whatever_is_written_later(backend: Mortal) -> None:
+    front = Front(url.connect(backend.url, name="tester"), ALL, order=2).handshake()
+    nodes = {extension.request: "0" for extension in ALL}
+    front.session.write({**nodes, "ring-page-order": "0", "port": "77"})
+    backend.kill()
+    for _ in range(2 * store.slots(0)):
+        front.socket()
+    front.close()
+
+
+def test_a_guest_that_ends_takes_nothing_from_others(backend: Mortal) -> None:
+    """Numbers of descriptors that it had are others' by the time that it is gone."""
+    ending = Front(url.connect(backend.url, name="ending"), ALL).handshake()
+    ending.state(State.CLOSING)
+    until(lambda: ending.back == State.CLOSING)
+    fronts = [Front(url.connect(backend.url, name="tester"), ALL).handshake() for _ in range(3)]
+    backend.kill()
+    for front in fronts:
+        _, stream, far = connected(front)
+        with far:
+            stream.send(b"after")
+            assert far.recv(100) == b"after"
+        front.close()
+    ending.close()
 
 
 def test_without_holder_and_backend_there_is_nothing(backend: Mortal) -> None:

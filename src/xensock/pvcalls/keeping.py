@@ -10,7 +10,8 @@ Theory of operation
 
 Records, the session's number first where there is one
     session n fd pid uid            said n packet fds           gone n
-    ring n taken answered last {sequence: request}              names n fd
+    ring n taken answered last {sequence: request} refs port extensions
+    unringed n                      names n fd
     taken n sequence requests       answered n sequence response
     held n id socket                dropped n id
     rest token fd cookie memory length begin reset              rested token
@@ -18,9 +19,13 @@ Records, the session's number first where there is one
 
 from __future__ import annotations
 
+import errno
+import logging
 import marshal
+import math
 import os
 import struct
+import time
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -35,6 +40,8 @@ Record: TypeAlias = tuple[Any, ...]
 _HEAD = struct.Struct("<II")
 LONGEST = 4 << 20  # bytes, from which on the journal is written anew
 FORMAT = 4  # of marshal, which every later Python reads
+PAUSE_S = 1.0  # after a journal could not be written
+log = logging.getLogger("xensock.backend")
 
 
 class Journal:
@@ -46,26 +53,57 @@ class Journal:
         snapshot: Callable[[], Iterable[Record]],
         later: Callable[[Callable[[], None]], object],
         longest: int = LONGEST,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fd = _memory()
         self._snapshot = snapshot
         self._later = later
-        self._long = False
+        self._clock = clock
         self._longest = longest
         self._most = longest
         self._length = 0
+        self._lost = False
+        self._due = False
+        self._not_before = -math.inf
 
     def note(self, *record: Any) -> None:
         """Write a record down."""
-        raw = _framed(record)
-        os.write(self.fd, raw)
-        self._length += len(raw)
-        if self._length > self._most and not self._long:
-            self._long = True
-            self._later(self.rewrite)
+        if not self._lost:
+            raw = _framed(record)
+            try:
+                if os.pwrite(self.fd, raw, self._length) != len(raw):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self._lose(error)
+            else:
+                self._length += len(raw)
+        if (self._lost or self._length > self._most) and not self._due:
+            self._due = self._clock() >= self._not_before
+            if self._due:
+                self._later(self._renew)
+
+    def _lose(self, error: OSError) -> None:
+        os.ftruncate(self.fd, 0)
+        self._lost = True
+        why = error.strerror
+        log.error(
+            "no journal can be kept (%s): guests over rings end with this backend until it can", why
+        )
+
+    def _renew(self) -> None:
+        try:
+            self.rewrite()
+        except OSError as error:
+            self._not_before = self._clock() + PAUSE_S
+            log.warning(
+                "the journal of guests over rings cannot be written anew: %s", error.strerror
+            )
+        finally:
+            self._due = False
 
     def rewrite(self) -> None:
-        """Begin anew. The number of the descriptor stays; it is one journal or the other at any time."""
+        """Begin anew. The number of the descriptor stays; it is one journal or the other at any time. Raises OSError:
+        then it is the one that it was."""
         fd = _memory()
         try:
             raw = b"".join(_framed(record) for record in self._snapshot())
@@ -73,7 +111,9 @@ class Journal:
             os.dup2(fd, self.fd, inheritable=False)
         finally:
             os.close(fd)
-        self._long = False
+        if self._lost:
+            log.info("the journal of guests over rings is kept again")
+        self._lost = False
         self._length = len(raw)
         self._most = max(self._longest, 2 * self._length)
 
@@ -125,6 +165,7 @@ class KeptSession:
     granted: dict[tuple[type, int], tuple[bytes, list[int]]] = field(default_factory=dict)
     last: bytes = b""  # what it said last, which perhaps still waits to be received
     ring: tuple[int, int] | None = None  # requests taken, responses put
+    terms: tuple[list[int], int, list[str]] | None = None  # the ring's pages, its port, extensions
     answer: bytes = b""  # the last response
     waiting: dict[int, bytes] = field(default_factory=dict)  # requests without a response
     held: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -134,7 +175,9 @@ class KeptSession:
     def said(self) -> list[tuple[bytes, list[int]]]:
         """Messages that lead to where it is, with the numbers of their descriptors."""
         found: list[tuple[bytes, list[int]]] = [(self.hello, [])] if self.hello else []
-        found += [(local.encode(local.Write({key: value})), []) for key, value in self.nodes.items()]
+        found += [
+            (local.encode(local.Write({key: value})), []) for key, value in self.nodes.items()
+        ]
         return [*found, *self.granted.values()]
 
 
@@ -196,6 +239,9 @@ def _take(session: KeptSession, what: str, rest: list[Any]) -> None:
         case "ring":
             session.ring = rest[0], rest[1]
             session.answer, session.waiting = rest[2], dict(rest[3])
+            session.terms = rest[4], rest[5], rest[6]
+        case "unringed":
+            session.ring = None
         case "taken" if session.ring is not None:
             taken, answered = session.ring
             session.ring = (taken + len(rest[1])) & 0xFFFFFFFF, answered

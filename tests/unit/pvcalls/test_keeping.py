@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from typing import TYPE_CHECKING
 
-from xensock.pvcalls.keeping import Journal, KeptRest, Record, read, records
+import pytest
+
+from xensock.pvcalls.keeping import PAUSE_S, Journal, KeptRest, Record, read, records
 from xensock.wire import local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SESSION: Record = ("session", 1, 10, 100, 1000)
+TERMS: Record = ([1, 2], 3, ["urgent"])
 
 
 def at_once(what: Callable[[], None]) -> None:
@@ -54,10 +59,67 @@ def test_a_long_one_begins_anew() -> None:
     journal.close()
 
 
+@contextlib.contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """What is written to files ends there, as where memory ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", [0, 5], ids=["nothing", "half"])
+def test_one_that_cannot_be_written_says_nothing_until_it_can(left: int) -> None:
+    state: list[Record] = [SESSION, ("names", 1, 6)]
+    later: list[Callable[[], None]] = []
+    now = 0.0
+    journal = Journal(lambda: state, later.append, clock=lambda: now)
+    journal.note(*SESSION)
+    with files_end_at(os.fstat(journal.fd).st_size + left):
+        journal.note("names", 1, 5)  # nobody is the worse for it
+        assert list(records(journal.fd)) == []
+        journal.note("names", 1, 6)
+        assert list(records(journal.fd)) == []
+    with files_end_at(0):
+        later.pop()()
+        assert list(records(journal.fd)) == []
+        journal.note("names", 1, 7)
+        assert not later  # not at every record
+    now += PAUSE_S
+    journal.note("names", 1, 7)
+    state[1] = ("names", 1, 7)
+    later.pop()()
+    journal.note("names", 1, 8)
+    assert list(records(journal.fd)) == [*state, ("names", 1, 8)]
+    assert not later
+    journal.close()
+
+
+def test_one_that_cannot_begin_anew_goes_on_and_tries_again() -> None:
+    later: list[Callable[[], None]] = []
+    now = 0.0
+    journal = Journal(lambda: [SESSION], later.append, longest=100, clock=lambda: now)
+    wanted: list[Record] = [SESSION]
+    journal.note(*SESSION)
+    for at in range(20):
+        wanted.append(("names", 1, at))
+        journal.note(*wanted[-1])
+    with files_end_at(0):
+        later.pop()()
+    assert list(records(journal.fd)) == wanted
+    now += PAUSE_S
+    journal.note("names", 1, 20)
+    later.pop()()
+    assert list(records(journal.fd)) == [SESSION]
+    journal.close()
+
+
 def test_requests_wait_until_they_are_answered() -> None:
     journal = Journal(lambda: [], at_once)
     journal.note(*SESSION)
-    journal.note("ring", 1, 0xFFFFFFFF, 0xFFFFFFFE, b"last", {4: b"old"})
+    journal.note("ring", 1, 0xFFFFFFFF, 0xFFFFFFFE, b"last", {4: b"old"}, *TERMS)
     journal.note("taken", 1, 5, [b"five", b"six"])
     journal.note("answered", 1, 5, b"answer")
     session = read(journal.fd).sessions[1]
@@ -84,6 +146,20 @@ def test_descriptors_that_were_given_back_are_not_named() -> None:
     kept = read(journal.fd)
     assert kept.sessions[1].said == [(second, [21])]
     assert kept.descriptors() == {10, 21, 30}
+    journal.close()
+
+
+def test_a_ring_that_was_unmapped_is_none() -> None:
+    journal = Journal(lambda: [], at_once)
+    journal.note(*SESSION)
+    journal.note("ring", 1, 0, 0, b"", {}, *TERMS)
+    journal.note("names", 1, 30)
+    session = read(journal.fd).sessions[1]
+    assert (session.ring, session.terms, session.names) == ((0, 0), TERMS, 30)
+    journal.note("names", 1, -1)
+    journal.note("unringed", 1)
+    kept = read(journal.fd)
+    assert (kept.sessions[1].ring, kept.descriptors()) == (None, {10})
     journal.close()
 
 

@@ -310,6 +310,19 @@ def test_rings_need_memory_that_can_be_written(cls: Any) -> None:
         cls(memoryview(bytearray(2 * PAGE))[1 : PAGE + 1])
 
 
+def test_no_more_is_owed_than_there_are_slots() -> None:
+    pages = mmap.mmap(-1, PAGE)
+    back = _core.BackRing(pages)
+    slots = back.slots
+    for taken, answered in ((slots, 0), (5, 5), (slots - 2, (-2) & 0xFFFFFFFF)):
+        _core.BackRing(pages, taken, answered).close()
+    for taken, answered in ((slots + 1, 0), (0, 1), (slots - 1, (-2) & 0xFFFFFFFF)):
+        with pytest.raises(ValueError, match="than the ring has slots"):
+            _core.BackRing(pages, taken, answered)
+    back.close()
+    pages.close()
+
+
 def test_memory_order_is_spelled_in_one_header() -> None:
     words = re.compile(r"\b(atomic_\w+|_Atomic|__atomic\w*|__sync\w*|volatile|stdatomic)\b")
     found = {

@@ -20,6 +20,7 @@ from xensock.transport.base import GrantError, ProtocolError
 from xensock.transport.local_back import LocalBackSession
 from xensock.wire import states, store
 from xensock.wire.errors import WireError
+from xensock.wire.extensions import Extension
 from xensock.wire.states import Action, Event, State
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Session:
         self._backend = backend
         self._transport = transport
         self._ring: _core.BackRing | None = None
+        self._choice: store.Choice | None = None
         self._page: memoryview | None = None
         self._event: base.Event | None = None
         self._seen: State | None = None
@@ -134,16 +136,24 @@ class Session:
         yield "last", self.number, transport.last
         ring, guest = self._ring, self.guest
         if ring is not None and guest is not None:
-            yield "ring", self.number, ring.taken, ring.answered, self._answer, self._waiting
+            counts = ring.taken, ring.answered
+            yield "ring", self.number, *counts, self._answer, self._waiting, *self._terms()
             yield from guest.snapshot()
+
+    def _terms(self) -> tuple[list[int], int, list[str]]:
+        """What the frontend chose. Its nodes may say something else by now."""
+        choice = self._choice
+        assert choice is not None
+        return list(choice.ring_refs), choice.port, [str(each) for each in choice.extensions]
 
     def go_on(self, kept: KeptSession) -> None:
         """Take up what another backend had begun, as far as nobody else can see it. Raises what mapping the command
         ring does."""
         self._be_told()
-        if kept.ring is None:
+        if kept.ring is None or kept.terms is None:
             return
-        self._connect()
+        refs, port, extensions = kept.terms
+        self._connect(store.Choice(tuple(refs), port, frozenset(map(Extension, extensions))))
         assert self._page is not None
         taken, answered = kept.ring
         self._ring = _core.BackRing(self._page, taken, answered)
@@ -182,7 +192,7 @@ class Session:
     def _readable(self) -> None:
         try:
             alive = self._transport.receive()
-        except ProtocolError as error:
+        except (ProtocolError, OSError) as error:
             self.expel(str(error))
             return
         self._look()
@@ -231,16 +241,16 @@ class Session:
 
     def _map(self) -> None:
         """Map the command ring and serve. Raises WireError, GrantError."""
-        self._connect()
+        self._connect(store.parse_frontend(self._transport.nodes))
         assert self._ring is not None
-        self._note("ring", self._ring.taken, self._ring.answered, b"", {})
+        self._note("ring", self._ring.taken, self._ring.answered, b"", {}, *self._terms())
         if self._journal is not None and self.guest is not None:
             self._backend.keep_names(self.guest, -1)
             self._note("names", self.guest.names_fd)
         self._hear_requests()
 
-    def _connect(self) -> None:
-        choice = store.parse_frontend(self._transport.nodes)
+    def _connect(self, choice: store.Choice) -> None:
+        self._choice = choice
         features = store.agree(self._offer, choice)
         self._page = self._transport.map(choice.ring_refs)
         self._event = self._transport.bind(choice.port)
@@ -267,7 +277,9 @@ class Session:
         if self._event is not None:
             self._backend.loop.remove_reader(self._event.wait_fd)
         if guest is not None:
+            self._note("names", -1)  # what is closed now is soon another's
             guest.end()
+            self._note("unringed")
             self._backend.retire(guest)
         if self._ring is not None:
             self._ring.close()
