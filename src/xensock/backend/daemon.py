@@ -166,7 +166,7 @@ class Daemon:
             for each in ours:
                 each.stays = False
             if self.held and self._settings.listen:
-                self._keeper = Keeper(self.backend)
+                self._keeper = Keeper(self.backend, ours)
                 self._keeper.start()
             for listener in self._listeners:
                 loop.add_reader(listener.fileno(), self._accept, listener)

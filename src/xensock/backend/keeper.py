@@ -17,9 +17,11 @@ import array
 import errno
 import logging
 import os
+import select
 import signal
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
 
     from xensock.pvcalls.backend import Backend
     from xensock.pvcalls.serving.guest import Guest
+    from xensock.transport.local_back import LocalListener
 
 RINGS = "rings-"  # and a number: a keeper's name in the holder's store
 JOURNAL = -1  # the number that the journal has for whoever does not know it
 MOST = 250  # XS_KEPT_MOST of core/keeper.h
 PATIENCE_S = 10.0
+END_S = 1.0  # for an old keeper to end
 WALL = 0x40000000  # __WALL of wait(2): the keeper's end is told by no signal
 _PID = struct.Struct("=i")
 log = logging.getLogger("xensock.backend")
@@ -48,8 +52,10 @@ log = logging.getLogger("xensock.backend")
 class Keeper:
     """The keeper of a backend's descriptors, from `start` to `close`."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, listeners: Iterable[LocalListener] = ()) -> None:
+        """`listeners`: where guests come to, who were perhaps taken from the queue and not served yet."""
         self._backend = backend
+        self._listeners = list(listeners)
         self._store = Store()
         self._journal = backend.keep()
         self._name = ""
@@ -57,6 +63,7 @@ class Keeper:
         self._pid = 0
         self._pidfd = -1
         self._sock: socket.socket | None = None
+        self._newcomers: list[tuple[LocalListener, socket.socket]] = []
         backend.keep_names = keep_names
 
     def start(self) -> None:
@@ -65,14 +72,21 @@ class Keeper:
         self._number = max((number for number, _ in before), default=0)
         self._begin()
         takeover = None
+        ends: list[int] = []
         for _, fd in before:
             with socket.socket(fileno=fd) as old:
-                takeover = takeover or self._take_over(old)
+                takeover = self._take_over(old, ends, takeover)
         self._journal.rewrite()
         for number, _ in reversed(before):  # last the one that counts
             self._store.drop(f"{RINGS}{number}")
+        _wait(ends)
         if takeover is not None:
             takeover.end()
+        for listener, sock in self._newcomers:
+            try:
+                self._backend.serve(listener.admit(sock))
+            except PermissionError as error:
+                log.warning("%s", error)
 
     def close(self) -> None:
         """Keep nothing any more."""
@@ -117,22 +131,44 @@ class Keeper:
             self._sock.close()
         self._pid, self._pidfd, self._sock = 0, -1, None
 
-    def _take_over(self, old: socket.socket) -> Takeover | None:
+    def _take_over(
+        self, old: socket.socket, ends: list[int], takeover: Takeover | None
+    ) -> Takeover | None:
+        """Take what a keeper has, unless another had it. `ends`: gets a pidfd of it."""
         old.settimeout(PATIENCE_S)
         try:
             pid, there = _ask(old, [JOURNAL])
-            journal = there[JOURNAL]
-            kept = keeping.read(journal)
-            os.close(journal)
+            ends.append(os.pidfd_open(pid))
+            try:
+                kept = keeping.read(there[JOURNAL])
+            finally:
+                os.close(there[JOURNAL])
+            if takeover is not None:
+                return takeover
             wanted = kept.descriptors()
             _, here = _ask(old, wanted)
             _, strays = _ask(old, _sockets(pid) - wanted)
-            takeover = Takeover(self._backend, here)
-            takeover.begin(kept, strays.values())
+            others = [fd for fd in strays.values() if not self._is_newcomer(fd)]
         except Exception:  # whatever another version has written there: others are to be served
             log.exception("guests over rings cannot be taken over")
-            return None
+            return takeover
+        takeover = Takeover(self._backend, here)
+        try:
+            takeover.begin(kept, others)
+        except Exception:
+            log.exception("guests over rings cannot be taken over")
+            takeover.give_up()
         return takeover
+
+    def _is_newcomer(self, fd: int) -> bool:
+        """Whether a socket is a guest's whom nobody has heard yet; then it is taken."""
+        sock = socket.socket(fileno=fd)
+        for listener in self._listeners:
+            if listener.took(sock):
+                self._newcomers.append((listener, sock))
+                return True
+        sock.detach()
+        return False
 
 
 def _before() -> list[tuple[int, int]]:
@@ -172,6 +208,19 @@ def _ask(keeper: socket.socket, numbers: Iterable[int]) -> tuple[int, dict[int, 
             raise OSError("this process may not have as many descriptors")
         found.update(zip(there, fds, strict=True))
     return pid, found
+
+
+def _wait(ends: list[int]) -> None:
+    """Wait for old keepers to end: what they have is still open, ports are taken. `ends`: pidfds, which are closed."""
+    deadline = time.monotonic() + END_S
+    for fd in ends:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            log.warning(
+                "the process that kept sockets until now does not end; their ports stay taken"
+            )
+        os.close(fd)
 
 
 def _sockets(pid: int) -> set[int]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.serving.session import Session
     from xensock.transport.local_back import Said
 
+LOST = "the backend that had it was killed, and it cannot be served on"
 log = logging.getLogger("xensock.backend")
 
 
@@ -41,35 +42,50 @@ class Takeover:
         self._backend = backend
         self._here = descriptors
         self._sessions: list[Session] = []
+        self._lost: list[Session] = []
         self._rests: list[tuple[int, socket.socket, KeptRest, int]] = []
 
     def begin(self, kept: Kept, strays: Iterable[int]) -> None:
         """Make everything anew. `strays`: sockets that the journal does not know, which are taken."""
         known = set()
-        for session in kept.sessions.values():
-            try:
-                self._session(session)
-            except Exception:
-                log.exception("a guest of the backend before cannot be served on")
-        for held in self._held():
-            if held.sock is not None:
-                known.add(counting.cookie(held.sock))
-        for rest in reversed(kept.rests.values()):  # of one socket the last counts
-            self._rest(rest, known)
-        for fd in strays:
-            self._stray(fd, known)
-        for fd in self._here.values():
-            os.close(fd)
-        self._here.clear()
+        try:
+            for session in kept.sessions.values():
+                try:
+                    self._session(session)
+                except Exception:
+                    log.exception("a guest of the backend before cannot be served on")
+            for held in self._held():
+                if held.sock is not None:
+                    known.add(counting.cookie(held.sock))
+            for rest in reversed(kept.rests.values()):  # of one socket the last counts
+                self._rest(rest, known)
+            for fd in strays:
+                self._stray(fd, known)
+        finally:
+            for fd in self._here.values():
+                os.close(fd)
+            self._here.clear()
+
+    def give_up(self) -> None:
+        """No guest is served on: each is told so at the end."""
+        while self._sessions:
+            self._lose(self._sessions.pop())
+
+    def _lose(self, session: Session) -> None:
+        """Nobody shall see it before the end: until then another can still take over."""
+        session.lost = True
+        self._lost.append(session)
 
     def end(self) -> None:
         """Set it to work."""
+        for session in self._lost:
+            session.expel(LOST)
         for session in self._sessions:
             try:
                 session.run_on()
             except Exception:
                 log.exception("a guest of the backend before cannot be served on")
-                session.expel("it cannot be served on")
+                session.expel(LOST)
         for token, sock, rest, memory in self._rests:
             try:
                 resuming.deliver(self._backend, sock, rest, memory)
@@ -96,7 +112,7 @@ class Takeover:
             session.go_on(kept)
             self._sockets(session, kept)
         except Exception:
-            session.expel("the backend that had it was killed, and it cannot be served on")
+            self._lose(session)
             raise
         self._sessions.append(session)
 

@@ -125,17 +125,22 @@ class LocalBackSession:
         cls, sock: socket.socket, pid: int, uid: int, said: Said, last: bytes, limits: Limits
     ) -> LocalBackSession:
         """A session that another process had. `said`: what the frontend did, with its descriptors, which are taken;
-        `last`: its last message, which is perhaps still to be received. Raises ProtocolError, WireError."""
+        `last`: its last message, which is perhaps still to be received. Raises ProtocolError, WireError: then all that
+        was taken is closed."""
         session = cls(sock, pid, uid, limits)
         session.last, session._doubtful = last, True
-        for packet, fds in said:
-            message = local.decode_front(packet)
-            try:
+        try:
+            for packet, fds in said:
+                message = local.decode_front(packet)
                 if isinstance(message, local.Hello):
                     session._guest = _shown(message.name)
                 else:
                     session._take(message, fds)
-            finally:
+        except BaseException:
+            session.close()
+            raise
+        finally:
+            for _, fds in said:  # what it has no room for
                 local_packets.close_all(fds)
         return session
 
@@ -461,6 +466,23 @@ class LocalListener:
             sock, _ = self._sock.accept()
         except (BlockingIOError, ConnectionError):
             return None
+        return self.admit(sock)
+
+    def took(self, sock: socket.socket) -> bool:
+        """Whether a socket was accepted here, by whichever process, and the frontend's first message still waits."""
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            return False
+        if sock.getsockname() != self._sock.getsockname():
+            return False
+        try:
+            packet, fds = local_packets.receive(sock, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            local_packets.close_all(fds)
+            return isinstance(local.decode_front(packet), local.Hello)
+        except (OSError, ProtocolError, WireError):
+            return False
+
+    def admit(self, sock: socket.socket) -> LocalBackSession:
+        """The frontend that was accepted. Raises PermissionError."""
         try:
             size = struct.calcsize("=iII")
             raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)

@@ -10,6 +10,7 @@ import pytest
 from test_local_back import close, give, make_port, send
 
 from xensock.transport.base import PAGE, Limits, ProtocolError
+from xensock.transport.budget import DESCRIPTORS
 from xensock.transport.local_back import LocalBackSession, listen, taken_over
 from xensock.wire import local
 
@@ -80,6 +81,45 @@ def test_everything_that_it_had_done_is_there(pair: Pair) -> None:
     assert local.decode_back(pair.front.recv(100)) == local.Welcome()
     # What it says of itself is what the next one needs.
     assert {packet for packet, _ in again.said()} == {packet for packet, _ in pair.said}
+
+
+def test_one_that_cannot_go_on_leaves_nothing_behind(pair: Pair) -> None:
+    send(pair.front, local.Hello("guest"))
+    give(pair.front, 5, 2)
+    close(make_port(pair.front, 7))
+    give(pair.front, 20, 2)
+    assert pair.back.receive()
+    hello, memory, port, more = pair.said
+    before, used = set(os.listdir("/proc/self/fd")), DESCRIPTORS.used
+    copies = [(packet, [os.dup(fd) for fd in fds]) for packet, fds in (memory, port, more)]
+    said = [(hello[0], []), *copies[:2], (memory[0], [os.dup(memory[1][0])]), copies[2]]
+    sock = socket.socket(fileno=os.dup(pair.theirs.fileno()))
+    with pytest.raises(ProtocolError, match="granted already"):
+        LocalBackSession.go_on(sock, 1, 2, said, b"", Limits())
+    assert (set(os.listdir("/proc/self/fd")), DESCRIPTORS.used) == (before, used)
+
+
+def test_a_frontend_that_another_process_took(tmp_path: Path) -> None:
+    """It is one as long as nobody has heard it."""
+    listener, other = (listen(str(tmp_path / name)) for name in ("one", "other"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as front:
+        front.connect(str(tmp_path / "one"))
+        at = socket.socket(fileno=os.dup(listener.fileno()))
+        taken, _ = at.accept()
+        assert not listener.took(taken)
+        send(front, local.Hello("guest"))
+        assert [each.took(taken) for each in (listener, other)] == [True, False]
+        assert not listener.took(at)
+        assert not listener.took(front)
+        session = listener.admit(taken)
+        assert session.receive()
+        assert (session.guest, session.pid) == ("guest", os.getpid())
+        send(front, local.Write({"state": "3"}))
+        assert not listener.took(taken)
+        session.close()
+        at.close()
+    listener.close()
+    other.close()
 
 
 @pytest.mark.parametrize("what", ["hello", "memory", "port", "write"])

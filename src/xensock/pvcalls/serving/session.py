@@ -43,6 +43,7 @@ class Session:
 
     number   names it among all sessions of this process
     guest    its sockets, once it is connected
+    lost     whether it cannot go on after its backend was killed: it is to be expelled, and no successor told of it
     """
 
     def __init__(self, backend: Backend, transport: base.BackSession) -> None:
@@ -50,7 +51,7 @@ class Session:
         self.since = time.time()
         self.state = State.INITIALISING
         self.guest: Guest | None = None
-        self.gone = False
+        self.gone = self.lost = False
         self._backend = backend
         self._transport = transport
         self._ring: _core.BackRing | None = None
@@ -128,7 +129,12 @@ class Session:
     def snapshot(self) -> Iterator[Record]:
         """What the journal says of this session."""
         transport = self._transport
-        if self._journal is None or self.gone or not isinstance(transport, LocalBackSession):
+        if (
+            self._journal is None
+            or self.gone
+            or self.lost
+            or not isinstance(transport, LocalBackSession)
+        ):
             return
         yield "session", self.number, self._fd, transport.pid, transport.uid
         for packet, fds in transport.said():
