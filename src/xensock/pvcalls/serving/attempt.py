@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from xensock import _core
 from xensock.pvcalls.serving import moving
 from xensock.pvcalls.serving.addresses import own_name
 from xensock.pvcalls.serving.held import Held, Phase
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Seconds between attempts at a listener whose queue is full, where it does not say when it has room.
 RETRY, RETRY_MOST = 0.01, 1.0
 UNDECIDED = 0.1  # the delay between two attempts from which on the guest does not wait for a decision any more
+NOBODY = bytes(16)  # AF_UNSPEC
 # What start() says where the answer to an asynchronous CONNECT is EINPROGRESS.
 _TCP = (0, errno.EINPROGRESS, errno.EAGAIN)
 UNDER_WAY: dict[int, tuple[int, ...]] = {
@@ -92,6 +94,7 @@ def begin(
             except OSError as failure:
                 error = failure.errno or errno.EIO
         if error:
+            dissolve(held)
             held.phase, held.ring = Phase.FRESH, None
             if call.answered:
                 held.error = error
@@ -144,6 +147,13 @@ def begin(
 
     held.phase = Phase.CONNECTING
     again()
+
+
+def dissolve(held: Held) -> None:
+    """Have the host's socket neither connected nor connecting (connect(2), AF_UNSPEC): what goes on in the kernel would
+    be the outcome of the next attempt otherwise."""
+    if held.sock is not None and held.family in (socket.AF_INET, socket.AF_INET6):
+        _core.connect_start(held.sock.fileno(), NOBODY, 0)
 
 
 def answer(guest: Guest, call: Call, held: Held, error: int) -> None:

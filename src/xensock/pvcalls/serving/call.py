@@ -29,6 +29,7 @@ class Call:
     answered: bool = False
     sequence: int = 0  # among the requests of its session
     slot: bytes = b""  # the request itself
+    again: bool = False  # another backend had received it, and perhaps begun
 
     def answer(self, ret: int = 0) -> None:
         """Answer with a result as the wire has it, and nothing beside it."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xensock.wire.requests import Connect
 
 
+# What connect(2) says of a connection that it has begun before.
 BEGUN = {errno.EISCONN: 0, errno.EALREADY: errno.EINPROGRESS}
 
 
@@ -60,6 +61,7 @@ def connect(guest: Guest, call: Call, request: Connect) -> None:
         return
     plan = _plan(guest, call, held, end, decision, own)
     if isinstance(plan, Decision):
+        attempt.dissolve(held)  # another backend may have begun it, under other rules
         guest.record(call, Verb.CONNECT, str(end), plan, plan.error)
         call.fail(plan.error)
         return
@@ -115,14 +117,17 @@ def _plan(
             call, Verb.CONNECT, str(end), held.decided[0], error, outcome=outcome, begun=held
         )
 
+    begin = Begin(held, end, call.again)
     if decision is asking.SERVED:
+        attempt.dissolve(held)
         way = asking.way(held, end)
     elif far is not None:
+        attempt.dissolve(held)
         way = far.way
     elif terms is not None:
-        way = attempt.Way(lambda sock: start(sock, end), lambda held: strictly.move(held, terms))
+        way = attempt.Way(begin, lambda held: strictly.move(held, terms))
     else:
-        way = joining.way(held, end) or attempt.Way(lambda sock: start(sock, end))
+        way = joining.way(held, end) or attempt.Way(begin)
     return Plan(way, done, said)
 
 
@@ -200,7 +205,20 @@ def decide(guest: Guest, end: Endpoint) -> tuple[Decision, bool]:
     return guest.point.connect(Protocol.TCP, inner, guest.transport.pid), False
 
 
-def start(sock: socket.socket, end: Endpoint) -> int:
-    """Start connecting a non-blocking socket, unless that was done; 0, EINPROGRESS, or the errno of connect(2)."""
-    error = _core.connect_start(sock.fileno(), end.sockaddr(), 0)
-    return BEGUN.get(error, error)
+class Begin:
+    """Connects a non-blocking socket, and is asked again later: 0, EINPROGRESS, or the errno of connect(2).
+
+    `begun`: another backend may have begun just this. The kernel does not say where a connection leads that exists, so
+    one that was begun by nobody known is dissolved.
+    """
+
+    def __init__(self, held: Held, end: Endpoint, begun: bool) -> None:
+        self._held, self._address, self._begun = held, end.sockaddr(), begun
+
+    def __call__(self, sock: socket.socket) -> int:
+        error = _core.connect_start(sock.fileno(), self._address, 0)
+        if error in BEGUN and not self._begun:
+            attempt.dissolve(self._held)
+            error = _core.connect_start(sock.fileno(), self._address, 0)
+        self._begun = True
+        return BEGUN.get(error, error)

@@ -141,21 +141,28 @@ class Guest:
             Call(self, bad.req_id, bad.cmd, bad.id, sequence=sequence).answer(bad.ret)
             return
         cmd = int.from_bytes(slot[4:8], "little")
-        call = Call(self, req_id, cmd, request.id, sequence=sequence, slot=slot)
-        if not (again and repeating.done(self, call, request)):
-            self.handle(call, request)
+        call = Call(self, req_id, cmd, request.id, sequence=sequence, slot=slot, again=again)
+        self.handle(call, request)
 
     def handle(self, call: Call, request: requests.Request) -> None:
         """Carry out a request, or refuse it."""
         try:
-            HANDLERS[type(request)](self, call, request)
-        except UnsupportedError:
+            if not (call.again and repeating.done(self, call, request)):
+                HANDLERS[type(request)](self, call, request)
+        except Exception as failure:
+            if call.again:
+                repeating.undo(self, request)
+            self._refuse(call, request, failure)
+
+    def _refuse(self, call: Call, request: requests.Request, failure: Exception) -> None:
+        if isinstance(failure, UnsupportedError):
             call.unsupported()
-        except OSError as error:
-            call.fail(error.errno or errno.EIO)
-        except Exception:
+        elif isinstance(failure, OSError):
+            call.fail(failure.errno or errno.EIO)
+        else:
             # No decision means no; the fault is shown, not hidden.
-            self.log.exception("internal error, %s of %s was refused", request, self.name)
+            what = "internal error, %s of %s was refused"
+            self.log.error(what, request, self.name, exc_info=failure)
             if not call.answered:
                 call.fail(errno.EPERM)
 

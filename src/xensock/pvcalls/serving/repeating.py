@@ -50,6 +50,13 @@ def done(guest: Guest, call: Call, request: requests.Request) -> bool:
     return True
 
 
+def undo(guest: Guest, request: requests.Request) -> None:
+    """A repeated request is refused: a CONNECT leaves no connection then that the other backend had begun."""
+    held = guest.sockets.get(request.id)
+    if isinstance(request, requests.Connect) and held is not None and held.phase == Phase.FRESH:
+        attempt.dissolve(held)
+
+
 def _is_bound(held: Held, address: bytes) -> bool:
     """Whether a socket has the port that a BIND asks for; any, where that asks for none."""
     if not held.is_bound:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from xensock import _core
 from xensock.calls.address import Endpoint
-from xensock.pvcalls.serving import connecting, counting, datagrams, listening, moving, resolving
+from xensock.pvcalls.serving import (
+    attempt,
+    connecting,
+    counting,
+    datagrams,
+    listening,
+    moving,
+    resolving,
+)
 from xensock.pvcalls.serving.call import Call
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.pvcalls.serving.rings import map_ring
@@ -120,9 +128,10 @@ def _connect_on(guest: Guest, held: Held) -> None:
     try:
         req_id, request = decode_request(held.request, guest.extensions)
     except BadRequest:
+        attempt.dissolve(held)
         return
     cmd = int.from_bytes(held.request[4:8], "little")
-    call = _Answered(guest, req_id, cmd, held.id, answered=True, slot=held.request)
+    call = _Answered(guest, req_id, cmd, held.id, answered=True, slot=held.request, again=True)
     guest.handle(call, request)
     if not call.failed or not isinstance(request, Connect):
         return
