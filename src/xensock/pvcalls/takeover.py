@@ -13,7 +13,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from xensock.pvcalls.serving import counting, resuming
+from xensock.pvcalls.serving import counting, marking, resuming
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.transport.base import Limits
 from xensock.transport.local_back import LocalBackSession
@@ -185,9 +185,8 @@ class Takeover:
         open_ = now.state in (counting.State.ESTABLISHED, counting.State.CLOSE_WAIT)
         if not fresh or not open_ or struct.unpack("ii", linger)[0]:
             return None
-        port = sock.getsockname()[1]
+        came_from = marking.origin(sock)
         for held in self._held():
-            listens = held.phase == Phase.LISTENING and held.family == sock.family
-            if listens and held.host.getsockname()[1] == port:
+            if held.phase == Phase.LISTENING and counting.cookie(held.host) == came_from:
                 return held
         return None

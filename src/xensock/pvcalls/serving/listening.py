@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
-from xensock.pvcalls.serving import consulting, joining, moving
+from xensock.pvcalls.serving import consulting, joining, marking, moving
 from xensock.pvcalls.serving.addresses import endpoint, name_of
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.pvcalls.serving.limits import refuse
@@ -117,6 +117,8 @@ def listen(guest: Guest, call: Call, request: Listen, told: Decision | None = No
     error = decision.error
     if decision.allowed:
         try:
+            if guest.journal is not None:
+                marking.mark(held.host)
             held.host.listen(min(request.backlog, LONGEST_BACKLOG))
             held.phase = Phase.LISTENING
             held.backlog = min(request.backlog, MOST_JOINED)
