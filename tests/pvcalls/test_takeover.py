@@ -348,6 +348,7 @@ def test_what_was_agreed_holds_whatever_is_written_later(backend: Mortal) -> Non
     front = Front(url.connect(backend.url, name="tester"), ALL, order=2).handshake()
     nodes = {extension.request: "0" for extension in ALL}
     front.session.write({**nodes, "ring-page-order": "0", "port": "77"})
+    front.socket()  # the backend reads what came before it
     backend.kill()
     for _ in range(2 * store.slots(0)):
         front.socket()
