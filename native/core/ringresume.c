@@ -28,8 +28,11 @@ void xs_ringflow_resume(struct xs_ringflow *f, const struct xs_ring_start *s)
 	f->error = out ? out : s->error;
 	f->shut = s->shut;
 	f->stopping = s->stopping;
-	/* The end cannot be before what the socket has. */
-	f->stop = (int32_t)(s->stop - s->rx) < 0 ? s->rx : s->stop;
+	/* What was noted is a word of the guest's, and from before the mover stopped: an end that the ring cannot have is
+	 * where it ends now. */
+	f->stop = s->stop;
+	if (f->stop - s->rx > r->rx.size)
+		f->stop = s->rx + xs_readable(&r->rx);
 	f->look = true;
 }
 

@@ -271,6 +271,23 @@ def test_going_on_to_an_end_that_was_announced(mover: "_core.Mover") -> None:
     peer.close()
 
 
+@pytest.mark.parametrize("stop", [0, 2, 5, 8, (1 << 31) + 4, (1 << 32) - 1, 8 + (2048 << ORDER)])
+def test_going_on_to_an_end_that_cannot_be(mover: "_core.Mover", stop: int) -> None:
+    """Where it was noted is what the guest had written: the ring ends where it ends now, and nothing comes after it."""
+    peer = Peer("front")
+    near, far = tcp_pair()
+    near.settimeout(5)
+    with near:
+        peer.write(b"12345678")
+        token = go_on(mover, far, peer, (3, 0, False, stop, 0))
+        expected = b"45678"[: stop - 3] if 3 <= stop <= 8 else b"45678"
+        assert near.recv(len(expected)) == expected
+        peer.write(b"more")
+        assert near.recv(100) == b""
+        _core.mover_release(mover, token, False, 0)
+    peer.close()
+
+
 def test_going_on_with_one_that_has_died(mover: "_core.Mover") -> None:
     """The socket tells nobody any more why."""
     peer = Peer("front")

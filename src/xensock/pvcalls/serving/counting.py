@@ -53,6 +53,17 @@ class Counts:
 
 def counts(sock: socket.socket) -> Counts:
     """What the kernel says of a socket that nobody uses meanwhile. Raises OSError."""
+    inline = socket.SOL_SOCKET, socket.SO_OOBINLINE
+    if sock.getsockopt(*inline):
+        return _counts(sock)
+    sock.setsockopt(*inline, 1)  # else what waits ends at an urgent byte (tcp(7), SIOCINQ)
+    try:
+        return _counts(sock)
+    finally:
+        sock.setsockopt(*inline, 0)
+
+
+def _counts(sock: socket.socket) -> Counts:
     before = _info(sock)
     for _ in range(TRIES):
         out = _queue(sock, termios.TIOCOUTQ)
@@ -89,28 +100,44 @@ class Start:
 
 
 def resumed(
-    sock: socket.socket, begun: tuple[int, int, int, int], shown: int, stop: int
+    sock: socket.socket,
+    begun: tuple[int, int, int, int],
+    shown: int,
+    stop: int,
+    told: tuple[int, int] = (0, 0),
 ) -> Start | None:
     """Where another process stopped. `begun`: both counts and both indexes when it began; `shown`: in_prod as the ring
-    has it; `stop`: the index at which `out` ends, -1 where it has no end. None: the socket was disconnected, or reset
-    before anything came. Raises OSError."""
+    has it; `stop`: the index at which `out` ends, or one before that, -1 where it has no end; `told`: the errno of `in`
+    and of `out` as the ring has them. None: the socket was disconnected, or reset before anything came. Raises
+    OSError."""
     taken, given, out, into = begun
     now = counts(sock)
     sent, read = now.taken - taken, now.given - given
     if sent < 0 or read < 0 or (now.state == State.CLOSE and not now.any):
         return None
-    shut, ended, error = now.state in SENT_END, now.state in HAS_END, 0
+    shut = now.state in SENT_END
+    ended, end, error = now.state in HAS_END, shut, 0
     if now.state == State.CLOSE:
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         shut = stop >= 0
-        # An end that came is in the count or not; nothing but what was shown last can tell.
-        ended = shown == (into + read - 1) & 0xFFFFFFFF and read > 0
+        end = shut and 0 < (out + sent - stop) & 0xFFFFFFFF < 1 << 31
+        ended = _came(error, end, told, shown == (into + read - 1) & 0xFFFFFFFF and read > 0)
         if not error and not shut:
             error = errno.ECONNRESET  # it was told to the other process
-    if shut and (out + sent - stop) & 0xFFFFFFFF == 1:
-        sent -= 1  # the end
+    sent -= end
     read -= ended
     return Start((out + sent) & 0xFFFFFFFF, (into + read) & 0xFFFFFFFF, shut, error)
+
+
+def _came(error: int, end: bool, told: tuple[int, int], shown: bool) -> bool:
+    """Whether a connection that is over had its peer's end, which is in the count then. `end`: ours was sent; `shown`:
+    whether the ring shows one byte less than the count has."""
+    error = error or told[1]
+    if told[0] == errno.ENOTCONN or error == errno.EPIPE or (end and not error):
+        return True  # it was read; a reset after it (tcp_reset); there is no other way to end without an error
+    if error == errno.ECONNRESET and not end:
+        return False  # after the peer's end it would have been EPIPE
+    return shown
 
 
 def cookie(sock: socket.socket) -> int:

@@ -99,7 +99,7 @@ def _move_on(guest: Guest, held: Held) -> None:
     with suppress(OSError):
         if held.start is not None and held.sock is not None:
             shown = int.from_bytes(ring.indexes[indexes.IN_PROD : indexes.IN_PROD + 4], "little")
-            start = counting.resumed(held.sock, held.start, shown, held.stop)
+            start = counting.resumed(held.sock, held.start, shown, held.stop, ring.told())
         if start is not None:
             going_on = (start.rx, start.tx, start.shut, held.stop, start.error)
             token = moving.join(held, os.dup(held.host.fileno()), going_on)

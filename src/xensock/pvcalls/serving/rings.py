@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xensock.pvcalls.serving.limits import refuse
 from xensock.transport.base import GrantError
 from xensock.wire import indexes
-from xensock.wire.errors import WireError, to_wire
+from xensock.wire.errors import WireError, from_wire, to_wire
 from xensock.wire.extensions import Extension
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ class MappedRing:
         self.indexes[indexes.OUT_ERROR : indexes.OUT_ERROR + 4] = word
         self.indexes[indexes.IN_ERROR : indexes.IN_ERROR + 4] = word
         self.event.notify()
+
+    def told(self) -> tuple[int, int]:
+        """The errno by which the guest was told that `in` and `out` ended, 0 where they did not."""
+        ends = indexes.IN_ERROR, indexes.OUT_ERROR
+        of_in, of_out = (from_wire(_I32.unpack_from(self.indexes, at)[0]) for at in ends)
+        return of_in, of_out
 
     def connected(self) -> None:
         """Tell the guest that an asynchronous connect is done."""

@@ -96,8 +96,11 @@ def test_ends_that_went_first(pair: Pair) -> None:
     far.shutdown(socket.SHUT_WR)
     state(near, State.CLOSE)
     near.recv(10)
-    # In this state the kernel does not say whether an end came: what the ring shows does.
-    assert at(near, begun, IN + 10, stop) == (20, 10, True, 0)
+    for shown in (IN, IN + 10):  # killed before the index was moved, or after it
+        assert at(near, begun, shown, stop) == (20, 10, True, 0)
+    near.recv(20)
+    assert near.recv(1) == b""
+    assert at(near, begun, IN + 10, stop) == (20, 30, True, 0)
 
 
 def test_a_reset(pair: Pair) -> None:
@@ -110,6 +113,60 @@ def test_a_reset(pair: Pair) -> None:
     assert at(near, begun, IN + 10) == (0, 10, False, errno.ECONNRESET)
     # Whoever is told so is told once; it was no orderly end all the same.
     assert at(near, begun, IN + 10) == (0, 10, False, errno.ECONNRESET)
+
+
+def test_a_reset_after_a_byte_that_was_not_shown(pair: Pair) -> None:
+    near, far, begun = pair
+    far.send(b"y")
+    near.recv(1)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    state(near, State.CLOSE)
+    assert at(near, begun) == (0, 1, False, errno.ECONNRESET)
+
+
+def test_a_reset_after_the_end(pair: Pair) -> None:
+    near, far, begun = pair
+    near.send(b"x" * 20)
+    far.send(b"y" * 30)
+    far.shutdown(socket.SHUT_WR)
+    state(near, State.CLOSE_WAIT)
+    near.recv(10)
+    far.close()  # with bytes that it has not read: a reset
+    state(near, State.CLOSE)
+    assert at(near, begun) == (20, 10, False, errno.EPIPE)
+
+
+def test_an_end_further_on_than_was_noted(pair: Pair) -> None:
+    near, far, begun = pair
+    near.send(b"x" * 20)
+    near.shutdown(socket.SHUT_WR)
+    noted = (OUT + 15) & 0xFFFFFFFF
+    assert at(near, begun, IN, noted) == (20, 0, True, 0)
+    far.recv(100)
+    far.shutdown(socket.SHUT_WR)
+    state(near, State.CLOSE)
+    assert at(near, begun, IN, noted) == (20, 0, True, 0)
+
+
+@pytest.mark.parametrize("inline", [0, 1])
+def test_urgent_bytes_that_wait(pair: Pair, inline: int) -> None:
+    near, far, begun = pair
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
+    far.send(b"abc")
+    far.send(b"u", socket.MSG_OOB)
+    far.send(b"defg")
+    until(lambda: came(near, 8))
+    assert at(near, begun) == (0, 0, False, 0)
+    assert near.recv(100) == b"abc"
+    assert at(near, begun, IN + 3) == (0, 3, False, 0)
+    assert near.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE) == inline
+
+
+def came(sock: socket.socket, count: int) -> bool:
+    """Whether so many bytes have come, urgent ones among them."""
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    return int.from_bytes(raw[128:136], "little") >= count
 
 
 def test_one_that_was_reset_on_purpose(pair: Pair) -> None:
