@@ -74,7 +74,7 @@ class Journal:
                 if os.pwrite(self.fd, raw, self._length) != len(raw):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
-                self._lose(error)
+                self.lose(error)
             else:
                 self._length += len(raw)
         if (self._lost or self._length > self._most) and not self._due:
@@ -82,7 +82,8 @@ class Journal:
             if self._due:
                 self._later(self._renew)
 
-    def _lose(self, error: OSError) -> None:
+    def lose(self, error: OSError) -> None:
+        """Say nothing until all can be said anew."""
         os.ftruncate(self.fd, 0)
         self._lost = True
         why = error.strerror

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -17,6 +18,7 @@ from test_keeper import alive, ask
 from backkit import Serving, until
 from xensock.backend import keeper
 from xensock.backend.keeper import JOURNAL, Keeper
+from xensock.pvcalls.keeping import Journal
 from xensock.pvcalls.takeover import Takeover
 from xensock.transport import local_back
 from xensock.wire import local
@@ -174,3 +176,17 @@ def test_a_session_that_cannot_go_on_is_told_so_at_the_end(
     start()
     assert before == [[]]
     assert local.Goodbye in kept.said()
+
+
+def test_guests_are_served_on_where_no_journal_can_be_written(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, start = following("noted")
+    with monkeypatch.context() as patch:
+
+        def fail(journal: Journal) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(Journal, "rewrite", fail)
+        start()
+    assert local.Nodes in kept.said()
