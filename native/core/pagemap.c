@@ -74,10 +74,12 @@ void *xs_pages_map(const struct xs_page_run *runs, size_t count, size_t total)
 			at += runs[i].pages * XS_GRANT_PAGE;
 		}
 	}
-	/* A process that is made later (keeper.c) would hold the memory of guests that are gone. Kept memory is no reason to
-	 * refuse a guest. */
-	(void)madvise(base, total * XS_GRANT_PAGE, MADV_DONTFORK);
 	return base;
+}
+
+int xs_pages_own(void *address, size_t total)
+{
+	return madvise(address, total * XS_GRANT_PAGE, MADV_DONTFORK) ? errno : 0;
 }
 
 void xs_pages_unmap(void *address, size_t total)

@@ -29,4 +29,8 @@ const char *xs_region_fault(int fd, uint64_t pages);
 void *xs_pages_map(const struct xs_page_run *runs, size_t count, size_t total);
 void xs_pages_unmap(void *address, size_t total);
 
+/* Processes that are made from now on do not have them mapped: they would keep the memory of guests that are gone. An
+ * errno. */
+int xs_pages_own(void *address, size_t total);
+
 #endif

@@ -111,6 +111,22 @@ static PyObject *region_fault(PyObject *self, PyObject *args)
 	return PyUnicode_FromString(fault ? fault : "");
 }
 
+static PyObject *own(PyObject *self, PyObject *none)
+{
+	struct pagemap *p = (struct pagemap *)self;
+
+	(void)none;
+	errno = xs_pages_own(p->address, p->pages);
+	if (errno)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef own_methods[] = {
+	{"own", own, METH_NOARGS, "own(): processes that are made from now on do not have these pages mapped"},
+	{NULL, NULL, 0, NULL},
+};
+
 static PyMemberDef members[] = {
 	{"__weaklistoffset__", T_PYSSIZET, offsetof(struct pagemap, weak), READONLY, NULL},
 	{NULL, 0, 0, 0, NULL},
@@ -120,6 +136,7 @@ static PyType_Slot type_slots[] = {
 	{Py_tp_doc, "Mapped pages, writable; unmapped when the last view is gone"},
 	{Py_tp_dealloc, dealloc},
 	{Py_tp_members, members},
+	{Py_tp_methods, own_methods},
 	{Py_bf_getbuffer, get_buffer},
 	{0, NULL},
 };

@@ -311,6 +311,8 @@ class PageMap:
     shared with whoever granted it."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
+    def own(self) -> None:
+        """Processes that are made from now on do not have these pages mapped. Raises OSError as madvise(2) does."""
 
 def map_pages(runs: list[tuple[int, int, int]], /) -> PageMap:
     """Map runs (fd, first page, pages) side by side. Raises OSError as mmap(2) does."""

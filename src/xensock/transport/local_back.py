@@ -252,6 +252,8 @@ class LocalBackSession:
             raise GrantError("the frontend's pages lie in too many places", errno.ENOMEM)
         try:
             mapped = _core.map_pages(runs)
+            if self.told is not None:  # a process that keeps descriptors may be made any time
+                mapped.own()
         except OSError as error:
             budget.MAPPINGS.give(len(runs))
             raise GrantError(f"pages cannot be mapped: {error.strerror}", errno.ENOMEM) from None

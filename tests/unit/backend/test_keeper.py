@@ -82,6 +82,7 @@ def test_it_has_no_memory_of_guests(runs: list[tuple[int, int]]) -> None:
     fd = os.memfd_create("of-a-guest")
     os.ftruncate(fd, 8 * PAGE)
     mapped = _core.map_pages([(fd, first, pages) for first, pages in runs])
+    mapped.own()
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = _core.keeper_start(theirs.fileno(), -1)
     assert ask(ours, 9999)[0] == pid

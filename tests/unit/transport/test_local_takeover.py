@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from xensock.wire import local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class KilledError(Exception):
@@ -154,6 +154,26 @@ def test_a_message_that_was_written_down_only(pair: Pair, what: str) -> None:
         with pytest.raises(ProtocolError, match="granted already"):
             again.receive()
     close(fds)
+
+
+def own_mappings() -> int:
+    """How many there are that a child of fork(2) does not get (proc(5), VmFlags)."""
+    flags = [
+        line for line in Path("/proc/self/smaps").read_text().splitlines() if "VmFlags" in line
+    ]
+    return sum("dc" in line.split() for line in flags)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_memory_is_not_kept_by_who_keeps_descriptors(pair: Pair, kept: bool) -> None:
+    if not kept:
+        pair.back.told = None
+    send(pair.front, local.Hello("guest"))
+    give(pair.front, 5, 2)
+    assert pair.back.receive()
+    before = own_mappings()
+    with pair.back.map([5]):
+        assert own_mappings() == before + kept
 
 
 def test_the_listener_stays_where_it_is(tmp_path: Path) -> None:
