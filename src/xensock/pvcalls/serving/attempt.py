@@ -84,6 +84,7 @@ def begin(
         ring = held.ring
         assert ring is not None
         if not error:
+            held.made = call.slot
             if way.prepare is not None:
                 way.prepare(held)
             if call.answered:
@@ -107,6 +108,9 @@ def begin(
         done(error)
         if not call.answered:
             answer(guest, call, held, error)
+        elif not error:
+            held.request = b""  # it is recorded
+            guest.keep(held)
 
     loop = guest.backend.loop
 

@@ -81,7 +81,9 @@ class Held:
     start     where the mover began, for a successor: bytes that the kernel had taken and given until then, and the
               ring's out_cons and in_prod; None: nobody could go on with the connection
     stop      the index at which SHUTDOWN ended `out`; -1: it did not
-    request   a CONNECT that was answered and goes on
+    request   a CONNECT that was answered and goes on, or was not recorded yet
+    made      the CONNECT or ACCEPT that connected it
+    client    of an accepted one: who came, as struct sockaddr
     left      of a listener: connections that another backend had taken from the kernel's queue
     """
 
@@ -117,6 +119,8 @@ class Held:
     start: tuple[int, int, int, int] | None = None
     stop: int = -1
     request: bytes = b""
+    made: bytes = b""
+    client: bytes = b""
     left: deque[socket.socket] = field(default_factory=deque)
 
     def kept(self) -> dict[str, Any]:
@@ -142,6 +146,8 @@ class Held:
             "error": self.error,
             "accepted": decided is None,
             "request": self.request,
+            "made": self.made,
+            "client": self.client,
             "peer": peer,
         }
 

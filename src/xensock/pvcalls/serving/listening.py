@@ -303,7 +303,9 @@ def _take_joined(listener: Held) -> None:
 
 
 def _accepted(held: Held, sock: socket.socket, peer: bytes) -> None:
-    held.sock = sock
+    held.sock, held.client = sock, peer
+    if held.call is not None:
+        held.made = held.call.slot
     try:
         moving.move(held)
     except OSError as error:

@@ -18,6 +18,7 @@ from xensock.pvcalls.serving import (
     datagrams,
     listening,
     moving,
+    repeating,
     resolving,
 )
 from xensock.pvcalls.serving.call import Call
@@ -53,6 +54,8 @@ def restore(guest: Guest, id: int, kept: dict[str, Any], sock: socket.socket | N
         start=kept["start"],
         stop=kept["stop"],
         request=kept["request"],
+        made=kept["made"],
+        client=kept["client"],
     )
     if kept["ring"] is not None:
         held.ring = map_ring(guest, *kept["ring"])
@@ -83,6 +86,7 @@ def run_on(guest: Guest, held: Held) -> None:
     """Go on with a socket."""
     if held.phase == Phase.CONNECTED:
         _move_on(guest, held)
+        _record(guest, held)
     elif held.phase == Phase.CONNECTING:
         _connect_on(guest, held)
     elif held.phase == Phase.DATAGRAMS and held.ring is not None:
@@ -110,6 +114,20 @@ def _move_on(guest: Guest, held: Held) -> None:
     if held.sock is not None:
         moving.reset_on_close(held)
     ring.fail(errno.ECONNRESET)
+
+
+def _record(guest: Guest, held: Held) -> None:
+    """A CONNECT that was answered while it was under way, and had come to its end, is perhaps not recorded."""
+    if not held.request:
+        return
+    with suppress(BadRequest):
+        req_id, request = decode_request(held.request, guest.extensions)
+        cmd = int.from_bytes(held.request[4:8], "little")
+        if isinstance(request, Connect):
+            call = Call(guest, req_id, cmd, held.id, answered=True)
+            repeating.record_connect(guest, call, held, request)
+    held.request = b""
+    guest.keep(held)
 
 
 class _Answered(Call):
