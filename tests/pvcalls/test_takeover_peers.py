@@ -14,7 +14,7 @@ from backkit import Front, Serving, front, sockaddr, until
 from heldkit import Mortal, mortal
 from xensock.pvcalls.serving import moving
 from xensock.transport import url
-from xensock.wire import requests
+from xensock.wire import indexes, requests
 from xensock.wire.extensions import ALL
 
 if TYPE_CHECKING:
@@ -117,6 +117,30 @@ def test_a_connection_whose_bytes_cannot_be_moved(monkeypatch: pytest.MonkeyPatc
         second.settimeout(20)
         far, _ = second.accept()
         with far:
+            stream.send(b"there")
+            assert far.recv(10) == b"there"
+
+
+def test_a_connection_whose_ring_is_broken(tmp_path: Path) -> None:
+    """It ends for both sides; the guest's others go on."""
+    with (
+        mortal(tmp_path) as backend,
+        guest(backend, "tester") as front,
+        socket.create_server((HOST, 0)) as listener,
+    ):
+        _, broken, _ = front.connect(listener.getsockname())
+        lost, _ = listener.accept()
+        _, stream, _ = front.connect(listener.getsockname())
+        far, _ = listener.accept()
+        at = indexes.RING_ORDER
+        broken.page[at : at + 4] = (99).to_bytes(4, "little")
+        backend.kill()
+        with lost, far:
+            with pytest.raises(ConnectionResetError):
+                broken.recv()
+            lost.settimeout(20)
+            with pytest.raises(ConnectionResetError):
+                lost.recv(1)
             stream.send(b"there")
             assert far.recv(10) == b"there"
 

@@ -13,9 +13,9 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from xensock.pvcalls.serving import counting, marking, resuming
+from xensock.pvcalls.serving import counting, marking, moving, resuming
 from xensock.pvcalls.serving.held import Held, Phase
-from xensock.transport.base import Limits
+from xensock.transport.base import GrantError, Limits
 from xensock.transport.local_back import LocalBackSession
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from xensock.pvcalls.backend import Backend
     from xensock.pvcalls.keeping import Kept, KeptRest, KeptSession
+    from xensock.pvcalls.serving.guest import Guest
     from xensock.pvcalls.serving.session import Session
     from xensock.transport.local_back import Said
 
@@ -43,6 +44,7 @@ class Takeover:
         self._here = descriptors
         self._sessions: list[Session] = []
         self._lost: list[Session] = []
+        self._dead: list[tuple[Guest, tuple[int, int] | None, socket.socket | None]] = []
         self._rests: list[tuple[int, socket.socket, KeptRest, int]] = []
 
     def begin(self, kept: Kept, strays: Iterable[int]) -> None:
@@ -80,6 +82,9 @@ class Takeover:
         """Set it to work."""
         for session in self._lost:
             session.expel(LOST)
+        for guest, ring, sock in self._dead:
+            with suppress(OSError, GrantError):
+                resuming.lose(guest, ring, sock)
         for session in self._sessions:
             try:
                 session.run_on()
@@ -124,16 +129,19 @@ class Takeover:
         for id, each in kept.held.items():
             fd = self._here.pop(each["fd"], -1)
             if fd < 0 and each["fd"] >= 0:
+                self._dead.append((guest, each["ring"], None))
                 continue
             sock = socket.socket(fileno=fd) if fd >= 0 else None
             if sock is not None:
                 sock.setblocking(False)
             try:
                 resuming.restore(guest, id, each, sock)
-            except OSError as error:
-                log.warning("%s loses socket %d: %s", session.name, id, error)
-                guest.sockets.pop(id, None)
-                if sock is not None:
+            except Exception as error:
+                log.warning("%s loses socket %d: %r", session.name, id, error)
+                self._dead.append((guest, each.get("ring"), sock.dup() if sock else None))
+                if id in guest.sockets:
+                    moving.forget(guest, guest.sockets[id])
+                elif sock is not None:
                     sock.close()
 
     def _rest(self, rest: KeptRest, known: set[int]) -> None:

@@ -20,11 +20,12 @@ from xensock.pvcalls.serving import (
     moving,
     repeating,
     resolving,
+    rings,
 )
 from xensock.pvcalls.serving.call import Call
 from xensock.pvcalls.serving.held import Held, Phase
 from xensock.pvcalls.serving.rings import map_ring
-from xensock.transport.base import PAGE
+from xensock.transport.base import PAGE, GrantError
 from xensock.wire import indexes
 from xensock.wire.commands import BadRequest, decode_request
 from xensock.wire.extensions import Extension
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 
 def restore(guest: Guest, id: int, kept: dict[str, Any], sock: socket.socket | None) -> None:
-    """Make a socket of a guest anew, without anything that others could see. Raises OSError, KeyError."""
+    """Make a socket of a guest anew, without anything that others could see. Raises OSError and more; what the guest
+    has of it by then is the caller's to drop."""
     held = Held(
         guest,
         id,
@@ -57,9 +59,9 @@ def restore(guest: Guest, id: int, kept: dict[str, Any], sock: socket.socket | N
         made=kept["made"],
         client=kept["client"],
     )
+    guest.add(held)
     if kept["ring"] is not None:
         held.ring = map_ring(guest, *kept["ring"])
-    guest.add(held)
     if held.is_bound and held.phase != Phase.CONNECTED:
         guest.backend.ports.note(held)
     if held.phase == Phase.LISTENING:
@@ -71,6 +73,16 @@ def restore(guest: Guest, id: int, kept: dict[str, Any], sock: socket.socket | N
             held.decided = connecting.decide(guest, peer)
     elif held.phase == Phase.DATAGRAMS and held.ring is not None:
         _attach(guest, held, kept["peer"])
+
+
+def lose(guest: Guest, ring: tuple[int, int] | None, sock: socket.socket | None) -> None:
+    """A socket cannot be made anew: whoever is at its ends is told. Takes it. Raises OSError, GrantError."""
+    if sock is not None:
+        with sock:
+            if sock.type == socket.SOCK_STREAM and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, moving.RESET)
+    if ring is not None and not guest.gone:
+        rings.tell(guest, *ring, errno.ECONNRESET)
 
 
 def _attach(guest: Guest, held: Held, peer: bytes | None) -> None:
@@ -154,10 +166,8 @@ def _connect_on(guest: Guest, held: Held) -> None:
     if not call.failed or not isinstance(request, Connect):
         return
     held.error = -call.failed if call.failed > -4096 else errno.ECONNABORTED
-    with suppress(OSError):
-        ring = map_ring(guest, request.ref, request.port)
-        ring.fail(held.error)
-        ring.release()
+    with suppress(OSError, GrantError):
+        rings.tell(guest, request.ref, request.port, held.error)
 
 
 def deliver(backend: Backend, sock: socket.socket, rest: KeptRest, memory: int) -> None:
@@ -174,7 +184,7 @@ def deliver(backend: Backend, sock: socket.socket, rest: KeptRest, memory: int) 
         elif not left:
             with suppress(OSError):  # it was done, or the connection has ended
                 sock.shutdown(socket.SHUT_WR)
-        if not left:
+        if not left and not rest.reset:  # a reset waits for what is on its way (ringflow.c)
             return
         start = counting.counts(sock).taken, 0, 0, 0
         token = _moved_by_ring(backend, os.dup(sock.fileno()), left)
@@ -185,7 +195,7 @@ def deliver(backend: Backend, sock: socket.socket, rest: KeptRest, memory: int) 
 
 def _moved_by_ring(backend: Backend, fd: int, left: bytes) -> int:
     """Have the mover take bytes out of a ring of our own."""
-    half = max(PAGE, 1 << (len(left) - 1).bit_length())
+    half = max(PAGE, 1 << max(len(left) - 1, 0).bit_length())
     page, data = mmap.mmap(-1, PAGE), mmap.mmap(-1, 2 * half)
     _core.DataRing(page, data, "front", True, True).close()
     data[half : half + len(left)] = left

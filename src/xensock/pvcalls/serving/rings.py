@@ -100,6 +100,19 @@ def map_ring(guest: Guest, ref: int, port: int) -> MappedRing:
     return MappedRing(guest, page, data, event, pages, ref, port)
 
 
+def tell(guest: Guest, ref: int, port: int, error: int) -> None:
+    """As MappedRing.fail, of a ring that is not mapped. Raises GrantError, OSError."""
+    page = guest.transport.map((ref,))
+    try:
+        event = guest.transport.bind(port)
+    except BaseException:
+        page.release()
+        raise
+    ring = MappedRing(guest, page, memoryview(b""), event, 0, ref, port)
+    ring.fail(error)
+    ring.release()
+
+
 def _references(guest: Guest, layout: indexes.Layout) -> tuple[int, ...]:
     """The ring's references, out of the pages that hold them (large-rings)."""
     found: list[int] = []
