@@ -122,16 +122,21 @@ def get_option(guest: Guest, call: Call, request: GetOption) -> None:
     """getsockopt(2), into the response or, as far as it is longer, into a page of the guest."""
     held = _with_socket(guest, request.id)
     room = min(request.length, LONGEST if request.ref else OPTION)
-    value = _value(held, (request.level, request.name), room)[:room]
-    if not request.ref:
+    option = (request.level, request.name)
+    value = _value(held, option, room)[:room]
+    if request.ref:
+        try:
+            with guest.transport.map((request.ref,)) as page:
+                page[: len(value)] = value
+        except GrantError as error:
+            raise refuse(error.errno) from error
+        call.send(call.response().with_length(len(value)))
+    else:
         call.send(call.response().with_value(value))
-        return
-    try:
-        with guest.transport.map((request.ref,)) as page:
-            page[: len(value)] = value
-    except GrantError as error:
-        raise refuse(error.errno) from error
-    call.send(call.response().with_length(len(value)))
+    if option == ERROR and held.error:
+        # It was told. Who is killed before this is noted tells it twice rather than never.
+        held.error = 0
+        guest.keep(held)
 
 
 def _is_frontends(held: Held, option: tuple[int, int]) -> bool:
@@ -145,10 +150,7 @@ def _value(held: Held, option: tuple[int, int], room: int) -> bytes:
         return _LINGER.pack(held.linger is not None, held.linger or 0)
     if option == ERROR:
         # The mover reads the connection's errors, and the ring tells them; here is what came before.
-        error, held.error = held.error, 0
-        if error:
-            held.guest.keep(held)
-        return struct.pack("=i", error)
+        return struct.pack("=i", held.error)
     if option not in READABLE or _is_frontends(held, option):
         raise refuse(errno.ENOPROTOOPT)
     return held.host.getsockopt(*option, room) if room else b""
