@@ -213,6 +213,20 @@ def advanced(numbers: Callable[[], list[int]]) -> Callable[[], bool]:
     return lambda: all(now > then for now, then in zip(numbers(), before, strict=True))
 
 
+def killed(backend: Mortal, traffic: list[Traffic]) -> None:
+    """Kills the backend; all traffic goes on with the next one."""
+    moves = advanced(lambda: [each.received for each in traffic])
+    backend.kill()
+    until(moves, 60)
+
+
+def whole(traffic: list[Traffic]) -> None:
+    for each in traffic:
+        each.stopping.set()
+    for each in traffic:
+        each.check()
+
+
 @pytest.mark.slow
 def test_no_byte_is_lost_and_none_comes_twice(backend: Mortal) -> None:
     """Connections that carry bytes both ways at each kill; some are half-closed by one side, some by the other."""
@@ -234,13 +248,8 @@ def test_no_byte_is_lost_and_none_comes_twice(backend: Mortal) -> None:
         for each in traffic:
             each.start()
         for _ in range(ROUNDS):
-            moves = advanced(lambda: [each.received for each in traffic])
-            backend.kill()
-            until(moves, 60)
-    for each in traffic:
-        each.stopping.set()
-    for each in traffic:
-        each.check()
+            killed(backend, traffic)
+    whole(traffic)
     for near, far in pairs:
         near.close()
         far.close()
@@ -267,13 +276,8 @@ def test_who_takes_over_is_killed_too(backend: Mortal) -> None:
             os.kill(before, signal.SIGKILL)
             until(lambda before=before: backend.pid() != before, 30)
             select.select([], [], [], chance.uniform(0, 1))
-        moves = advanced(lambda: [each.received for each in traffic])
-        backend.kill()
-        until(moves, 60)
-    for each in traffic:
-        each.stopping.set()
-    for each in traffic:
-        each.check()
+        killed(backend, traffic)
+    whole(traffic)
     for near, far in pairs:
         near.close()
         far.close()

@@ -134,8 +134,9 @@ def test_the_old_keeper_has_ended_before_anybody_is_served(
     assert lives == [False]
 
 
+@pytest.mark.parametrize("failing", ["takeover.Takeover._stray", "serving.session.Session.go_on"])
 def test_what_cannot_be_taken_over_is_told_so_at_the_end(
-    following: Following, monkeypatch: pytest.MonkeyPatch
+    following: Following, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     """Until then the backend that comes after this one could do it."""
     kept, start = following("noted")
@@ -144,7 +145,7 @@ def test_what_cannot_be_taken_over_is_told_so_at_the_end(
     def fail(*args: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(Takeover, "_stray", fail)
+    monkeypatch.setattr(f"xensock.pvcalls.{failing}", fail)
 
     def dropped() -> None:
         before.append(kept.said())
@@ -154,28 +155,8 @@ def test_what_cannot_be_taken_over_is_told_so_at_the_end(
     start()
     assert before == [[]]
     assert local.Goodbye in kept.said()
-    until(lambda: kept.front.recv(1) == b"")
-
-
-def test_a_session_that_cannot_go_on_is_told_so_at_the_end(
-    following: Following, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, start = following("noted")
-    before: list[list[type]] = []
-
-    def fail(*args: object) -> None:
-        raise RuntimeError("a fault")
-
-    monkeypatch.setattr("xensock.pvcalls.serving.session.Session.go_on", fail)
-
-    def dropped() -> None:
-        before.append(kept.said())
-        kept.holders.close()
-
-    kept.dropped = dropped
-    start()
-    assert before == [[]]
-    assert local.Goodbye in kept.said()
+    if failing.startswith("takeover"):
+        until(lambda: kept.front.recv(1) == b"")
 
 
 def test_guests_are_served_on_where_no_journal_can_be_written(
