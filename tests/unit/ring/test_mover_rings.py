@@ -185,6 +185,7 @@ def test_memory_is_let_go_though_nobody_wants_the_report(mover: "_core.Mover") -
 
 
 def test_refusals_keep_nothing(mover: "_core.Mover") -> None:
+    gc.collect()
     before = set(os.listdir("/proc/self/fd"))
     peer = Peer("front")
     for role, data, error in (
