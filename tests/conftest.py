@@ -90,7 +90,7 @@ def _left_to_ci(item) -> bool:
 
 
 # Two sessions side by side (tools/test) take about the same time with these folders in the first.
-FIRST = ("lib", "native", "programs", "pvcalls", "unit")
+FIRST = ("programs", "unit")
 
 
 def _share(item) -> str:

@@ -66,4 +66,4 @@ def mortal(directory: Path, *options: str) -> Iterator[Mortal]:
         try:
             yield Mortal(made)
         finally:
-            made.stop()
+            print(made.stop())  # shown where a test fails

@@ -217,7 +217,8 @@ def killed(backend: Mortal, traffic: list[Traffic]) -> None:
     """Kills the backend; all traffic goes on with the next one."""
     moves = advanced(lambda: [each.received for each in traffic])
     backend.kill()
-    until(moves, 60)
+    until(lambda: moves() or any(each.errors for each in traffic), 60)
+    assert not [each.errors for each in traffic if each.errors]
 
 
 def whole(traffic: list[Traffic]) -> None:
