@@ -320,7 +320,6 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
         bound.close()
     to = call.end if redirect is None else redirect
     asked = asked_of(q.sock)
-    taken = False
 
     def begin() -> tuple[socket.socket | int, int]:
         try:
@@ -334,8 +333,6 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
             return error.errno or errno.EIO, 0
 
     def go_on(sup: Supervisor, q: Question) -> None:
-        nonlocal taken
-        taken = True
         far, begun = q.told
         q.told = None
         try:
@@ -343,8 +340,8 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
         except OSError as error:
             _could_not(sup, q, call.asked, error)
 
-    def over(began: Future[tuple[socket.socket | int, int]]) -> None:
-        if not taken and not began.cancelled():  # its caller is gone, or another policy is in force
+    def unused(began: Future[tuple[socket.socket | int, int]]) -> None:
+        if not began.cancelled():  # its caller is gone, or another policy is in force
             far, _ = began.result()
             if not isinstance(far, int):
                 far.close()
@@ -353,8 +350,7 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
         began = stack.passer.threads(0).submit(begin)
     except RuntimeError:  # it was closed
         raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
-    sup.waiting.add(q, began, go_on, connect)
-    began.add_done_callback(over)
+    sup.waiting.add(q, began, go_on, connect, unused)
 
 
 def _tried(

@@ -37,6 +37,7 @@ class _Waiter:
     generation: int
     go_on: Handler
     again: Handler
+    unused: Callable[[Future[Any]], None]
     signals: int = 0
 
 
@@ -48,15 +49,22 @@ class Waiting:
         self._waiters: set[_Waiter] = set()
         self._thread: threading.Thread | None = None
 
-    def add(self, q: Question, word: Future[Any], go_on: Handler, again: Handler) -> None:
+    def add(
+        self,
+        q: Question,
+        word: Future[Any],
+        go_on: Handler,
+        again: Handler,
+        unused: Callable[[Future[Any]], None] = lambda word: None,
+    ) -> None:
         """Let the caller wait until it is known what was decided: `go_on` has it in `told` then. If another policy is
-        in force by then, the call is judged `again`."""
+        in force by then, the call is judged `again`. `unused` has the word where `go_on` has not."""
         # socket.dup() would set O_NONBLOCK as Python's own time limit has it, and the guest shares that flag.
         end = q.sock
         kept = replace(
             q, sock=socket.socket(end.family, end.type, end.proto, fileno=os.dup(end.fileno()))
         )
-        waiter = _Waiter(kept, self._sup.point.policy.generation, go_on, again)
+        waiter = _Waiter(kept, self._sup.point.policy.generation, go_on, again, unused)
         self._waiters.add(waiter)
         word.add_done_callback(lambda word: self._known(waiter, word))
         if self._waiters and self._thread is None:
@@ -68,14 +76,17 @@ class Waiting:
     def _known(self, waiter: _Waiter, word: Future[Any]) -> None:
         sup, q = self._sup, waiter.q
         with sup.held.lock:  # under which no supervisor stops
-            if waiter not in self._waiters:
+            waits = waiter in self._waiters
+            same = waits and sup.point.policy.generation == waiter.generation
+            valid = waits and sup in sup.held.supervisors and _core.super_valid(sup.handle, q.id)
+            if not (valid and same):
+                waiter.unused(word)
+            if not waits:
                 return
-            self._waiters.discard(
-                waiter
-            )  # it waits no more; what it goes on with may let it wait again
+            # It waits no more; what it goes on with may let it wait again.
+            self._waiters.discard(waiter)
             try:
-                if sup in sup.held.supervisors and _core.super_valid(sup.handle, q.id):
-                    same = sup.point.policy.generation == waiter.generation
+                if valid:
                     q.told = word.result() if same else None
                     (waiter.go_on if same else waiter.again)(sup, q)
             except Exception:
