@@ -1,8 +1,7 @@
 """What a guest learned from its resolver, kept for the backend that comes after this one: rules by name go on to hold.
 
 A file in memory gets a line for every answer. The times in it are the kernel's (CLOCK_MONOTONIC), which all processes
-share. A line that was cut off by a sudden end is one answer that the guest never got. A file is only ever added to: one
-that is long, or another backend's, is followed by another under the same number.
+share. A line that was cut off by a sudden end is one answer that the guest never got.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ LONGEST = 1 << 20  # bytes, from which on what has lapsed is left out
 
 
 class Learned:
-    """Goes on with what is in the file, and writes down what is learned from now on. The descriptor stays the caller's,
-    and is another file's from now on."""
+    """Goes on with what is in the file, and writes down what is learned from now on. The descriptor stays the caller's
+    for the time of this call."""
 
     def __init__(self, names: Names, fd: int) -> None:
         self._names = names
-        self._fd = fd
+        self._fd = os.dup(fd)
         self._longest = LONGEST
         self._at = 0
         for line in _content(self._fd).split(b"\n"):
@@ -38,8 +37,8 @@ class Learned:
         names.told = self._told
 
     def close(self) -> None:
-        """Write no more."""
         self._names.told = None
+        os.close(self._fd)
 
     def _told(self, name: str, addresses: list[IPAddress], expiry: float) -> None:
         self._at += os.pwrite(self._fd, _line(name, addresses, expiry), self._at)
@@ -49,12 +48,8 @@ class Learned:
 
     def _rewrite(self) -> None:
         whole = b"".join(_line(name, [at], expiry) for at, name, expiry in self._names.current())
-        new = os.memfd_create("xensock-names", os.MFD_CLOEXEC)
-        try:
-            self._at = os.pwrite(new, whole, 0) if whole else 0
-            os.dup2(new, self._fd, inheritable=False)
-        finally:
-            os.close(new)
+        os.ftruncate(self._fd, 0)
+        self._at = os.pwrite(self._fd, whole, 0) if whole else 0
 
 
 def _line(name: str, addresses: list[IPAddress], expiry: float) -> bytes:

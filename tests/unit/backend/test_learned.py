@@ -38,26 +38,6 @@ def test_what_the_next_one_knows() -> None:
     os.close(fd)
 
 
-def test_another_backends_file_is_left_as_it_is() -> None:
-    """That may go on with it, should the one that would follow it end."""
-    fd = os.memfd_create("names")
-    names = Names()
-    Learned(names, fd)
-    names.learn("web.example", [ONE], 30)
-    names.learn("web.example", [ONE, TWO], 30)
-    before = os.pread(fd, 10000, 0)
-    ours = os.dup(fd)
-    after = Names()
-    Learned(after, ours)
-    after.learn("other.example", [ONE], 30)
-    assert os.pread(fd, 10000, 0) == before
-    third = Names()
-    Learned(third, ours).close()
-    assert third.of(ONE) == ("other.example", "web.example")
-    os.close(fd)
-    os.close(ours)
-
-
 def test_what_has_lapsed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "LONGEST", 1000)
     now = 0.0
