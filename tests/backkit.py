@@ -18,6 +18,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.policy.policy import Policy
@@ -116,6 +118,13 @@ class Serving:
 
 
 # --- a transport within the process
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    """For whoever imports it (conftest.py)."""
+    with Serving() as made:
+        yield made
 
 
 class Channel:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from world.fixtures import only
+from world.namespaces import eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -107,6 +109,25 @@ def prompted(
     guest.world.host.run(["mkfifo", "-m", "666", str(pipe)], check=True)
     with guest.popen([*wrap, *argv], options=options) as running, pipe.open("r+b", 0) as go:
         yield running, lambda: go.write(b"\n")
+
+
+@contextmanager
+def hanging(
+    guest: Guest, script: str
+) -> Iterator[tuple[Running, Callable[[], object], Callable[[], None]]]:
+    """A script in Python with the addresses of a server by another backend (`by_a_backend`) and of one beside it. Once
+    it says "warm hello" and waits, that backend is stopped. What it runs as, what lets it read a line, and what has
+    the backend go on, as it does at the end."""
+    web, intra = guest.world.web4, "198.51.100.12"
+    options, backend = by_a_backend(guest, intra)
+    try:
+        argv = [guest.world.python, "-c", script, web, intra]
+        with prompted(guest, argv, options) as (running, go):
+            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
+            backend.send_signal(signal.SIGSTOP)
+            yield running, go, lambda: backend.send_signal(signal.SIGCONT)
+    finally:
+        backend.send_signal(signal.SIGCONT)
 
 
 def reached(

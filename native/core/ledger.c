@@ -16,7 +16,6 @@
 #define STRANGERS 16384u
 #define CHAINS 16384u
 #define FIRST_TABLE 1024u
-#define NUMBER 24 /* characters of the longest one and a point */
 
 struct kind {
 	char *text;
@@ -145,66 +144,16 @@ void xs_ledger_done(struct xs_ledger *l, uint32_t kind)
 
 /* --- lines */
 
-static bool make_room(struct xs_lines *out, size_t size)
-{
-	size_t room = out->room ? out->room : 16384;
-	char *at;
-
-	if (out->failed)
-		return false;
-	while (room - out->used < size)
-		room *= 2;
-	if (room == out->room)
-		return true;
-	at = realloc(out->at, room);
-	out->failed = !at;
-	if (at) {
-		out->at = at;
-		out->room = room;
-	}
-	return at != NULL;
-}
-
-static void put(struct xs_lines *out, const char *at, size_t size)
-{
-	memcpy(out->at + out->used, at, size);
-	out->used += size;
-}
-
-static void put_number(struct xs_lines *out, uint64_t value, int least)
-{
-	char digits[NUMBER];
-	int n = 0;
-
-	for (; value || n < least; value /= 10)
-		digits[NUMBER - ++n] = (char)('0' + value % 10);
-	put(out, digits + NUMBER - n, (size_t)n);
-}
-
-static void put_signed(struct xs_lines *out, int64_t value)
-{
-	if (value < 0)
-		put(out, "-", 1);
-	put_number(out, value < 0 ? -(uint64_t)value : (uint64_t)value, 1);
-}
-
-static void put_seconds(struct xs_lines *out, uint64_t ns)
-{
-	put_number(out, ns / 1000000000u, 1);
-	put(out, ".", 1);
-	put_number(out, ns % 1000000000u, 9);
-}
-
 /* The next constant part of a line; `part` counts them. */
 static void put_part(struct xs_lines *out, const struct kind *k, int *part)
 {
 	uint32_t from = *part ? k->end[*part - 1] : 0;
 
-	put(out, k->text + from, k->end[*part] - from);
+	xs_put(out, k->text + from, k->end[*part] - from);
 	++*part;
 }
 
-static size_t most_of(const struct kind *k) { return k->end[XS_PARTS - 1] + (size_t)XS_PARTS * 2 * NUMBER; }
+static size_t most_of(const struct kind *k) { return k->end[XS_PARTS - 1] + (size_t)XS_PARTS * 2 * XS_NUMBER; }
 
 void xs_ledger_call(struct xs_ledger *l, struct xs_lines *out, const struct xs_event *ev, uint32_t kind, int64_t user,
 		    uint64_t epoch_ns)
@@ -212,18 +161,18 @@ void xs_ledger_call(struct xs_ledger *l, struct xs_lines *out, const struct xs_e
 	const struct kind *k = &l->kinds[kind];
 	int part = 0;
 
-	if (!make_room(out, most_of(k)))
+	if (!xs_lines_room(out, most_of(k)))
 		return;
 	put_part(out, k, &part);
-	put_seconds(out, epoch_ns + ev->start_ns);
+	xs_put_seconds(out, epoch_ns + ev->start_ns);
 	put_part(out, k, &part);
-	put_number(out, ev->tid, 1);
+	xs_put_number(out, ev->tid, 1);
 	put_part(out, k, &part);
-	put_seconds(out, ev->took_ns);
+	xs_put_seconds(out, ev->took_ns);
 	put_part(out, k, &part);
-	put_signed(out, user);
+	xs_put_signed(out, user);
 	put_part(out, k, &part);
-	put_number(out, ev->args[0], 1);
+	xs_put_number(out, ev->args[0], 1);
 	put_part(out, k, &part);
 	out->count++;
 }
@@ -233,52 +182,34 @@ void xs_ledger_end(struct xs_ledger *l, struct xs_lines *out, const struct xs_be
 	const struct kind *k = &l->kinds[b->kind];
 	int part = XS_CALL_PARTS;
 
-	if (!make_room(out, most_of(k))) {
+	if (!xs_lines_room(out, most_of(k))) {
 		xs_ledger_done(l, b->kind);
 		return;
 	}
 	put_part(out, k, &part);
-	put_seconds(out, now_ns);
+	xs_put_seconds(out, now_ns);
 	put_part(out, k, &part);
-	put_number(out, b->tid, 1);
+	xs_put_number(out, b->tid, 1);
 	put_part(out, k, &part);
-	put_signed(out, c->error ? -1 : 0);
+	xs_put_signed(out, c->error ? -1 : 0);
 	put_part(out, k, &part);
-	put_signed(out, c->error);
+	xs_put_signed(out, c->error);
 	put_part(out, k, &part);
-	put_seconds(out, now_ns > b->time_ns ? now_ns - b->time_ns : 0);
+	xs_put_seconds(out, now_ns > b->time_ns ? now_ns - b->time_ns : 0);
 	put_part(out, k, &part);
-	put_signed(out, b->user);
+	xs_put_signed(out, b->user);
 	put_part(out, k, &part);
-	put_number(out, b->cookie, 1);
+	xs_put_number(out, b->cookie, 1);
 	for (int i = 0; i < 2; i++) {
 		put_part(out, k, &part);
 		if (c->counted)
-			put_number(out, i ? c->received : c->sent, 1);
+			xs_put_number(out, i ? c->received : c->sent, 1);
 		else
-			put(out, "null", 4);
+			xs_put(out, "null", 4);
 	}
 	put_part(out, k, &part);
 	out->count++;
 	xs_ledger_done(l, b->kind);
-}
-
-void xs_lines_number(struct xs_lines *out, const char *lines, size_t size, const char *head, size_t headsize, uint64_t *seq)
-{
-	while (size) {
-		const char *end = memchr(lines, '\n', size);
-		size_t line = end ? (size_t)(end - lines) + 1 : size;
-
-		if (!make_room(out, headsize + NUMBER + line))
-			return;
-		put(out, head, headsize);
-		put_number(out, (*seq)++, 1);
-		put(out, ",", 1);
-		put(out, lines, line);
-		out->count++;
-		lines += line;
-		size -= line;
-	}
 }
 
 /* --- connections under way */

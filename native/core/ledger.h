@@ -6,6 +6,7 @@
 #ifndef XS_LEDGER_H
 #define XS_LEDGER_H
 
+#include "lines.h"
 #include "super.h"
 
 #define XS_CALL_PARTS 6 /* between which: time, pid, duration, user, connection */
@@ -18,14 +19,6 @@ struct xs_ledger;
 struct xs_text {
 	const char *at;
 	size_t size;
-};
-
-/* Whole lines, from their "kind" on. `failed`: there was no memory for some. */
-struct xs_lines {
-	char *at;
-	size_t used, room;
-	unsigned count;
-	bool failed;
 };
 
 /* A connection under way; time_ns: of unix time. kind XS_NO_KIND: its beginning is somebody else's to know. */
@@ -79,7 +72,5 @@ size_t xs_ledger_live(const struct xs_ledger *l);
 void xs_ledger_heed(struct xs_ledger *l, uint16_t port, bool on);
 /* Forgets connections and strangers. */
 void xs_ledger_clear(struct xs_ledger *l);
-/* Each line behind `head`, its number from *seq on, and a comma. */
-void xs_lines_number(struct xs_lines *out, const char *lines, size_t size, const char *head, size_t headsize, uint64_t *seq);
 
 #endif

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EXCHANGE, NO_WAY, PORT, SERVER, Office, by_a_backend, prompted, written
+from policykit import EXCHANGE, NO_WAY, PORT, SERVER, Office, hanging, written
 from world.fixtures import only
 from world.namespaces import eventually
 
@@ -201,19 +200,11 @@ for sock in held:
 def test_datagrams_pass_a_backend_that_hangs(guest: Guest) -> None:
     """What goes to its servers waits or is lost, and nothing else is held up; it goes on when that backend does. That
     backend is one of the run's own networks, or of those behind its backend."""
-    web, intra = guest.world.web4, "198.51.100.12"
-    options, hanging = by_a_backend(guest, intra)
-    argv = [guest.world.python, "-c", BESIDE, web, intra]
-    try:
-        with prompted(guest, argv, options) as (running, go):
-            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
-            hanging.send_signal(signal.SIGSTOP)
-            go()
-            eventually(lambda: running.stdout.count("beside hello") == 5, 20, "the others")
-            assert "taken" not in running.stdout
-            hanging.send_signal(signal.SIGCONT)
-            go()
-            assert running.wait() == 0, running.stderr
-            assert running.stdout.count("late hello") == 3
-    finally:
-        hanging.send_signal(signal.SIGCONT)
+    with hanging(guest, BESIDE) as (running, go, resume):
+        go()
+        eventually(lambda: running.stdout.count("beside hello") == 5, 20, "the others")
+        assert "taken" not in running.stdout
+        resume()
+        go()
+        assert running.wait() == 0, running.stderr
+        assert running.stdout.count("late hello") == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +15,7 @@ from policykit import (
     PORT,
     SERVER,
     Office,
-    by_a_backend,
-    prompted,
+    hanging,
     reached,
     written,
 )
@@ -332,21 +330,13 @@ waiting.join()
 @pytest.mark.parametrize("guest", GUESTS, indirect=True)
 def test_a_backend_that_hangs_stalls_nobody_else(guest: Guest) -> None:
     """One of the run's own networks, or of those behind its backend."""
-    web, intra = guest.world.web4, "198.51.100.12"
-    options, hanging = by_a_backend(guest, intra)
-    argv = [guest.world.python, "-c", BESIDE, web, intra]
-    try:
-        with prompted(guest, argv, options) as (running, go):
-            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
-            hanging.send_signal(signal.SIGSTOP)
-            go()
-            eventually(lambda: running.stdout.count("beside hello") == 3, 20, "the others")
-            assert "late" not in running.stdout
-            hanging.send_signal(signal.SIGCONT)
-            assert running.wait() == 0
-            assert "late hello" in running.stdout
-    finally:
-        hanging.send_signal(signal.SIGCONT)
+    with hanging(guest, BESIDE) as (running, go, resume):
+        go()
+        eventually(lambda: running.stdout.count("beside hello") == 3, 20, "the others")
+        assert "late" not in running.stdout
+        resume()
+        assert running.wait() == 0
+        assert "late hello" in running.stdout
 
 
 # One connection that hangs, one beside it, and the end.
@@ -367,19 +357,11 @@ os._exit(3)
 
 @pytest.mark.parametrize("guest", GUESTS, indirect=True)
 def test_a_run_ends_while_a_backend_hangs(guest: Guest) -> None:
-    web, intra = guest.world.web4, "198.51.100.12"
-    options, hanging = by_a_backend(guest, intra)
-    argv = [guest.world.python, "-c", LEAVE, web, intra]
-    try:
-        with prompted(guest, argv, options) as (running, go):
-            eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
-            hanging.send_signal(signal.SIGSTOP)
-            go()
-            assert running.wait(30) == 3
-            assert running.stdout.count("beside hello") == 3
-            assert running.stderr == ""
-    finally:
-        hanging.send_signal(signal.SIGCONT)
+    with hanging(guest, LEAVE) as (running, go, _):
+        go()
+        assert running.wait(30) == 3
+        assert running.stdout.count("beside hello") == 3
+        assert running.stderr == ""
 
 
 # Connects until the network is there, then asks for a name and connects again and again, all at once.

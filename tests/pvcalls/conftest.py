@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backkit import Serving
+from backkit import serving
+
+__all__ = ["serving"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.fixture
-def serving() -> Iterator[Serving]:
-    with Serving() as made:
-        yield made
 
 
 @pytest.fixture

@@ -221,6 +221,12 @@ def killed(backend: Mortal, traffic: list[Traffic]) -> None:
     assert not [each.errors for each in traffic if each.errors]
 
 
+def close(pairs: list[tuple[Any, socket.socket]]) -> None:
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
 def whole(traffic: list[Traffic]) -> None:
     for each in traffic:
         each.stopping.set()
@@ -251,9 +257,7 @@ def test_no_byte_is_lost_and_none_comes_twice(backend: Mortal) -> None:
         for _ in range(ROUNDS):
             killed(backend, traffic)
     whole(traffic)
-    for near, far in pairs:
-        near.close()
-        far.close()
+    close(pairs)
     link.close()
 
 
@@ -279,9 +283,7 @@ def test_who_takes_over_is_killed_too(backend: Mortal) -> None:
             select.select([], [], [], chance.uniform(0, 1))
         killed(backend, traffic)
     whole(traffic)
-    for near, far in pairs:
-        near.close()
-        far.close()
+    close(pairs)
     link.close()
 
 

@@ -126,8 +126,7 @@ class Journal:
 
 
 def _memory() -> int:
-    fd = os.memfd_create("xensock-journal", os.MFD_CLOEXEC)
-    return fd
+    return os.memfd_create("xensock-journal", os.MFD_CLOEXEC)
 
 
 def _write(fd: int, raw: bytes) -> None:

@@ -244,7 +244,6 @@ def _decided(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) ->
 
 
 def _allowed(sup: Supervisor, q: Question, end: Endpoint, decision: Decision) -> None:
-
     terms = terms_of(sup, q, end, decision)
     if isinstance(terms, Decision):
         sup.refuse_connect(q, terms)

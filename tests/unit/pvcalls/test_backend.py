@@ -25,12 +25,6 @@ INET, STREAM = socket.AF_INET, socket.SOCK_STREAM
 
 
 @pytest.fixture
-def serving() -> Iterator[Serving]:
-    with Serving() as made:
-        yield made
-
-
-@pytest.fixture
 def guest(serving: Serving) -> Iterator[Front]:
     with front(serving) as made:
         yield made

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import time
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
@@ -237,7 +236,7 @@ def _accept(listener: Held) -> tuple[socket.socket, tuple[str, int]]:
 
 
 def _reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, moving.RESET)
     sock.close()
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from xensock.pvcalls.backend import Backend
     from xensock.pvcalls.keeping import KeptRest
     from xensock.pvcalls.serving.guest import Guest
+    from xensock.wire.requests import Request
     from xensock.wire.responses import Response
 
 
@@ -133,10 +134,8 @@ def _record(guest: Guest, held: Held) -> None:
     if not held.request:
         return
     with suppress(BadRequest):
-        req_id, request = decode_request(held.request, guest.extensions)
-        cmd = int.from_bytes(held.request[4:8], "little")
+        call, request = _under_way(guest, held)
         if isinstance(request, Connect):
-            call = Call(guest, req_id, cmd, held.id, answered=True)
             repeating.record_connect(guest, call, held, request)
     held.request = b""
     guest.keep(held)
@@ -151,17 +150,23 @@ class _Answered(Call):
         self.failed = response.ret
 
 
+def _under_way(guest: Guest, held: Held) -> tuple[_Answered, Request]:
+    """The request that a socket was noted with. Raises BadRequest."""
+    slot = held.request
+    req_id, request = decode_request(slot, guest.extensions)
+    cmd = int.from_bytes(slot[4:8], "little")
+    return _Answered(guest, req_id, cmd, held.id, answered=True, slot=slot, again=True), request
+
+
 def _connect_on(guest: Guest, held: Held) -> None:
     held.phase = Phase.FRESH
     if not held.request:
         return
     try:
-        req_id, request = decode_request(held.request, guest.extensions)
+        call, request = _under_way(guest, held)
     except BadRequest:
         attempt.dissolve(held)
         return
-    cmd = int.from_bytes(held.request[4:8], "little")
-    call = _Answered(guest, req_id, cmd, held.id, answered=True, slot=held.request, again=True)
     guest.handle(call, request)
     if not call.failed or not isinstance(request, Connect):
         return

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def serving() -> Iterator[Serving]:
-    with Serving() as made:
-        yield made
-
-
-@pytest.fixture
 def guest(serving: Serving) -> Iterator[Front]:
     with front(serving, ALL) as made:
         yield made

@@ -1,0 +1,7 @@
+"""What the tests of the backend's modules share."""
+
+from __future__ import annotations
+
+from backkit import serving
+
+__all__ = ["serving"]
