@@ -66,6 +66,18 @@ def test_the_filter_that_is_in_force(engine: Engine) -> None:
         assert installed(engine.pid(name)) == [*others, last]
 
 
+def test_a_policy_without_unix_datagrams(engine: Engine) -> None:
+    policy = engine.directory / "policies" / "quiet.toml"
+    policy.write_text('unix_datagrams = "refuse"\n')
+    try:
+        labels = {"xensock.policy": "quiet", "xensock.datapath": "relay"}
+        engine.start("quiet", "box", "sleep", "1000", labels=labels)
+    finally:
+        policy.unlink()
+    wanted = guest_filter.build(False, unix_datagrams=False)
+    assert installed(engine.pid("quiet"))[-1] == wanted != guest_filter.build(False)
+
+
 def test_the_world_by_name(engine: Engine) -> None:
     done = engine.run("box", *get(engine, "http://v4only.test/address"))
     assert done.stdout == engine.world.host.addr4 + "\n"  # no translation: the host's own address

@@ -25,7 +25,7 @@ from xensock.backend.resuming import Description, Keeping, Session
 from xensock.backend.serving import Carriers, Serving, Terms, serve
 from xensock.backend.store import Store, inherited
 from xensock.policy.networks import GUEST, Network
-from xensock.policy.point import Current
+from xensock.policy.point import in_force
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.resolver import Resolver
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from xensock.backend.groups import Member
     from xensock.calls.record import Record
+    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.supervisor.publication import Publication
     from xensock.supervisor.supervisor import Supervisor
@@ -199,7 +200,8 @@ class Containers:
             finally:
                 _close(fds)
             direct, landlock = choose_path(guest.allowance.datapath, None)
-            terms = joined.terms(guest_filter.build(direct), landlock)
+            datagrams = in_force(guest.allowance.policy).unix_datagrams
+            terms = joined.terms(guest_filter.build(direct, unix_datagrams=datagrams), landlock)
             try:
                 _send(sock, b"O", described)
                 _send(sock, MESSAGE.pack(ord("T"), 0, 0, 0), terms)
@@ -366,9 +368,7 @@ class Containers:
         """Who carries a container's calls: this host, and the networks of its policy. Raises RightsError."""
         name = container.name
         host, names, undo = Kernel(), GroupNames(member, resolver), ExitStack()
-        policy = (
-            allowance.policy.policy if isinstance(allowance.policy, Current) else allowance.policy
-        )
+        policy = in_force(allowance.policy)
         if not policy.networks_needed:
             return Carriers(Stacks(Routes((), "host"), [host]), names, resolver, undo)
         from xensock.backend.networks import reach

@@ -15,7 +15,7 @@ from xensock import _core
 from xensock.backend import hidden, places
 from xensock.backend.serving import LAST_BYTES_S, Carriers, Serving, Terms, serve
 from xensock.observe.tap import Tap
-from xensock.policy.point import Current
+from xensock.policy.point import in_force
 from xensock.policy.routes import Routes
 from xensock.stack.kernel import Kernel
 from xensock.stack.networks import NetworkResolver
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xensock.calls.record import Record
     from xensock.policy.asking import Asker
     from xensock.policy.gate import Gate
+    from xensock.policy.point import Current
     from xensock.policy.policy import Policy
     from xensock.policy.routes import Route
     from xensock.stack.networks import Networks
@@ -67,6 +68,7 @@ class Order:
         None
     )  # the program ended with this status, others still run
     own_family: bool = False  # AF_XENSOCK alone leaves the guest
+    unix_datagrams: bool | None = None  # None: as the policy says
     labels: Mapping[str, str] = field(default_factory=dict)
     gate: Gate | None = None  # see Point
     source: Source | None = None  # of the policy, which is followed
@@ -118,13 +120,15 @@ class Embedded:
         with ExitStack() as stack:
             # First: without those who carry its calls, no program begins.
             carriers = self._carriers(stack.enter_context(ExitStack()))
+            datagrams = self._unix_datagrams()
             spec = Launch(
                 argv=order.argv,
-                filter=guest_filter.build(direct, order.own_family),
+                filter=guest_filter.build(direct, order.own_family, datagrams),
                 hide=hidden.paths(os.environ, self._backends()),
                 group=order.group,
                 landlock=landlock,
                 ping=self._pings,
+                unix_datagrams=datagrams,
                 forced_failure=forced,
             )
             guest = launch.start(spec)
@@ -157,6 +161,10 @@ class Embedded:
                 served.relay.close(LAST_BYTES_S)
         self._detach(code)  # nor for the end of this process, which the kernel does not hurry
         return code
+
+    def _unix_datagrams(self) -> bool:
+        wanted = self._order.unix_datagrams
+        return in_force(self._order.policy).unix_datagrams if wanted is None else wanted
 
     def _capture(self, file: BinaryIO, guest: Launched, stack: ExitStack) -> None:
         """Write the packets of the guest's network. Raises OSError."""
@@ -233,7 +241,7 @@ class Embedded:
     def _networks(self, host: Stack, resolver: Resolver, undo: ExitStack) -> Networks | None:
         """Those to which the policy sends calls. Raises RightsError."""
         order = self._order
-        policy = order.policy.policy if isinstance(order.policy, Current) else order.policy
+        policy = in_force(order.policy)
         if not policy.networks_needed:
             return None
         from xensock.backend.networks import reach

@@ -57,9 +57,12 @@ class Reloader:
                 why = f"{error} (hint: {error.hint})" if hasattr(error, "hint") else str(error)
                 self._say(f"the policy was not loaded, the one before stays in force: {why}")
                 return why
+            changed = policy.unix_datagrams != self._current.policy.unix_datagrams
             self._current.policy = policy
             self._applied()
             self._say(f"the policy was loaded anew: {len(policy.entries)} rules")
+            if changed:
+                self._say("its unix_datagrams is for guests that begin from now on")
             return ""
 
 

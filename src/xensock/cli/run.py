@@ -96,6 +96,11 @@ failed, 126 if the program cannot be invoked, 127 if it is not found.
     help="What leaves the guest: AF_INET, AF_INET6 and AF_XENSOCK (inet), or AF_XENSOCK alone (own).",
 )
 @click.option(
+    "--unix-datagrams",
+    type=click.Choice(["allow", "refuse"]),
+    help="Whether the guest has unix sockets for datagrams; by default as the policy file says, else allow.",
+)
+@click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -158,6 +163,7 @@ def run(
     publish: tuple[str, ...],
     datapath: str,
     family: str,
+    unix_datagrams: str | None,
     backends: tuple[str, ...],
     routes: tuple[str, ...],
     limit: tuple[str, ...],
@@ -240,6 +246,7 @@ def run(
                 tap,
                 detach,
                 family == "own",
+                None if unix_datagrams is None else unix_datagrams == "allow",
                 named,
                 wanted.gate(log),
                 source_of(policy_file, allow, deny),

@@ -121,6 +121,12 @@ class PolicyFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
             description="Whether connections that this policy forbids end when it is loaded anew."
         ),
     ] = False
+    unix_datagrams: Annotated[
+        Literal["allow", "refuse"],
+        Meta(
+            description="Whether guests have unix sockets for datagrams, whose destinations no rule judges."
+        ),
+    ] = "allow"
     groups: Annotated[
         dict[str, list[Text]],
         Meta(description="Names for lists of hosts, networks and groups."),

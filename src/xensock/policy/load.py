@@ -84,6 +84,7 @@ class Document:
             close_on_reload=self.tables.close_on_reload,
             networks=self.networks,
             hooks=self.hooks,
+            unix_datagrams=self.tables.unix_datagrams == "allow",
         )
 
 

@@ -64,6 +64,11 @@ class Current:
         self.policy = policy
 
 
+def in_force(policy: Policy | Current) -> Policy:
+    """The policy that holds now."""
+    return policy.policy if isinstance(policy, Current) else policy
+
+
 class Point:
     """Decides by `policy`, which may be one that others replace, and writes to `record`, for the guest of that name.
 

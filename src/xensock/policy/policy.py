@@ -69,6 +69,7 @@ class Policy:
     hooks            code that is asked about calls, too, by whoever carries them out (`Point.consult`)
     close_on_reload  whether connections that this policy forbids end when it takes another's place
     networks         those that rules name by `via`, beside the backend's own
+    unix_datagrams   whether guests that begin have unix sockets for datagrams
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Policy:
         close_on_reload: bool = False,
         networks: Iterable[Network] = (),
         hooks: Hooks | None = None,
+        unix_datagrams: bool = True,
     ) -> None:
+        self.unix_datagrams = unix_datagrams
         self.networks = tuple(networks)
         self.generation = next(_generations)
         self.title = title
@@ -133,6 +136,7 @@ class Policy:
                 close_on_reload=self.close_on_reload,
                 networks=self.networks,
                 hooks=self.hooks,
+                unix_datagrams=self.unix_datagrams,
             )
             found._labelled = False
             self._by_labels[key] = found

@@ -88,10 +88,13 @@ def _error(number: int) -> int:
     return ERRNO | number
 
 
-def build(direct: bool, own_family: bool = False) -> bytes:
+def build(direct: bool, own_family: bool = False, unix_datagrams: bool = True) -> bytes:
     """The filter as ``struct sock_filter`` bytes. ``direct``: TCP sockets come from the backend already at socket().
 
     ``own_family``: that concerns AF_XENSOCK alone; AF_INET and AF_INET6 are the guest's own.
+
+    ``unix_datagrams``: whether AF_UNIX has datagram sockets, whose destinations nobody judges; else they are
+    ESOCKTNOSUPPORT, as types are that the kernel does not have.
     """
     asm = bpf.Assembler()
     asm.load(bpf.ARCH)
@@ -120,9 +123,12 @@ def build(direct: bool, own_family: bool = False) -> bytes:
         asm.label(name)
         asm.load(bpf.arg(index))
         asm.jump(bpf.JSET, MSG_FASTOPEN, "eopnotsupp", "allow")
-    _socket(asm, direct and not own_family, streams_only=own_family)
+    unix = "allow" if unix_datagrams else "unix"
+    _socket(asm, unix, direct and not own_family, streams_only=own_family)
     _ioctl(asm)
-    _rest(asm)
+    _rest(asm, unix)
+    if not unix_datagrams:
+        _unix(asm)
     _getsockopt(asm)
     _setsockopt(asm)
     for name, value in (
@@ -163,10 +169,10 @@ def _one_of(asm: bpf.Assembler, values: tuple[int, ...], yes: str, no: str) -> N
     asm.goto(no)
 
 
-def _socket(asm: bpf.Assembler, direct: bool, streams_only: bool) -> None:
+def _socket(asm: bpf.Assembler, unix: str, direct: bool, streams_only: bool) -> None:
     asm.label("socket")
     asm.load(bpf.arg(0))
-    asm.jump(bpf.JEQ, AF_UNIX, "allow")
+    asm.jump(bpf.JEQ, AF_UNIX, unix)
     asm.jump(bpf.JEQ, AF_INET, "inet")
     asm.jump(bpf.JEQ, AF_INET6, "inet")
     asm.jump(bpf.JEQ, AF_NETLINK, "netlink")
@@ -220,10 +226,19 @@ def _ioctl(asm: bpf.Assembler) -> None:
     asm.jump(bpf.JEQ, TIOCLINUX, "eperm", "allow")
 
 
-def _rest(asm: bpf.Assembler) -> None:
+def _unix(asm: bpf.Assembler) -> None:
+    """Of a pair, too, each end sends wherever it is told to. SOCK_RAW is SOCK_DGRAM by another name."""
+    asm.label("unix")
+    asm.load(bpf.arg(1))
+    asm.op(bpf.AND_K, 0xF)
+    asm.jump(bpf.JEQ, DGRAM, "esocktnosupport")
+    asm.jump(bpf.JEQ, RAW, "esocktnosupport", "allow")
+
+
+def _rest(asm: bpf.Assembler, unix: str) -> None:
     asm.label("socketpair")
     asm.load(bpf.arg(0))
-    asm.jump(bpf.JEQ, AF_UNIX, "allow", "eopnotsupp")
+    asm.jump(bpf.JEQ, AF_UNIX, unix, "eopnotsupp")
     # With callout information the kernel starts a program of the host's to find the key, one of which asks name servers
     # (request_key(2), request-key.conf(5)).
     asm.label("request_key")

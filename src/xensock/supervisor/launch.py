@@ -15,6 +15,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 from xensock.supervisor import rtnetlink
@@ -51,7 +52,8 @@ class ExecError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start. `group`: process group of the job it belongs to, 0 for the caller's own. `ping`: ping sockets."""
+    """What to start. `group`: process group of the job it belongs to, 0 for the caller's own. `ping`: ping sockets.
+    `unix_datagrams`: whether it may inherit unix sockets that send them."""
 
     argv: Sequence[str]
     filter: bytes
@@ -59,6 +61,7 @@ class Launch:
     group: int = 0
     landlock: bool = True
     ping: bool = False
+    unix_datagrams: bool = True
     env: Mapping[str, str] | None = None
     forced_failure: tuple[str, int] | None = field(default=None)
 
@@ -154,9 +157,12 @@ def start(spec: Launch) -> Launched:
                 str(path),
                 *(str(fd) for fd in (far_control.fileno(), far_maker.fileno(), config)),
             ]
-            _withhold_rings()
+            kept_back = _withhold(spec.unix_datagrams)
             # Other descriptors that the caller was given stay the program's, as natively.
-            helper = subprocess.Popen(argv, close_fds=False, env=spec.env)
+            stdin, stdout, stderr = (DEVNULL if n in kept_back else None for n in range(3))
+            helper = subprocess.Popen(
+                argv, stdin=stdin, stdout=stdout, stderr=stderr, close_fds=False, env=spec.env
+            )
         except OSError as error:
             control.close()
             maker.close()
@@ -172,13 +178,27 @@ def start(spec: Launch) -> Launched:
     return guest
 
 
-def _withhold_rings() -> None:
+def _withhold(unix_datagrams: bool) -> set[int]:
     """Let the guest inherit no io_uring: a kernel thread (io_uring_setup(2), SQPOLL) makes its calls with the rights of
-    whoever made it, and no filter is asked."""
+    whoever made it, and no filter is asked. And no unix sockets for datagrams, where it is to have none.
+
+    The numbers of what it will not have.
+    """
+    found = set()
     for name in os.listdir("/proc/self/fd"):
+        number = int(name)
         with suppress(OSError):  # listdir's own
-            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[io_uring]":
-                os.set_inheritable(int(name), False)
+            is_ring = os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[io_uring]"
+            if is_ring or (not unix_datagrams and _sends_unix_datagrams(number)):
+                os.set_inheritable(number, False)
+                found.add(number)
+    return found
+
+
+def _sends_unix_datagrams(number: int) -> bool:
+    """Raises OSError for what is no socket."""
+    with socket.socket(fileno=os.dup(number)) as sock:
+        return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_DGRAM
 
 
 def _write_all(fd: int, data: bytes) -> None:

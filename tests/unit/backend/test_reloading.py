@@ -67,6 +67,17 @@ def test_other_networks_take_another_start(tmp_path: Path) -> None:
     assert "its [networks]" in reloader.reload()
 
 
+def test_what_only_holds_for_guests_that_begin_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('unix_datagrams = "refuse"\n')
+    current, said = Current(Policy()), list[str]()
+    reloader = Reloader(current, lambda: load(str(path)).policy(), lambda: None, said.append)
+    for _ in range(2):
+        assert reloader.reload() == ""
+    told = "its unix_datagrams is for guests that begin from now on"
+    assert [line == told for line in said] == [False, True, False]
+
+
 def changed(watch: FileWatch, timeout: float) -> bool:
     """Whether a change of the file is told within `timeout` seconds."""
     while select.select([watch], [], [], timeout)[0]:

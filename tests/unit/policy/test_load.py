@@ -143,6 +143,20 @@ def test_what_is_no_text(tmp_path: Path) -> None:
         read("a = " + "[" * 10000)
 
 
+def test_whether_guests_have_unix_datagrams() -> None:
+    assert read("").policy().unix_datagrams
+    assert read('unix_datagrams = "allow"').policy().unix_datagrams
+    text = 'unix_datagrams = "refuse"\n[[rule]]\nallow = "any"\nlabels = {a = "b"}\n'
+    policy = read(text).policy()
+    assert not policy.unix_datagrams
+    assert not policy.for_labels({"a": "c"}).unix_datagrams
+    with pytest.raises(PolicyError, match="'no' is not 'allow' or 'refuse'"):
+        read('unix_datagrams = "no"')
+    with pytest.raises(PolicyError, match="unknown key") as e:
+        read('unix-datagrams = "refuse"')
+    assert "did you mean unix_datagrams?" in e.value.hint
+
+
 def test_the_error_shown_to_others_names_the_first_and_how_many() -> None:
     with pytest.raises(
         PolicyError, match=r"^p.toml:1:11: version: 2 is not 1 \(and 1 more\)$"

@@ -188,6 +188,26 @@ def test_joining_groups_is_carried_out_by_the_backend(
     assert ask(program, "setsockopt", 3, level, option, 0x7FFF0000, 136) == NOTIFY
 
 
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_unix_datagrams_by_choice(direct: bool, own: bool) -> None:
+    """Everything else is as it is with them."""
+    usual = guest_filter.build(direct, own)
+    without = guest_filter.build(direct, own, unix_datagrams=False)
+    none = refused(errno.ESOCKTNOSUPPORT)
+    for name in ("socket", "socketpair"):
+        for flags in (0, CLOEXEC, 0x100):
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+                asked = (name, socket.AF_UNIX, kind | flags, 0)
+                assert (ask(usual, *asked), ask(without, *asked)) == (ALLOW, none)
+            for family in range(-1, 64):
+                for kind in range(16):
+                    if family == socket.AF_UNIX and kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+                        continue
+                    other = (name, family, kind | flags, 0)
+                    assert ask(usual, *other) == ask(without, *other)
+
+
 @both
 def test_pairs_are_of_unix_sockets(program: bytes) -> None:
     assert ask(program, "socketpair", socket.AF_UNIX, socket.SOCK_STREAM, 0, 8) == ALLOW
