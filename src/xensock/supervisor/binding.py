@@ -439,6 +439,18 @@ def bind_reusing(sock: socket.socket, local: Endpoint) -> None:
         options.bind_anywhere(sock, local.as_python())
 
 
+def _listen_reusing(sock: socket.socket, backlog: int) -> None:
+    """listen(2) of the guest's own, past what bind_reusing() went past: the kernel asks for conflicts anew. Raises
+    OSError."""
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        with options.temporarily(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
+            sock.listen(backlog)
+
+
 def listen(sup: Supervisor, q: Question) -> None:
     from xensock.supervisor.supervisor import Verdict
 
@@ -494,8 +506,12 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
             return Verdict(decision, "direct", "allow"), 0
         again = sup.ports.is_listening(outer)
         # Another backend may refuse: first it, then the guest's own.
-        for each in (q.sock, outer) if sup.parts.stacks.default.local else (outer, q.sock):
-            each.listen(backlog)
+        if sup.parts.stacks.default.local:
+            _listen_reusing(q.sock, backlog)
+            outer.listen(backlog)
+        else:
+            outer.listen(backlog)
+            _listen_reusing(q.sock, backlog)
         decision = final(decision, decided(outer))
         if not again:
             sup.ports.listens(outer, end)

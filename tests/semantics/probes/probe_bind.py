@@ -77,6 +77,28 @@ def listen_without_bind(net: Net) -> None:
 
 
 @both
+def the_port_of_a_destination(net: Net) -> None:
+    """Without SO_REUSEADDR: connections to elsewhere, ended or not, hold none of this host's ports but their own."""
+    for service in ("reset", "leave", "echo"):
+        used = net.far(service)
+        if service != "echo":
+            used.sendall(token().encode() + b"\n")
+            outcome(read_all, used)
+            used.close()
+        listener = net.socket()
+        if net.version == 6:  # the other version of this probe runs beside it
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        say(f"{service}: bind", outcome(listener.bind, (net.any, PORTS[service])), "ok")
+        say(f"{service}: listen", outcome(listener.listen), "ok")
+        served(net, listener, Far())
+        with net.far("echo") as another:
+            say(f"{service}: another", echo(another), "hello")
+        if service == "echo":
+            say("the one that was there", echo(used), "hello")
+        listener.close()
+
+
+@both
 def listen_twice(net: Net) -> None:
     sock = net.listener()
     say("again", outcome(sock.listen, 7), "ok")
