@@ -31,6 +31,7 @@ SIOCATMARK = 0x8905  # linux/sockios.h
 _boxes: dict[str, object] = {}
 _noted = threading.Condition()
 _holes: dict[int, tuple[socket.socket, list[socket.socket]]] = {}
+_digging = threading.Lock()
 
 
 def note(token: str, value: object) -> None:
@@ -190,13 +191,10 @@ def dial(request: dict[str, Any]) -> dict[str, object]:
 def blackhole(version: int) -> dict[str, object]:
     """A listener whose accept queue is full: Linux drops further SYNs without an answer."""
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    if version == 6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    listener.bind(("", 0))
-    listener.listen(0)
-    port = listener.getsockname()[1]
-    fillers: list[socket.socket] = []
+    with _digging:
+        port, listener = dug(family)
+        fillers: list[socket.socket] = []
+        _holes[port] = (listener, fillers)
     while True:
         filler = socket.socket(family, socket.SOCK_STREAM)
         filler.setblocking(False)
@@ -205,8 +203,25 @@ def blackhole(version: int) -> dict[str, object]:
             filler.close()
             break
         fillers.append(filler)
-    _holes[port] = (listener, fillers)
     return {"port": port}
+
+
+def dug(family: int) -> tuple[int, socket.socket]:
+    """A listener on a port that no other hole has: the kernel gives the two families the same number now and then."""
+    tried: list[socket.socket] = []
+    while True:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
+        if port not in _holes:
+            break
+        tried.append(listener)  # held meanwhile, so that the kernel gives another
+    listener.listen(0)
+    for each in tried:
+        each.close()
+    return port, listener
 
 
 def open_hole(port: int) -> dict[str, object]:
