@@ -48,11 +48,33 @@ def until(what, found, seconds):
     return value
 
 
+def listed(said):
+    """Names and numbers in what `xl list` says. A domain that is gone but for pages that others map has no name there,
+    but (null)."""
+    row = r"^(\S+) +(\d+) +\d+ +\d+ +[-rbpscd]{6} +[\d.]+$"
+    return [(name, int(number)) for name, number in re.findall(row, said, re.MULTILINE)]
+
+
+def domains():
+    """As `listed`, now. Raises Failed where not even dom0 is among them."""
+    said = run("xl", "list")
+    found = listed(said)
+    if ("Domain-0", 0) not in found:
+        raise Failed(f"xl list: {said}")
+    return found
+
+
+def there(old):
+    """Whether the hypervisor still has the domain of that number, be it only for pages that others map."""
+    return old in [number for _, number in domains()]
+
+
 class Domain:
     """A domU. Its script's lines are those of its console."""
 
     def __init__(self, name):
         self.name = name
+        self.numbers = set()  # one for each of its lives
         self._console = CONSOLES / f"guest-{name}.log"
         self._told = 0
 
@@ -85,9 +107,12 @@ class Domain:
 
     def alive(self):
         """Whether the hypervisor still has it, be it only for pages that others map."""
-        return re.search(rf"^({self.name}|\(null\)) ", run("xl", "list"), re.MULTILINE) is not None
+        now = domains()
+        self.numbers |= {number for name, number in now if name == self.name}
+        return not self.numbers.isdisjoint(number for _, number in now)
 
     def destroy(self):
+        self.alive()  # which notes its number
         run("xl", "destroy", self.name, check=False)
 
 
@@ -112,11 +137,6 @@ def number(name):
     """Of a domain, -1 where there is none."""
     said = run("xl", "domid", name, check=False).strip()
     return int(said) if said.isdigit() else -1
-
-
-def there(old):
-    """Whether the hypervisor still has the domain of that number, be it only for pages that others map."""
-    return re.search(rf"^\S+ +{old} ", run("xl", "list"), re.MULTILINE) is not None
 
 
 def nodes_left(old):
@@ -219,6 +239,7 @@ on_reboot = "restart"
 """
         config.write_text(text + "\n".join(lines) + "\n")
         run("xl", "create", str(config))
+        domain.alive()  # which notes its number
         return domain
 
     def __exit__(self, *_):

@@ -5,13 +5,12 @@ rebooted while bytes flow, and must find what it had before, while nothing of it
 
 import hashlib
 import http.server
-import re
 import sys
 import threading
 import time
 from pathlib import Path
 
-from dom0 import ADDRESS, Failed, Scenario, held, let_go, nodes_left, number, run, say, until
+from dom0 import ADDRESS, Failed, Scenario, held, let_go, nodes_left, number, run, say, there, until
 
 back, kind, cpus = sys.argv[1:]
 BODY = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(1 << 15))
@@ -86,7 +85,7 @@ def reboot(scenario, two, before):
     until("its second life", lambda: (two.tell(), two.said().count("wget-done") == 2)[1], 200)
     if not ended.wait(60):
         raise Failed("the old connection did not end")
-    until("the old domain", lambda: not re.search(rf" {old} ", run("xl", "list")), 60)
+    until("the old domain", lambda: not there(old), 60)
     say("in xenstore", nodes_left(old))
     two.destroy()
     until("both domains gone", lambda: not two.alive(), 60)
