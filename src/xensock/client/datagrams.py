@@ -11,6 +11,7 @@ from xensock.calls.address import Endpoint
 from xensock.client.address import failure
 from xensock.client.held import Held, State
 from xensock.client.link import unwatch
+from xensock.client.reports import Reports
 from xensock.wire.commands import Attach, Connect, Which
 from xensock.wire.extensions import Extension
 from xensock.wire.packet_info import IP_RECEIVE, IPV6_RECEIVE
@@ -33,6 +34,7 @@ class Datagrams(Held):
         super().__init__(link, family, socket.SOCK_DGRAM, protocol, end, hops=hops)
         self.informed = link.informed
         self.wanted: set[tuple[int, int]] = set()  # of IP_RECEIVE and IPV6_RECEIVE
+        self.reports = Reports(family or socket.AF_INET)  # a name service has no family
         pages = link.frontend.data_ring(link.datagram_order)
         try:
             self.command(Attach(self.id, pages.ref, pages.port))
@@ -75,6 +77,7 @@ class Datagrams(Held):
         """See Held."""
         if not self._tells((level, name)):
             super().set_option(level, name, value)
+            self.reports.switched((level, name), value)
         elif not value or (level == socket.IPPROTO_IPV6 and len(value) < _INT.size):
             raise failure(errno.EINVAL)
         elif any(value[: _INT.size]):

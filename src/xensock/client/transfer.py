@@ -64,6 +64,8 @@ class Transfer(standard.socket):
         held = self._own()
         if not isinstance(held, Stream):
             return
+        if flags & standard.MSG_ERRQUEUE:
+            raise self._no_report()
         if held.state is State.LISTENING:
             raise failure(errno.ENOTCONN)
         if flags & standard.MSG_OOB:
@@ -134,8 +136,38 @@ class Transfer(standard.socket):
         if frame is None:
             raise failure(errno.ENETDOWN)
         if frame.error:
+            if not flags & standard.MSG_PEEK:
+                held.reports.keep(frame)
             raise failure(-frame.error)
         return frame
+
+    def _receive_report(
+        self, held: Datagrams, bufsize: int, room: int
+    ) -> tuple[bytes, list[Any], int, Any]:
+        """As recvmsg(2) with MSG_ERRQUEUE, which never waits."""
+        frame = held.reports.take() or self._next_report(held)
+        if frame is None:
+            raise self._no_report()
+        assert frame.icmp is not None
+        control, less = fitting(held.reports.control(frame), room)
+        seen = standard.MSG_ERRQUEUE | (standard.MSG_CTRUNC if less else 0)
+        seen |= standard.MSG_TRUNC if len(frame.icmp.quote) > bufsize else 0
+        return frame.icmp.quote[:bufsize], control, seen, python_of(held.family, frame.address)
+
+    def _next_report(self, held: Datagrams) -> Frame | None:
+        """What came next, if that is a report. Whoever reads it here is not told by recv() any more."""
+        waits = standard.MSG_DONTWAIT if not self.gettimeout() else 0
+        try:
+            frame = self._next_frame(held, standard.MSG_PEEK | waits)
+        except BlockingIOError:
+            return None
+        if frame is None or frame.icmp is None:
+            return None
+        return self._next_frame(held, standard.MSG_DONTWAIT)
+
+    def _no_report(self) -> OSError:
+        """With a time limit Python waits for one as for data, and says so."""
+        return TimeoutError("timed out") if self.gettimeout() else failure(errno.EAGAIN)
 
     def _receive_datagram(
         self, held: Datagrams, bufsize: int, flags: int, room: int = 0
@@ -143,6 +175,8 @@ class Transfer(standard.socket):
         """As recvmsg(2): data, control messages in so many bytes, flags, address."""
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
+        if flags & standard.MSG_ERRQUEUE:
+            return self._receive_report(held, bufsize, room)
         frame = self._receive_frame(held, flags)
         cut = frame.truncated or len(frame.payload) > bufsize
         seen = standard.MSG_TRUNC if cut else 0
