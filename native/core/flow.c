@@ -2,6 +2,7 @@
 #include "flow.h"
 
 #include "bucket.h"
+#include "keeper.h"
 #include "mover.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 static void drop(struct xs_stream *st, struct xs_pool *pool)
@@ -67,6 +69,14 @@ static void resets(int fd, bool whether)
 	struct linger hard = {whether, 0};
 
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+}
+
+/* Nobody else can go on with it: a process that keeps our descriptors closes it at our end. */
+static void ends_with_us(int fd)
+{
+	struct timeval mark = {XS_ENDS_WITH_S, 0};
+
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &mark, sizeof mark);
 }
 
 static void close_side(struct xs_flow *f, int i, bool reset)
@@ -314,8 +324,9 @@ static int start(struct xs_task *t, struct xs_thread *w)
 			t->error_side = i;
 			return errno;
 		}
-		/* What is cut short by our end must not look as if it were whole. */
+		/* What is cut short by our end must not look as if it were whole; nor must anybody wait after it. */
 		resets(f->side[i].source.fd, true);
+		ends_with_us(f->side[i].source.fd);
 	}
 	return 0;
 }

@@ -189,6 +189,43 @@ def test_ten_kills_under_load(engine: Engine, command: list[str], record_propert
     print(f"relayed ended after {max(ends):.3f} s, calls answered after {max(back):.3f} s")
 
 
+def test_relayed_ones_end_though_no_backend_follows(engine: Engine, command: list[str]) -> None:
+    """Also where the backend has guests over rings, whose sockets are kept for the next one."""
+    rings = f"--listen=local:{engine.directory / 'mortal' / 'rings'}"
+    label = {"xensock.datapath": "relay"}
+    with mortal(engine, command, *OPTIONS, rings) as (ours, holder):
+        relay, direct = Guest(ours, "relay", 1, label), Guest(ours, "direct", 1)
+        try:
+            with (
+                opened(ours, direct.ports, 1) as (line,),
+                opened(ours, relay.ports, 1) as (client,),
+            ):
+                client.send(b"first")
+                client.receive(5)
+                relay("open", RELAYED)
+                backend = served_by(holder)
+                holder.send_signal(signal.SIGSTOP)  # it starts no other one
+                killed = time.monotonic()
+                ended_by(backend)
+                found = ended(relay, RELAYED)
+                with pytest.raises(ConnectionResetError):
+                    client.receive(1)
+                assert {how for _, how in found} == {"ConnectionResetError"}
+                assert max(when for when, _ in found) - killed <= RESET_S
+                # The other's are its own.
+                line.send(b"still")
+                line.receive(5)
+                holder.send_signal(signal.SIGCONT)
+                relay("open", 1)
+                with opened(ours, relay.ports, 1) as (client,):
+                    client.send(b"again")
+                    client.receive(5)
+        finally:
+            holder.send_signal(signal.SIGCONT)
+            relay.close()
+            direct.close()
+
+
 def test_holder_and_backend_both_gone(engine: Engine, command: list[str]) -> None:
     """What a container asks for is refused, and nothing of it comes to the network."""
     world = engine.world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import signal
 import socket
@@ -93,6 +94,53 @@ def test_it_has_no_memory_of_guests(runs: list[tuple[int, int]]) -> None:
     theirs.close()
     del mapped
     os.close(fd)
+
+
+PAIRS = """
+import os, signal, socket, struct, sys
+from xensock import _core
+keeper, *ends = map(int, sys.argv[1:])
+marked = socket.socket(fileno=ends[1])
+marked.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 47103, 0))
+pid = _core.keeper_start(keeper, -1)
+os.kill(pid, signal.SIGUSR1)  # not meant
+print(pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_ends_with_the_process_is_closed() -> None:
+    """Where nobody comes to ask for anything."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ours)
+        pairs = [socket.socketpair() for _ in range(2)]
+        given = [theirs.fileno(), *(end.fileno() for _, end in pairs)]
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", PAIRS, *map(str, given)],
+                pass_fds=given,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        )
+        for sock in (theirs, *(end for _, end in pairs)):
+            sock.close()
+        kept, ended = (stack.enter_context(near) for near, _ in pairs)
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert ask(ours, 9999)[0] == pid
+        for near in (kept, ended):
+            near.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                near.recv(1)
+        process.kill()
+        ended.settimeout(20)
+        assert ended.recv(1) == b""
+        assert ask(ours, given[1], given[2])[1] == b"\1\0"
+        with pytest.raises(BlockingIOError):
+            kept.recv(1)
+    until(lambda: not alive(pid))
 
 
 def test_its_end_disturbs_nobody() -> None:
