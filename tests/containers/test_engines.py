@@ -134,9 +134,10 @@ def test_ports_below_1024_and_others_by_label(engine: Engine) -> None:
     if engine.user is None:  # for others the host's kernel says no
         serve(engine, "low", 81, {"xensock.allow": "listen:any:81"})
         assert fetched(engine, 81) == "from box\n"
-    port = engine.world.host.free_port()
-    serve(engine, "mapped", 8000, {"xensock.publish": f"{port}:8000"})
-    assert fetched(engine, port) == "from box\n"
+    for guest_port in (8000, 80):  # the latter is nobody's on the host
+        port, name = engine.world.host.free_port(), f"mapped{guest_port}"
+        serve(engine, name, guest_port, {"xensock.publish": f"{port}:{guest_port}"})
+        assert fetched(engine, port) == "from box\n"
 
 
 def test_exec_is_mediated(engine: Engine) -> None:
@@ -167,6 +168,27 @@ def test_the_landlock_domains_that_are_in_force(engine: Engine) -> None:
         made.remove()
 
 
+def paused(engine: Engine, name: str, port: int) -> None:
+    """A client of a paused server waits and is answered after that; other containers go on meanwhile."""
+    engine(*engine.runtime_options(), "pause", name)
+    try:
+        with engine.world.peer.connect(engine.world.host.addr4, port) as client:
+            client.sendall(b"GET /page HTTP/1.0\r\n\r\n")
+            done = engine.run("box", *get(engine, "http://v4only.test/address"))
+            assert done.stdout == f"{engine.world.host.addr4}\n"
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+            engine(*engine.runtime_options(), "unpause", name)
+            client.settimeout(30)
+            answer = b""
+            while more := client.recv(65536):
+                answer += more
+        assert answer.endswith(b"from box\n")
+    finally:
+        engine(*engine.runtime_options(), "unpause", name, check=False)
+
+
 def test_restart_pause_and_removal(engine: Engine) -> None:
     port = engine.world.host.free_port()
     serve(engine, "again", port)
@@ -181,8 +203,7 @@ def test_restart_pause_and_removal(engine: Engine) -> None:
     eventually(lambda: fetched(engine, port) == "from box\n", 20, "the server after its restart")
     assert len(engine.records()) > before
     if engine.user is None and engine.has_cgroups:
-        engine(*engine.runtime_options(), "pause", "again")
-        engine(*engine.runtime_options(), "unpause", "again")
+        paused(engine, "again", port)
     assert fetched(engine, port) == "from box\n"
     engine.remove()
     assert fetched(engine, port) == ""

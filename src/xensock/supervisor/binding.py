@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pathlib
 import socket
 import threading
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from xensock.stack.stacks import DecidedError, decided
 from xensock.supervisor import limits, options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
 from xensock.supervisor.diag import CONNECTED, cookie
+from xensock.supervisor.privileged import PRIVILEGED, may_bind, rules_its_network
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from xensock.supervisor.question import Question
     from xensock.supervisor.supervisor import Supervisor, Verdict
 
-PRIVILEGED = 1024
 PORT_TRIES = 64
 DROP_S = 1.0
-CAP_NET_BIND_SERVICE = 10
 V6ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 ANY4, ANY6 = IPv4Address(0), IPv6Address(0)
 OUTER, INSIDE = "outer", "inside"  # in names of what is kept for a successor
@@ -221,7 +219,7 @@ def _listen_judged(sock: socket.socket, local: Endpoint, backlog: int) -> None:
 
 
 def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
-    if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
+    if not _may_bind_inside(sup, q, end):
         return errno.EACCES
     # The guest's own wildcard listener holds the port on its loopback too, although it lives in the host's network.
     if end.port and end.host.is_loopback and sup.parts.direct and sup.ports.owner(end):
@@ -232,6 +230,15 @@ def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -
     sup.move(q, host=False)
     q.sock.bind(local.as_python())
     return 0
+
+
+def _may_bind_inside(sup: Supervisor, q: Question, end: Endpoint) -> bool:
+    """Whether the caller may have a port of the guest's own network. The host's is another one, or none."""
+    if not 0 < end.port < PRIVILEGED or may_bind(q.tid, end.port):
+        return True
+    # A group's ports have the same numbers on the host's loopback.
+    low = any(p.port < PRIVILEGED for p in sup.parts.publications.of(end.port))
+    return not low and rules_its_network(q.tid)
 
 
 def _bind_shared(sup: Supervisor, q: Question, local: Endpoint) -> bool:
@@ -582,16 +589,3 @@ def _publish(sup: Supervisor, p: Publication) -> socket.socket:
             raise
         release_gone(sup)
         return stack.create_server(str(host), p.port, family, dual)
-
-
-def may_bind(tid: int, port: int) -> bool:
-    """Whether the caller natively could bind this port: not a privileged one, or with CAP_NET_BIND_SERVICE (ip(7))."""
-    try:
-        first = int(pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-        text = pathlib.Path(f"/proc/{tid}/status").read_text()
-    except OSError:
-        return False
-    effective = next(
-        int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:")
-    )
-    return port >= first or (os.geteuid() == 0 and bool(effective >> CAP_NET_BIND_SERVICE & 1))

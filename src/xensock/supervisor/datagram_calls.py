@@ -15,7 +15,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.policy.networks import AWAY
 from xensock.stack.stacks import DecidedError, Look, decided
-from xensock.supervisor import binding, memberships
+from xensock.supervisor import binding, memberships, privileged
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
 from xensock.supervisor.datagram_records import path_of, target
 from xensock.supervisor.datagrams import Who, prepare
@@ -173,7 +173,7 @@ def bind(sup: Supervisor, q: Question) -> None:
     ping = q.sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) in PING
     decision, error, outside = OWN, 0, False
     try:
-        if local.port > 0 and not ping and not binding.may_bind(q.tid, local.port):
+        if local.port > 0 and not ping and not privileged.may_bind(q.tid, local.port):
             error = errno.EACCES
         elif datagrams is None or ping or not _is_outside(datagrams, q, local.unmapped()):
             _inside(q, local)

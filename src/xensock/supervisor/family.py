@@ -15,7 +15,7 @@ from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.calls.call import Verb
 from xensock.calls.family import AF_XENSOCK
-from xensock.supervisor import binding, limits
+from xensock.supervisor import binding, limits, privileged
 from xensock.supervisor.connecting import OWN, describe
 from xensock.supervisor.diag import cookie
 
@@ -85,7 +85,7 @@ def _bind(sup: Supervisor, q: Question) -> None:
     local = binding.local_of(q)
     if local is None:
         _told(sup, q, Verb.BIND, describe(q.addr), binding.wrong(q))
-    elif local.port > 0 and not binding.may_bind(q.tid, local.port):
+    elif local.port > 0 and not privileged.may_bind(q.tid, local.port):
         _told(sup, q, Verb.BIND, str(local), errno.EACCES)
     else:
         where = local.as_python()

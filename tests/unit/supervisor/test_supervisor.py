@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from ipaddress import ip_address
 
@@ -12,7 +11,7 @@ import pytest
 import guestkit
 from guestkit import shown
 from xensock.calls.address import Endpoint
-from xensock.supervisor import binding, connecting
+from xensock.supervisor import connecting
 from xensock.supervisor.supervisor import peer_of
 
 CONNECT = "said(error_of(socket.socket().connect, ({host!r}, {port})))"
@@ -48,17 +47,6 @@ def test_addresses_that_mean_the_guest(host: str, own: bool) -> None:
 def test_what_an_address_is_called() -> None:
     assert connecting.describe(Endpoint.from_python(("192.0.2.1", 80)).sockaddr()) == "192.0.2.1:80"
     assert connecting.describe(b"\1\0/tmp/x") == "[8 bytes]"
-
-
-def test_privileged_ports() -> None:
-    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as start:
-        first = int(start.read())
-    assert binding.may_bind(os.getpid(), max(first, 1024))
-    assert binding.may_bind(2**22 + 1, 80) is False  # nobody
-    if first > 80:
-        with open("/proc/self/status") as status:
-            (caps,) = [int(line.split()[1], 16) for line in status if line.startswith("CapEff:")]
-        assert binding.may_bind(os.getpid(), 80) is (os.geteuid() == 0 and bool(caps >> 10 & 1))
 
 
 @paths
