@@ -373,8 +373,14 @@ def release_gone(sup: Supervisor) -> None:
             continue
         if all(each.cookie != key for each in diag.held(outers.guest_port, CONNECTED)):
             drop(sup, key)
-    for dropped in list(sup.dropping):  # last: the relay's thread drops, too
-        dropped.wait(DROP_S)
+    await_dropped(sup)  # last: the relay's thread drops, too
+
+
+def await_dropped(sup: Supervisor, port: int = 0) -> None:
+    """Wait for another thread that is closing what the host holds for a socket of the guest's (with this port)."""
+    for dropped, its in list(sup.dropping.items()):
+        if not port or its == port:
+            dropped.wait(DROP_S)
 
 
 def _names(key: int, outers: Outers) -> list[str]:
@@ -398,8 +404,8 @@ def forget(sup: Supervisor, key: int, outers: Outers) -> None:
 
 def drop(sup: Supervisor, key: int) -> None:
     """Free what the host holds for a socket of the guest's that is gone."""
-    dropped = threading.Event()
-    sup.dropping.add(dropped)
+    dropped, known = threading.Event(), sup.reserved.get(key)
+    sup.dropping[dropped] = known.guest_port if known is not None else 0
     try:
         outers = sup.reserved.pop(key, None)
         if outers is not None:
@@ -409,7 +415,7 @@ def drop(sup: Supervisor, key: int) -> None:
             each.close()
     finally:
         dropped.set()
-        sup.dropping.discard(dropped)
+        sup.dropping.pop(dropped)
 
 
 def _heed(sup: Supervisor, q: Question) -> None:

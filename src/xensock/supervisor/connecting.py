@@ -177,13 +177,14 @@ def _itself(sup: Supervisor, q: Question, end: Endpoint) -> None:
 
 def _is_itself(sup: Supervisor, end: Endpoint) -> bool:
     """Relay: whether a connection to this address of the host's network would come back to the guest."""
+    from xensock.supervisor import binding
+
     if not sup.ports.owner(end):
+        binding.await_dropped(sup, end.port)  # another backend takes a moment to close its own
         # A port of the guest's on which nobody listens yet: while somebody stood in for it, nobody could.
         return _is_bound(sup, end) and _is_local(sup, end)
     if _guest_listens(sup, end):
         return _is_local(sup, end)
-    from xensock.supervisor import binding
-
     binding.release_gone(sup)  # closed; the kernel's word of that comes late
     return False
 

@@ -113,7 +113,7 @@ class Held:
         default_factory=dict
     )  # relay: what the host has for the guest's bound ones, by cookie
     own: set[int] = field(default_factory=set)  # cookies of AF_XENSOCK sockets, where that matters
-    dropping: set[threading.Event] = field(default_factory=set)  # such sockets, being closed
+    dropping: dict[threading.Event, int] = field(default_factory=dict)  # such, being closed; ports
     relayed: set[int] = field(default_factory=set)  # cookies of those whose connect the relay began
     supervisors: set[Supervisor] = field(default_factory=set)  # that run
     users: int = 0
