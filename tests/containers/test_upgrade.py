@@ -14,7 +14,6 @@ from world.processes import eventually, served_by
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
     from engines import Engine
 
@@ -29,9 +28,11 @@ main()
 """
 
 
-@pytest.mark.parametrize("engine", ["podman"], indirect=True)
-def test_upgrades_under_load(engine: Engine, tmp_path: Path) -> None:
-    program, version = tmp_path / "xensock.py", tmp_path / "version"
+@pytest.mark.parametrize("engine", ["docker", "podman", "rootless"], indirect=True)
+def test_upgrades_under_load(engine: Engine) -> None:
+    directory = engine.directory / "versions"
+    directory.mkdir()
+    program, version = directory / "xensock.py", directory / "version"
     program.write_text(VERSIONED)
     version.write_text("1.0")
     rules = ("--allow=any", "--allow=listen:any")
@@ -42,7 +43,7 @@ def test_upgrades_under_load(engine: Engine, tmp_path: Path) -> None:
         def upgrade(to: str) -> subprocess.CompletedProcess[str]:
             version.write_text(to)
             argv = [*OWN, "upgrade", f"--control={ours.directory}/control"]
-            return ours.world.host.run(argv)
+            return ours.world.host.run(argv, user=ours.user)
 
         def go_on() -> None:
             """Calls are answered, and bytes flow."""
@@ -58,7 +59,7 @@ def test_upgrades_under_load(engine: Engine, tmp_path: Path) -> None:
                 line.receive(4)
 
         try:
-            with opened(ours, many.ports, 100) as lines:
+            with opened(ours, many.ports, 1000) as lines:
                 many("call")
                 relay("open", RELAYED)
                 done = upgrade("2.0")
