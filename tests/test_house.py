@@ -96,6 +96,7 @@ TESTED_BY: dict[str, str] = {
     "cli/overview.py": "tests/programs/test_overview.py",
     "supervisor/looking.py": "tests/programs/test_looking.py",
     "supervisor/family.py": "tests/programs/test_family.py",
+    "supervisor/udp_card.py": "tests/programs/test_udp.py",
     "supervisor/udp_diag.py": "tests/programs/test_udp.py",
     "doctor/check.py": "tests/unit/doctor/test_checks.py",
     "doctor/kernel.py": "tests/unit/doctor/test_checks.py",

@@ -247,15 +247,14 @@ def _bind(
     """The host's socket first, or another backend's; then the guest's own, on the same number. That address, and what
     was decided. Raises DecidedError, OSError."""
     at = local.unmapped()
-    key = cookie(q.sock)
-    if local.port and datagrams.holds(at):
-        # Another socket of the guest's has it, or had it just now: its kernel knows whether they may share.
-        _guest_bind(q, local)
-        first = datagrams.share(at, key, os.fstat(q.sock.fileno()).st_ino)
-        return at, final(decision, first)
-    published = datagrams.published(local.port)
+    key, inode = cookie(q.sock), os.fstat(q.sock.fileno()).st_ino
+    if local.port:
+        # Another socket of the guest's may have it: its kernel knows whether they may share.
+        first = datagrams.bind_beside(at, lambda: _guest_bind(q, local), key, inode)
+        if first is not None:
+            return at, final(decision, first)
     for tries in range(TRIES):
-        outer = _outer(datagrams.home, q, local, published)
+        outer = _outer_free(datagrams, q, local)
         decision = final(decision, decided(outer))
         number = local.port or outer.getsockname()[1]
         at, here = Endpoint(at.host, number, at.scope), Endpoint(local.host, number, local.scope)
@@ -268,7 +267,7 @@ def _bind(
             if local.port or error.errno != errno.EADDRINUSE or tries == TRIES - 1:
                 raise
             continue
-        datagrams.share(at, key, os.fstat(q.sock.fileno()).st_ino)
+        datagrams.share(at, key, inode)
         return at, decision
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
@@ -278,6 +277,18 @@ def _guest_bind(q: Question, local: Endpoint) -> None:
         binding.bind_reusing(q.sock, local)
     else:
         bind_anywhere(q.sock, local.as_python())
+
+
+def _outer_free(datagrams: Datagrams, q: Question, local: Endpoint) -> socket.socket:
+    """As _outer(), also where one that has ended had the port just now."""
+    published = datagrams.published(local.port)
+    try:
+        return _outer(datagrams.home, q, local, published)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    datagrams.release_gone()
+    return _outer(datagrams.home, q, local, published)
 
 
 def _outer(

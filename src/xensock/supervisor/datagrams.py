@@ -36,6 +36,7 @@ from xensock.supervisor.datagram_records import name_of, path_of, target
 from xensock.supervisor.groups import Groups
 from xensock.supervisor.hostways import way
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
+from xensock.supervisor.udp_card import BUFFER, open_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,10 +54,8 @@ UDP, ECHO, DGRAM = 17, 1, socket.SOCK_DGRAM
 ASK, INBOUND = 0, 1
 SIX, DUAL, OPEN, AUTOMATIC, RAW, FRAMED = 1, 2, 4, 8, 16, 32  # native/core/udp.h
 INFORMED, VIA = 64, 8
-SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 15, 23, 3
-SO_RCVBUFFORCE, SO_SNDBUFFORCE, IP_RECVERR, IPV6_RECVERR = 33, 32, 11, 25
+IP_RECVERR, IPV6_RECVERR = 11, 25
 ECHOES = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
-CARD_BUFFER = 8 << 20  # bytes that a guest may send faster than they can be passed on
 BROADCAST, ANY4, ANY6 = IPv4Address(0xFFFFFFFF), IPv4Address(0), IPv6Address(0)
 MOST_CALLERS = 4096
 PORT = "udp"  # in names of what is kept for a successor
@@ -118,7 +117,7 @@ class Datagrams:
             if "card" not in guest.left:
                 rtnetlink.let_datagrams_out(link, ways)
             mac = rtnetlink.hardware_address(link, rtnetlink.CARD)
-        card = guest.kept("card", self._card)
+        card = guest.kept("card", lambda: open_card(guest))
         # The kernel waits for all its readers when the last reference to a packet socket goes (packet_release).
         self._kept = os.dup(card.fileno())
         plain = b"".join(packed(each.source) for each in ways if each.source) + packed(GUEST4)
@@ -132,26 +131,6 @@ class Datagrams:
             self._diag = udp_diag.watch(guest)
             self._loop.add(self._diag.fileno(), IN, lambda _: self._read_diag())
         self._loop.add(_core.udp_fd(self._core), IN, lambda _: self._read_events())
-
-    def _card(self) -> socket.socket:
-        card = self._guest.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            card.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            with suppress(OSError):  # Linux 4.20; without it we see our own packets
-                card.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-            for force, name in (
-                (SO_RCVBUFFORCE, socket.SO_RCVBUF),
-                (SO_SNDBUFFORCE, socket.SO_SNDBUF),
-            ):
-                try:
-                    card.setsockopt(socket.SOL_SOCKET, force, CARD_BUFFER)
-                except PermissionError:  # only the host's root: as much as anybody gets
-                    card.setsockopt(socket.SOL_SOCKET, name, CARD_BUFFER)
-            card.bind((rtnetlink.FAR_END, ETH_P_ALL))
-        except BaseException:
-            card.close()
-            raise
-        return card
 
     def close(self) -> None:
         """End the threads and close every socket but the card, which takes milliseconds: `release`, or the end of
@@ -227,6 +206,20 @@ class Datagrams:
                 outer.close()
                 raise
             self.bound[key] = Bound(outer, decision, via)
+
+    def bind_beside(
+        self, local: Endpoint, bind: Callable[[], None], cookie: int, inode: int
+    ) -> Decision | None:
+        """Bind one more socket of the guest's there, where a living one is, and `share`; None: there is none. Raises
+        OSError."""
+        if not self.holds(local):
+            return None
+        self.release_gone()
+        with self._lock:
+            if not self.holds(local):
+                return None
+            bind()
+            return self.share(local, cookie, inode)
 
     def share(self, local: Endpoint, cookie: int, inode: int) -> Decision:
         """A socket of the guest's is bound there; what was decided about the first. Raises OSError: a group that it
@@ -503,13 +496,20 @@ class Datagrams:
     def _read_diag(self) -> None:
         assert self._diag is not None
         gone, lost = udp_diag.read(self._diag)
-        if lost:
-            with self._lock:
-                known = set(self._cookies)
-            with suppress(OSError):  # then those ports end when they are idle
-                gone |= known - udp_diag.there(self._guest)
         for cookie in gone:
             self._gone(cookie)
+        if lost:
+            self.release_gone()
+
+    def release_gone(self) -> None:
+        """Let go of what sockets had that have ended: the kernel's word of that comes late."""
+        if self._diag is None:
+            return
+        with self._lock:  # who is letting go has done so then
+            known = set(self._cookies)
+        with suppress(OSError):  # then those ports end when they are idle
+            for cookie in known - udp_diag.there(self._guest):
+                self._gone(cookie)
 
     def _gone(self, cookie: int) -> None:
         with self._lock:
@@ -578,7 +578,7 @@ def _carried(carrier: Stack, via: int) -> int:
 def prepare(sock: socket.socket) -> None:
     """Have a backend tell what ICMP says about datagrams (ip(7), IP_RECVERR), and keep as many of those that come as it
     may: they wait there for two more processes. Raises OSError."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CARD_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)

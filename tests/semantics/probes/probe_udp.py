@@ -102,6 +102,34 @@ def bound(net: Net) -> None:
 
 
 @both
+def a_port_is_free_at_once(net: Net) -> None:
+    """close(2) gives it back: to another address, to who shares it and who does not, and after sending alone."""
+    results = set()
+    sock = udp(net)
+    sock.bind((net.any, 0))
+    port = sock.getsockname()[1]
+    for turn in range(60):
+        sock.close()
+        sock = udp(net)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, turn % 3 == 1)
+        results.add(outcome(sock.bind, ((net.any, net.host)[turn % 4 == 3], port)))
+    say("bound", sorted(map(str, results)), ["ok"])
+    sock.sendto(b"who", far(net))
+    say("seen as", json.loads(sock.recv(200))[1] == port, True)
+    results.clear()
+    for _ in range(20):
+        sock.close()
+        sock = udp(net)
+        sock.sendto(b"who", far(net))
+        sock.recv(200)
+        port = sock.getsockname()[1]
+        sock.close()
+        sock = udp(net)
+        results.add(outcome(sock.bind, (net.any, port)))
+    say("bound to what was sent from", sorted(map(str, results)), ["ok"])
+
+
+@both
 def one_port_for_all(net: Net) -> None:
     """Datagrams of one socket to different destinations come from one port."""
     sock = udp(net)
