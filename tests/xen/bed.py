@@ -57,6 +57,10 @@ MODULE_FOLDERS = (
     "net/802",
     "net/llc",
     "net/packet",
+    "net/ipv4/inet_diag.ko",
+    "net/ipv4/tcp_diag.ko",
+    "net/ipv4/udp_diag.ko",
+    "net/unix/unix_diag.ko",
 )
 DOMU_MODULES = ("xen-evtchn", "xen-gntdev", "xen-gntalloc")
 
@@ -259,7 +263,9 @@ class Bed:
         kernel = root / "lib/modules" / self.kernel
         for name in DOMU_MODULES:
             shutil.copy(next(kernel.rglob(f"{name}.ko")), tree / "modules")
-        for name in ("xen-netfront", "veth", "dummy", "af_packet"):
+        for name in (
+            "xen-netfront", "veth", "dummy", "af_packet", "inet_diag", "tcp_diag", "udp_diag", "unix_diag"
+        ):  # fmt: skip
             for module in kernel.rglob(f"{name}.ko"):
                 shutil.copy(module, tree / "modules")
         for name in ("pvcallsfront.ko", "pvcalls-shim.ko"):

@@ -31,6 +31,7 @@ def run_checks() -> list[Check]:
         *_supervision(),
         _landlock(),
         _cookie(),
+        _sock_diag(),
         _proc(),
         _descriptors(),
         *surroundings.rows(Machine()),
@@ -145,6 +146,18 @@ def _cookie() -> Check:
             "boot Linux 5.14 or later",
         )
     return Check("SO_NETNS_COOKIE", "ok", "a socket's namespace can be told")
+
+
+def _sock_diag() -> Check:
+    error = probe.sock_diag()
+    if error:
+        return Check(
+            "sock_diag",
+            "warn",
+            f"{os.strerror(error)}: what guests have closed or given up is noticed late or never",
+            "sudo modprobe -a tcp_diag udp_diag unix_diag",
+        )
+    return Check("sock_diag", "ok", "the kernel tells of sockets")
 
 
 def _proc() -> Check:

@@ -1,4 +1,4 @@
-"""The few rtnetlink(7) requests with which a check builds a guest's network for a moment.
+"""The few netlink(7) requests of checks: those that build a guest's network for a moment, and a look at sockets.
 
 Every function raises OSError with the errno of the kernel's answer.
 """
@@ -9,6 +9,12 @@ import os
 import socket
 import struct
 
+PATIENCE = 10  # seconds for an answer of the kernel's
+
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+TCP_LISTEN = 10
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_DUMP = 0x300
 NLM_F_REQUEST = 1
 NLM_F_ACK = 4
 NLM_F_EXCL = 0x200
@@ -82,3 +88,21 @@ def all_addresses_local() -> None:
         NLM_F_CREATE | NLM_F_EXCL,
         route + _attribute(RTA_OIF, struct.pack("i", LOOPBACK)),
     )
+
+
+def look_at_sockets() -> None:
+    """Ask for the sockets of TCP that listen. Raises OSError: ENOENT where the kernel has no module for that."""
+    # struct inet_diag_req_v2 (sock_diag(7))
+    body = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN) + bytes(
+        48
+    )
+    head = struct.pack(
+        "=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as link:
+        link.settimeout(PATIENCE)
+        link.send(head + body)
+        answer = link.recv(1 << 16)
+    kind, error = struct.unpack_from("=H", answer, 4)[0], struct.unpack_from("=i", answer, 16)[0]
+    if kind in (NLMSG_ERROR, NLMSG_DONE) and error:
+        raise OSError(-error, os.strerror(-error))

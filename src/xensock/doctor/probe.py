@@ -289,3 +289,12 @@ def netns_cookie() -> int:
         except OSError as problem:
             return problem.errno or errno.EIO
     return 0
+
+
+def sock_diag() -> int:
+    """0, or the errno of a look at the sockets of TCP (sock_diag(7))."""
+    try:
+        netlink.look_at_sockets()
+    except OSError as problem:
+        return problem.errno or errno.EIO
+    return 0

@@ -40,6 +40,7 @@ from xensock.supervisor.relay_names import Start, called_as
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
     SO_MARK,
+    TCP_SYN_SENT,
     MakeSocket,
     Wire,
     attach_filter,
@@ -61,11 +62,12 @@ TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it take
 MOST_SEGMENT = (
     32767  # that can be asked for (MAX_TCP_WINDOW); more is loopback's, as the guest's own
 )
-TCP_SYN_SENT, TCP_CLOSE = 2, 7
+TCP_CLOSE = 7
 
 _FAST_WAIT_US = 2000
 _HOLD_WAIT_US = 100
 _CHECK = 0.5  # seconds between looks at the guests that are held
+_AGAIN_BLIND = 20  # as often, a guest that cannot be looked up has given up
 _LISTENERS = 256
 _BACKLOG = 4096
 _HARD = struct.pack("ii", 1, 0)
@@ -124,6 +126,7 @@ class _Hold:
     stage: _Stage = _Stage.DIALLING
     error: int = 0
     syn: Syn | None = None
+    again: int = 0  # how often that was sent once more
 
     @property
     def key(self) -> tuple[Endpoint, Endpoint]:
@@ -377,8 +380,7 @@ class Client:
         ended: Ended | None,
     ) -> int:
         listener = self._listener(target)
-        for _ in self._wire.captured(target.host.version):
-            pass  # SYNs of the guest's own connections and repeated ones
+        self._caught(target.host.version)  # else those of the guest's own connections pile up
         error = begin(_HOLD_WAIT_US)
         if error != errno.EINPROGRESS:
             far.close()
@@ -408,16 +410,20 @@ class Client:
         """
         if hold.syn is not None or self._holds.get(hold.key) is not hold:
             return
-        for syn in self._wire.captured(hold.target.host.version):
-            found = self._holds.get((syn.source, syn.target))
-            if found is not None and found.syn is None:
-                found.syn = syn
-                if found is not hold:
-                    self._proceed(found)
+        self._caught(hold.target.host.version, hold)
         if hold.syn is not None:
             self._proceed(hold)
         elif tries:
             self._loop.later(0.001, lambda: self._catch_later(hold, tries - 1))
+
+    def _caught(self, version: int, wanted: _Hold | None = None) -> None:
+        """Read what was captured, and go on with whom it belongs to, but the one that the caller goes on with."""
+        for syn in self._wire.captured(version):
+            found = self._holds.get((syn.source, syn.target))
+            if found is not None and found.syn is None:
+                found.syn = syn
+                if found is not wanted:
+                    self._proceed(found)
 
     def _catch_later(self, hold: _Hold, tries: int) -> None:
         with self._lock:
@@ -451,6 +457,7 @@ class Client:
         if hold.stage is _Stage.ANSWERED:
             _segments_like(hold.listener.sock, hold.far)
             self._wire.send(hold.syn.again(), hold.target)
+            hold.again += 1
             if self._expect(
                 hold.listener, (str(hold.own.host), hold.own.port), hold.far, hold.ended
             ):
@@ -459,7 +466,8 @@ class Client:
             answer = hold.syn.answer(hold.error)
             if answer is not None:
                 self._wire.send(answer, hold.own)
-            if self._wire.state(hold.own, hold.target, hold.cookie) != TCP_SYN_SENT:
+            waits = self._wire.state(hold.own, hold.target, hold.cookie) == TCP_SYN_SENT
+            if self._wire.blind or not waits:
                 self._forget(hold)
 
     def _check(self) -> None:
@@ -480,6 +488,8 @@ class Client:
                     self._drop(hold)
                 elif hold.syn is None:
                     self._catch(hold, 0)
+                elif self._wire.blind and hold.again == _AGAIN_BLIND:
+                    self._drop(hold)
                 else:
                     self._proceed(hold)
             if self._holds and not self._closed:

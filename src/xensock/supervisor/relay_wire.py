@@ -8,18 +8,16 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from xensock.calls.address import Endpoint
 from xensock.supervisor.synreplay import Syn, capture_filter
-
-if TYPE_CHECKING:
-    from xensock.calls.address import Endpoint
 
 MakeSocket = Callable[[int, int, int], socket.socket]
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_MARK, SO_COOKIE = 26, 27, 36, 57
 IPV6_HDRINCL = 36
 IPPROTO_RAW = 255
+TCP_SYN_SENT = 2
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR = 4, 20, 2
 
@@ -45,6 +43,7 @@ class Wire:
         self._captures: dict[int, socket.socket] = {}
         self._raws: dict[int, socket.socket] = {}
         self._diag: socket.socket | None = None
+        self.blind = False  # this kernel looks up no sockets, as the first look has shown
 
     def close(self) -> None:
         for sock in (*self._captures.values(), *self._raws.values()):
@@ -99,18 +98,39 @@ class Wire:
         raw.sendto(packet, (str(target.host), 0))
 
     def state(self, own: Endpoint, peer: Endpoint, cookie: int) -> int | None:
-        """TCP state (1 established, 2 SYN_SENT, …) of the guest's socket with these names; None when it is gone."""
+        """TCP state (1 established, 2 SYN_SENT, …) of the guest's socket with these names; None when it is gone.
+
+        As long as it may be there, SYN_SENT on a kernel that cannot tell: one without the module tcp_diag.
+        """
         if self._diag is None:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
             self._diag = self._make(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG)
+            self.blind = not self._sees()
+        if self.blind:
+            return TCP_SYN_SENT
+        found = self._look(self._diag, own, peer)
+        return found[0] if found is not None and found[1] == cookie else None
+
+    def _sees(self) -> bool:
+        """Whether a socket that is there is found: the kernel says ENOENT of both, a socket and the module."""
+        assert self._diag is not None
+        with self._make(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0) as known:
+            known.bind(("127.0.0.1", 0))
+            known.listen()
+            own = Endpoint.from_python(known.getsockname())
+            return self._look(self._diag, own, Endpoint(own.host, 0)) is not None
+
+    @staticmethod
+    def _look(diag: socket.socket, own: Endpoint, peer: Endpoint) -> tuple[int, int] | None:
+        """State and cookie of the socket with these names. Raises OSError."""
         # struct inet_diag_req_v2 with struct inet_diag_sockid (linux/inet_diag.h)
         body = struct.pack("=BBBBI", own.family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
         body += struct.pack("!HH", own.port, peer.port)
         body += own.host.packed.ljust(16, b"\0") + peer.host.packed.ljust(16, b"\0")
         body += struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
         head = struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, 1, 1, 0)
-        self._diag.send(head + body)
-        answer = self._diag.recv(0xFFFF)
+        diag.send(head + body)
+        answer = diag.recv(0xFFFF)
         (kind,) = struct.unpack_from("=H", answer, 4)
         if kind == _NLMSG_ERROR:
             (number,) = struct.unpack_from("=i", answer, 16)
@@ -118,7 +138,7 @@ class Wire:
                 return None
             raise OSError(-number, "sock_diag refuses to look up a socket")
         (found,) = struct.unpack_from("=Q", answer, 16 + 4 + 4 + 32 + 4)
-        return answer[17] if found == cookie else None
+        return answer[17], found
 
 
 def connect_local(sock: socket.socket, path: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import guestkit
-from xensock.doctor import checks
+from xensock.doctor import checks, netlink
 
 CONFINE = Path(__file__).with_name("confine.py")
 PYTHON = sys.executable
@@ -270,3 +271,15 @@ def test_a_kernel_whose_landlock_has_no_tcp_rules(
     assert "6.7" in found.detail
     assert "--datapath relay" in found.remedy
     assert checks.data_paths(rows) in (["relay"], [])
+
+
+def test_a_kernel_without_the_modules_that_tell_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    assert row(doctor(), "sock_diag")["state"] == "ok"
+    monkeypatch.setattr(netlink, "look_at_sockets", refuse)
+    (found,) = (each for each in checks.run_checks() if each.name == "sock_diag")
+    assert found.state == "warn"
+    assert found.remedy is not None
+    assert "tcp_diag" in found.remedy

@@ -16,6 +16,7 @@ from relaykit import FAR4, FAR6, OUT, Ground, error_of, events, hard_close, read
 
 import nskit
 from xensock.calls.address import Endpoint
+from xensock.supervisor import relay_client, relay_wire
 from xensock.supervisor.relay_wire import SO_DETACH_FILTER, SO_MARK, attach_filter, cookie_of
 
 pytestmark = pytest.mark.skipif(bool(nskit.missing()), reason=nskit.missing())
@@ -209,6 +210,70 @@ def test_a_guest_that_gives_up_ends_the_dial(ground, slow):
     slow.settimeout(1.5)
     with pytest.raises(TimeoutError):
         slow.accept()
+
+
+class Unseen:
+    """A kernel without the module tcp_diag: ENOENT, whatever one looks up, as for what is not there."""
+
+    looks = 0
+
+    def look(self, *_: object) -> None:
+        self.looks += 1
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    made = Unseen()
+    monkeypatch.setattr(relay_wire.Wire, "_look", staticmethod(made.look))
+    monkeypatch.setattr(relay_client, "_CHECK", 0.01)
+    return made
+
+
+@pytest.fixture
+def unseeing(unseen):
+    made = Ground()
+    yield made
+    made.close()
+
+
+def test_a_guest_that_cannot_be_looked_up_is_not_given_up(unseen, unseeing):
+    checked = relay_client.Client._check
+    checks = []
+    with unseeing.server() as server, unseeing.client(blocking=False) as guest:
+        attach_filter(server, DROP_ALL)
+        client = unseeing.relay._client
+        client._check = lambda: (checks.append(1), checked(client))
+        assert unseeing.connect(guest, server) == errno.EINPROGRESS
+        until(lambda: len(checks) > 5)
+        assert unseen.looks == 1  # of a socket that is there
+        answer(server)
+        assert events(guest, 5000) == OUT
+        far, _ = server.accept()
+        with far:
+            guest.send(b"ping")
+            assert far.recv(9) == b"ping"
+        until(lambda: not client._holds)
+
+
+def test_one_that_gave_up_unseen_holds_nothing_for_ever(unseeing):
+    with unseeing.server() as server, unseeing.client(blocking=False) as guest:
+        attach_filter(server, DROP_ALL)
+        assert unseeing.connect(guest, server) == errno.EINPROGRESS
+        guest.close()
+        answer(server)
+        far, _ = server.accept()
+        with far, pytest.raises(ConnectionResetError):
+            far.recv(1)
+        assert not unseeing.relay._client._holds
+
+
+def test_one_that_is_refused_is_told_unseen(unseeing):
+    with unseeing.client(blocking=False) as guest:
+        dest = Endpoint.from_python(("192.0.2.9", 80))
+        assert unseeing.connect_to(guest, dest) == errno.EINPROGRESS
+        until(lambda: bool(events(guest, 100)))
+        assert error_of(guest) == errno.EHOSTUNREACH
+        assert not unseeing.relay._client._holds
 
 
 def test_200_at_once(ground):

@@ -8,7 +8,7 @@ import pytest
 
 import nskit
 from xensock.calls.address import Endpoint
-from xensock.supervisor.relay_wire import SO_MARK, Wire, attach_filter, cookie_of
+from xensock.supervisor.relay_wire import SO_MARK, TCP_SYN_SENT, Wire, attach_filter, cookie_of
 from xensock.supervisor.synreplay import listener_filter
 
 pytestmark = pytest.mark.skipif(bool(nskit.missing()), reason=nskit.missing())
@@ -79,3 +79,17 @@ def test_a_marked_connect_is_not_caught_and_passes(guest, wire):
 def test_a_socket_that_is_gone(guest, wire):
     nowhere = Endpoint.from_python(("10.0.2.100", 5))
     assert wire.state(nowhere, Endpoint.from_python(("192.0.2.1", 80)), 1) is None
+
+
+def test_a_kernel_that_looks_nothing_up(guest, wire, monkeypatch):
+    """It says of sockets that are there what it says of others."""
+    monkeypatch.setattr(Wire, "_look", staticmethod(lambda *_: None))
+    nowhere = Endpoint.from_python(("10.0.2.100", 5))
+    assert wire.state(nowhere, Endpoint.from_python(("192.0.2.1", 80)), 1) == TCP_SYN_SENT
+    assert wire.blind
+
+
+def test_one_that_does(guest, wire):
+    nowhere = Endpoint.from_python(("10.0.2.100", 5))
+    wire.state(nowhere, Endpoint.from_python(("192.0.2.1", 80)), 1)
+    assert not wire.blind

@@ -11,7 +11,7 @@ for address in ("198.51.100.1", "198.51.100.2", "192.0.2.1"):
     with socket.create_connection((address, 7100), 60) as sock:
         print("told", address, sock.recv(100).decode(), flush=True)
 P
-for name in veth dummy; do insmod /modules/$name.ko; done
+for name in veth dummy inet_diag tcp_diag udp_diag unix_diag; do insmod /modules/$name.ko; done
 export PYTHONPATH=/opt/xensock
 python3 -m xensock run --backend near=xen:0 --backend far=xen:1 \
     --route 198.51.100.2=far --route 192.0.2.0/24=host -- python3 /tmp/three.py
