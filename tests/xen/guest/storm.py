@@ -62,7 +62,7 @@ with Scenario(f"storm-{back}-{kind}-{cpus}", peer=False) as scenario:
         guest = scenario.domain(
             "guest", kind, cpus, f"storm.sh sessions={sessions} rounds={rounds}", 'pvcalls = ["backend=0"]'
         )  # fmt: skip
-        guest.wait("^DOMU-DONE", 60 + 12 * sessions + 6 * sessions * rounds)
+        guest.wait("^DOMU-DONE", 60 + 30 * sessions + 12 * sessions * rounds)
         say("sum", hashlib.sha256(BODY).hexdigest())
         wanted = {"answered": 2 * sessions * rounds, "left": sessions * rounds, "failed": 0}
         until(f"what was asked: {wanted}", lambda: told == wanted, 30)
