@@ -1,7 +1,7 @@
 """A backend in a thread of the test, and frontends that speak PV Calls to it by hand.
 
 `Front` works on any transport session; `pair()` makes one whose both sides are in this process,
-where the test can break every rule.
+where the test can break every rule. Domains without pytest use it, too (tests/xen).
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
-
-import pytest
 
 from xensock import _core
 from xensock.calls.address import Endpoint
@@ -118,13 +116,6 @@ class Serving:
 
 
 # --- a transport within the process
-
-
-@pytest.fixture
-def serving() -> Iterator[Serving]:
-    """For whoever imports it (conftest.py)."""
-    with Serving() as made:
-        yield made
 
 
 class Channel:

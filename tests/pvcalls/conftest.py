@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backkit import serving
+from servingkit import serving
 
 __all__ = ["serving"]
 

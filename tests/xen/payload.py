@@ -17,6 +17,9 @@ HERE = Path(__file__).resolve().parent
 NEEDED = ("click", "dns", "msgspec")
 """Packages of the base installation that a backend imports, the last for policy files. A frontend needs none."""
 
+KITS = ("backkit.py", "hostilekit.py")
+"""Of the tests of other parts, what speaks PV Calls by hand. They go to domains, too."""
+
 NOT_IN_A_DOMU = ("xensock-runtime", "xensock-ringload")
 """What an installation has for containers and benches."""
 
@@ -33,7 +36,7 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
     for file in (HERE / "guest").iterdir():
         if file.is_file():
             shutil.copy(file, overlay / "guest" / file.name)
-    for name in ("backkit.py", "hostilekit.py"):
+    for name in KITS:
         shutil.copy(HERE.parent / name, overlay / "guest" / name)
     (overlay / "opt").mkdir()
     ours = overlay / "opt/xensock/xensock"

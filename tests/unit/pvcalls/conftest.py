@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from backkit import serving
+from servingkit import serving
 
 __all__ = ["serving"]
