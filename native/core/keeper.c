@@ -60,7 +60,12 @@ static void answer(int sock, int first, int *asked, size_t count)
 	struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
 	int found[XS_KEPT_MOST];
 	size_t n = 0;
+	sigset_t end, before;
 
+	/* What is found must be there until it is sent: signalled() closes. */
+	sigemptyset(&end);
+	sigaddset(&end, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &end, &before);
 	for (size_t i = 0; i < count; i++) {
 		if (asked[i] == -1)
 			asked[i] = first;
@@ -76,6 +81,7 @@ static void answer(int sock, int first, int *asked, size_t count)
 	}
 	while (sendmsg(sock, &m, MSG_NOSIGNAL) < 0 && errno == EINTR)
 		;
+	sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
 static _Noreturn void keep(int sock, int first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -167,3 +168,18 @@ def test_who_logs_goes_on_and_other_sockets_are_there(guest: Guest, world: World
     options = () if guest.native else REFUSE
     done = guest.run([world.python, "-c", GOING_ON], options=options, check=True)
     assert done.stdout == "went on\n"
+
+
+@between
+@pytest.mark.parametrize("options", [(), REFUSE], ids=["allowed", "refused"])
+def test_output_ends_with_the_program_whatever_goes_on_behind(
+    guest: Guest, options: tuple[str, ...]
+) -> None:
+    """Of what is inherited nothing stays open here but for whom it is: `$(…)` waits for that."""
+    waits = guest.directory / "waits"
+    os.mkfifo(waits)
+    waits.chmod(0o666)
+    behind = ["sh", "-c", f"exec 3<{waits}; echo said; cat <&3 >/dev/null 2>&1 &"]
+    with waits.open("r+b", buffering=0):
+        done = guest.run(behind, options=() if guest.native else options, timeout=60)
+        assert done.stdout == "said\n"

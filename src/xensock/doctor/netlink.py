@@ -91,11 +91,16 @@ def all_addresses_local() -> None:
 
 
 def look_at_sockets() -> None:
-    """Ask for the sockets of TCP that listen. Raises OSError: ENOENT where the kernel has no module for that."""
-    # struct inet_diag_req_v2 (sock_diag(7))
-    body = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN) + bytes(
-        48
-    )
+    """Ask for sockets of TCP, UDP and AF_UNIX. Raises OSError: ENOENT where the kernel lacks a module for one."""
+    # struct inet_diag_req_v2, struct unix_diag_req (sock_diag(7))
+    for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        states = 1 << TCP_LISTEN
+        _ask(struct.pack("=BBBBI", socket.AF_INET, protocol, 0, 0, states) + bytes(48))
+    _ask(struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 1 << TCP_LISTEN, 0, 0, 0, 0))
+
+
+def _ask(body: bytes) -> None:
+    """Begin a dump of sockets. Raises OSError."""
     head = struct.pack(
         "=IHHII", 16 + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0
     )

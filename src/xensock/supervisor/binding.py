@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from xensock.stack.stacks import DecidedError, decided
 from xensock.supervisor import limits, options
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
 from xensock.supervisor.diag import CONNECTED, cookie
-from xensock.supervisor.privileged import PRIVILEGED, may_bind, rules_its_network
+from xensock.supervisor.privileged import PRIVILEGED, may_bind, may_bind_inside
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _listen_judged(sock: socket.socket, local: Endpoint, backlog: int) -> None:
 
 
 def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> int:
-    if not _may_bind_inside(sup, q, end):
+    if not may_bind_inside(sup, q.tid, end.port, sup.parts.publications.of(end.port)):
         return errno.EACCES
     # The guest's own wildcard listener holds the port on its loopback too, although it lives in the host's network.
     if end.port and end.host.is_loopback and sup.parts.direct and sup.ports.owner(end):
@@ -230,15 +231,6 @@ def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -
     sup.move(q, host=False)
     q.sock.bind(local.as_python())
     return 0
-
-
-def _may_bind_inside(sup: Supervisor, q: Question, end: Endpoint) -> bool:
-    """Whether the caller may have a port of the guest's own network. The host's is another one, or none."""
-    if not 0 < end.port < PRIVILEGED or may_bind(q.tid, end.port):
-        return True
-    # A group's ports have the same numbers on the host's loopback.
-    low = any(p.port < PRIVILEGED for p in sup.parts.publications.of(end.port))
-    return not low and rules_its_network(q.tid)
 
 
 def _bind_shared(sup: Supervisor, q: Question, local: Endpoint) -> bool:
@@ -274,7 +266,7 @@ def _bind_host(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -> 
         and sup.guest_diag.listener(loopback, end.port) is not None
     ):
         return errno.EADDRINUSE
-    if 0 < end.port < PRIVILEGED and not may_bind(q.tid, end.port):
+    if 0 < end.port < PRIVILEGED and not may_bind(sup, q.tid, end.port):
         return errno.EACCES
     sup.move(q, host=True)
     limits.take_port(sup, q.sock)
@@ -290,7 +282,7 @@ def _outer(sup: Supervisor, q: Question) -> socket.socket | None:
 
 def _bind_both(sup: Supervisor, q: Question, local: Endpoint) -> int:
     """Relay: the host's port is reserved first, then the guest's own socket takes the same one in its network."""
-    stranger = 0 < local.port < PRIVILEGED and not may_bind(q.tid, local.port)
+    stranger = 0 < local.port < PRIVILEGED and not may_bind(sup, q.tid, local.port)
     if stranger and sup.parts.stacks.default.local:
         return errno.EACCES
     limits.check(sup, "ports", len(sup.reserved), errno.EADDRINUSE)
@@ -365,15 +357,23 @@ def release_gone(sup: Supervisor) -> None:
 
     On Linux before 6.8, which does not tell who is only bound, those wait for that word.
     """
+    with suppress(OSError):  # then those, too, wait for the kernel's word
+        _release_gone(sup)
+    await_dropped(sup)  # last: the relay's thread drops, too
+
+
+def _release_gone(sup: Supervisor) -> None:
+    """Raises OSError where the kernel shows no sockets."""
     reserved = list(sup.reserved.items())
     diag = sup.guest_diag
-    held = {each.cookie for each in diag.held()}
+    there = {each.cookie for each in diag.held()}
     for key, outers in reserved:
-        if key in held or not (outers.listening or diag.shows_bound(sup.parts.guest.socket)):
+        if key in there or not (outers.listening or diag.shows_bound(sup.parts.guest.socket)):
             continue
-        if all(each.cookie != key for each in diag.held(outers.guest_port, CONNECTED)):
+        # A dump is of no one moment, and now and then passes over one: who is missing is missed twice.
+        again = diag.held(outers.guest_port) + diag.held(outers.guest_port, CONNECTED)
+        if all(each.cookie != key for each in again):
             drop(sup, key)
-    await_dropped(sup)  # last: the relay's thread drops, too
 
 
 def await_dropped(sup: Supervisor, port: int = 0) -> None:

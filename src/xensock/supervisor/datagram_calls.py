@@ -173,7 +173,7 @@ def bind(sup: Supervisor, q: Question) -> None:
     ping = q.sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) in PING
     decision, error, outside = OWN, 0, False
     try:
-        if local.port > 0 and not ping and not privileged.may_bind(q.tid, local.port):
+        if not ping and not _may_have(sup, q, local):
             error = errno.EACCES
         elif datagrams is None or ping or not _is_outside(datagrams, q, local.unmapped()):
             _inside(q, local)
@@ -201,6 +201,16 @@ def bind(sup: Supervisor, q: Question) -> None:
             decision = Decision(True, f"answers only ({decision.rule})")
         where = target(local.unmapped(), Protocol.UDP)
         datagrams.write(Verb.BIND, where, decision, path, error, who, start)
+
+
+def _may_have(sup: Supervisor, q: Question, local: Endpoint) -> bool:
+    datagrams = sup.parts.datagrams
+    shown = datagrams.published(local.port) if datagrams is not None else None
+    if shown is not None:
+        return privileged.may_bind_inside(sup, q.tid, local.port, (shown,))
+    if datagrams is None or not _is_outside(datagrams, q, local.unmapped()):
+        return privileged.may_bind_inside(sup, q.tid, local.port)
+    return privileged.may_bind(sup, q.tid, local.port)
 
 
 def _is_outside(datagrams: Datagrams, q: Question, end: Endpoint) -> bool:

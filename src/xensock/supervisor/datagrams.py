@@ -508,8 +508,10 @@ class Datagrams:
         with self._lock:  # who is letting go has done so then
             known = set(self._cookies)
         with suppress(OSError):  # then those ports end when they are idle
-            for cookie in known - udp_diag.there(self._guest):
-                self._gone(cookie)
+            if missing := known - udp_diag.there(self._guest):
+                # A dump is of no one moment, and now and then passes over one.
+                for cookie in missing - udp_diag.there(self._guest):
+                    self._gone(cookie)
 
     def _gone(self, cookie: int) -> None:
         with self._lock:

@@ -85,7 +85,7 @@ def _bind(sup: Supervisor, q: Question) -> None:
     local = binding.local_of(q)
     if local is None:
         _told(sup, q, Verb.BIND, describe(q.addr), binding.wrong(q))
-    elif local.port > 0 and not privileged.may_bind(q.tid, local.port):
+    elif local.port > 0 and not privileged.may_bind(sup, q.tid, local.port):
         _told(sup, q, Verb.BIND, str(local), errno.EACCES)
     else:
         where = local.as_python()

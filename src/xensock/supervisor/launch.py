@@ -188,15 +188,18 @@ def _withhold(unix_datagrams: bool) -> set[int]:
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
         with suppress(OSError):  # listdir's own
-            is_ring = os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[io_uring]"
-            if is_ring or (not unix_datagrams and _sends_unix_datagrams(number)):
+            what = os.readlink(f"/proc/self/fd/{name}")
+            withheld = what == "anon_inode:[io_uring]"
+            if not unix_datagrams and what.startswith("socket:"):
+                withheld = _sends_unix_datagrams(number)
+            if withheld:
                 os.set_inheritable(number, False)
                 found.add(number)
     return found
 
 
 def _sends_unix_datagrams(number: int) -> bool:
-    """Raises OSError for what is no socket."""
+    """Whether a socket does. Raises OSError."""
     with socket.socket(fileno=os.dup(number)) as sock:
         return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_DGRAM
 

@@ -67,7 +67,7 @@ TCP_CLOSE = 7
 _FAST_WAIT_US = 2000
 _HOLD_WAIT_US = 100
 _CHECK = 0.5  # seconds between looks at the guests that are held
-_AGAIN_BLIND = 20  # as often, a guest that cannot be looked up has given up
+_CHECKS_BLIND = 20  # after as many, a guest that cannot be looked up has given up
 _LISTENERS = 256
 _BACKLOG = 4096
 _HARD = struct.pack("ii", 1, 0)
@@ -126,7 +126,7 @@ class _Hold:
     stage: _Stage = _Stage.DIALLING
     error: int = 0
     syn: Syn | None = None
-    again: int = 0  # how often that was sent once more
+    checks: int = 0  # since the far side has answered, or failed
 
     @property
     def key(self) -> tuple[Endpoint, Endpoint]:
@@ -322,7 +322,7 @@ class Client:
 
     def _accept(self, listener: _Listener) -> None:
         with self._lock:
-            while listener.waiting:
+            while listener.waiting and listener.sock.fileno() >= 0:
                 try:
                     child, address = listener.sock.accept()
                 except OSError as e:
@@ -379,8 +379,9 @@ class Client:
         failed: int,
         ended: Ended | None,
     ) -> int:
+        # Else those of the guest's own connections pile up. First: who goes on by it may be the listener's last.
+        self._caught(target.host.version)
         listener = self._listener(target)
-        self._caught(target.host.version)  # else those of the guest's own connections pile up
         error = begin(_HOLD_WAIT_US)
         if error != errno.EINPROGRESS:
             far.close()
@@ -457,7 +458,6 @@ class Client:
         if hold.stage is _Stage.ANSWERED:
             _segments_like(hold.listener.sock, hold.far)
             self._wire.send(hold.syn.again(), hold.target)
-            hold.again += 1
             if self._expect(
                 hold.listener, (str(hold.own.host), hold.own.port), hold.far, hold.ended
             ):
@@ -476,6 +476,7 @@ class Client:
             self._checking = False
             for hold in list(self._holds.values()):
                 name = (str(hold.own.host), hold.own.port)
+                hold.checks += hold.stage is not _Stage.DIALLING
                 if (
                     hold.stage is _Stage.ANSWERED
                     and hold.syn is not None
@@ -486,10 +487,10 @@ class Client:
                     # It may just have been established, with the accept still to come.
                     self._accept(hold.listener)
                     self._drop(hold)
+                elif self._wire.blind and hold.checks == _CHECKS_BLIND:
+                    self._drop(hold)
                 elif hold.syn is None:
                     self._catch(hold, 0)
-                elif self._wire.blind and hold.again == _AGAIN_BLIND:
-                    self._drop(hold)
                 else:
                     self._proceed(hold)
             if self._holds and not self._closed:

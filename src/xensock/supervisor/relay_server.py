@@ -300,7 +300,10 @@ class Server:
                 return
             hung, diag = self._hung
             hung.poll(0)
-            gone = self._heeded.keys() - {each.cookie for each in diag.held(states=1 << TCP_LISTEN)}
+            gone: set[int] = set()
+            with contextlib.suppress(OSError):  # a kernel that shows none
+                there = {each.cookie for each in diag.held(states=1 << TCP_LISTEN)}
+                gone = self._heeded.keys() - there
             calls = [self._heeded.pop(cookie) for cookie in gone]
         for call in calls:
             call()
@@ -355,7 +358,10 @@ class Server:
         except ProcessLookupError:
             return set()
         with contextlib.closing(asked) as diag:
-            found = {each.cookie for each in diag.held(states=HOLDING | CONNECTED)}
+            try:
+                found = {each.cookie for each in diag.held(states=HOLDING | CONNECTED)}
+            except OSError:  # a kernel that shows none: all may be
+                return set(self._watched)
             return found if diag.shows_bound(self._make) else found | self._bound
 
     def _ask(self) -> Diag:

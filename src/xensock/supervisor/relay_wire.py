@@ -104,21 +104,26 @@ class Wire:
         """
         if self._diag is None:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-            self._diag = self._make(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG)
-            self.blind = not self._sees()
+            diag = self._make(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG)
+            try:
+                self.blind = not self._sees(diag)
+            except OSError:
+                diag.close()
+                raise
+            self._diag = diag
         if self.blind:
             return TCP_SYN_SENT
         found = self._look(self._diag, own, peer)
         return found[0] if found is not None and found[1] == cookie else None
 
-    def _sees(self) -> bool:
-        """Whether a socket that is there is found: the kernel says ENOENT of both, a socket and the module."""
-        assert self._diag is not None
+    def _sees(self, diag: socket.socket) -> bool:
+        """Whether a socket that is there is found: the kernel says ENOENT of both, a socket and the module. Raises
+        OSError."""
         with self._make(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0) as known:
             known.bind(("127.0.0.1", 0))
             known.listen()
             own = Endpoint.from_python(known.getsockname())
-            return self._look(self._diag, own, Endpoint(own.host, 0)) is not None
+            return self._look(diag, own, Endpoint(own.host, 0)) is not None
 
     @staticmethod
     def _look(diag: socket.socket, own: Endpoint, peer: Endpoint) -> tuple[int, int] | None:

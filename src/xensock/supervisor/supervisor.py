@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from xensock.supervisor.dns import DnsServer
     from xensock.supervisor.ending import Endings
     from xensock.supervisor.guest import Guest
+    from xensock.supervisor.privileged import Network
     from xensock.supervisor.relay import Ended, Relay
     from xensock.supervisor.relay_server import Opened
 
@@ -118,6 +119,7 @@ class Held:
     supervisors: set[Supervisor] = field(default_factory=set)  # that run
     users: int = 0
     taken: Taken = field(default_factory=Taken)
+    network: Network | None = None  # once it was asked for
 
     @classmethod
     def of(cls, parts: Parts) -> Held:

@@ -179,3 +179,12 @@ def test_every_port_and_those_that_are_connected(diag: Diag) -> None:
         assert cookie(client) not in {each.cookie for each in diag.held()}
         port = client.getsockname()[1]
         assert [each.cookie for each in diag.held(port, CONNECTED)] == [cookie(client)]
+
+
+def test_a_module_that_is_missing_is_told(diag: Diag) -> None:
+    """Not: that there are no sockets. Of a protocol that nobody has the kernel says what it says without udp_diag."""
+    with pytest.raises(FileNotFoundError):
+        diag.held(protocol=200)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the answers that follow are its own
+        (found,) = diag.held(server.getsockname()[1])
+        assert found.cookie == cookie(server)

@@ -267,6 +267,15 @@ def test_one_that_gave_up_unseen_holds_nothing_for_ever(unseeing):
         assert not unseeing.relay._client._holds
 
 
+def test_one_that_gave_up_before_the_refusal_holds_nothing_for_ever(unseeing):
+    with unseeing.client(blocking=False) as guest:
+        with unseeing.server() as server:
+            attach_filter(server, DROP_ALL)
+            assert unseeing.connect(guest, server) == errno.EINPROGRESS
+            guest.close()
+        until(lambda: not unseeing.relay._client._holds)  # refused once the SYN is sent again
+
+
 def test_one_that_is_refused_is_told_unseen(unseeing):
     with unseeing.client(blocking=False) as guest:
         dest = Endpoint.from_python(("192.0.2.9", 80))
