@@ -279,9 +279,9 @@ class Bed:
             "ensurepip",
             "distutils",
             "pydoc_data",
-            "__pycache__",
             "config-*",
         )
+        # With what dpkg compiled: an emulated processor takes long for that.
         shutil.copytree(root / "usr/lib/python3.11", tree / "usr/lib/python3.11", ignore=unwanted)
         shutil.copy(root / "usr/bin/curl", tree / "usr/bin/curl")
         shutil.copy(root / "usr/sbin/nginx", tree / "usr/sbin/nginx")

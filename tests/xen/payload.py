@@ -1,15 +1,20 @@
 """What goes along into the machine: XenSock with what it needs, the probes, and file systems of domUs with both.
 
-domu.gz     Python's standard library, the folder `xensock` with one compiled file and a launcher, programs
-backend.gz  besides, the packages that a backend imports: for driver domains, and tests that import what it is made of
+base.cpio     Python's standard library and programs, of the bed: the first part of each file system
+domu.cpio     the second one: the folder `xensock` with one compiled file and a launcher
+backend.cpio  besides, the packages that a backend imports: for driver domains, and tests that import what it is made of
+
+Nothing is compressed, and Python's files are compiled: an emulated processor would be busy with either for long.
 """
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 import xensock
 
@@ -43,26 +48,19 @@ def build(bed: Path, into: Path, strip: str = "strip") -> None:
     shutil.copytree(library / "xensock", ours)
     for name in NOT_IN_A_DOMU:
         (ours / name).unlink(missing_ok=True)
-    _pack(bed, overlay, into / "domu.gz")
+    shutil.copy(bed / "domu.cpio", into / "base.cpio")
+    _pack(overlay, into / "domu.cpio")
     for name in NEEDED:
         shutil.copytree(library / name, overlay / "opt/needed" / name)
-    _pack(bed, overlay, into / "backend.gz")
+    _pack(overlay, into / "backend.cpio")
     shutil.rmtree(overlay)
 
 
-def _pack(bed: Path, overlay: Path, image: Path) -> None:
+def _pack(overlay: Path, image: Path) -> None:
     names = subprocess.run(["find", "."], cwd=overlay, stdout=subprocess.PIPE, check=True).stdout
-    archive = subprocess.run(
-        ["cpio", "-o", "-H", "newc", "--quiet"],
-        cwd=overlay,
-        input=names,
-        stdout=subprocess.PIPE,
-        check=True,
-    ).stdout
-    # The kernel unpacks one archive after the other; Xen's tools take them as one compressed file only.
-    both = (bed / "domu.cpio").read_bytes() + archive
+    command = ["cpio", "-o", "-H", "newc", "--quiet"]
     with image.open("wb") as out:
-        subprocess.run(["gzip", "-1"], input=both, stdout=out, check=True)
+        subprocess.run(command, cwd=overlay, input=names, stdout=out, check=True)
 
 
 def _library(into: Path, strip: str) -> None:
@@ -77,3 +75,5 @@ def _library(into: Path, strip: str) -> None:
         shutil.copytree(spec.submodule_search_locations[0], into / name, ignore=ignored)
     for compiled in (into / "xensock").glob("*.so"):
         subprocess.run([strip, "-g", compiled], check=True)
+    # Whichever file system they get into, and whatever becomes of their times there.
+    compileall.compile_dir(into, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)

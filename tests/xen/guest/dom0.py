@@ -14,6 +14,8 @@ MODULES = {"linux": "pvcalls-back", "mended": "pvcalls-back-mended"}
 CONSOLES = Path("/var/log/xen/console")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": "/payload/lib", "PYTHONDONTWRITEBYTECODE": "1"}
 XENSOCK = ["python3", "-m", "xensock"]
+# Of a busy machine: how many times everything may take as long.
+SLOWNESS = float(os.environ.get("SLOWNESS", "1"))
 
 
 class Failed(Exception):
@@ -26,13 +28,14 @@ def say(*words):
 
 def run(*command, check=True, seconds=120):
     """What a command said, on either of its outputs."""
+    seconds *= SLOWNESS
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
-        raise Failed(f"{command}: nothing within {seconds} s") from late
+        raise Failed(f"{command}: nothing within {seconds:g} s") from late
     if check and done.returncode:
         raise Failed(f"{command}: {done.returncode}: {done.stdout}")
     return done.stdout
@@ -40,10 +43,11 @@ def run(*command, check=True, seconds=120):
 
 def until(what, found, seconds):
     """Wait for something that is looked at now and then: looking takes time of the only processor."""
+    seconds *= SLOWNESS
     end = time.monotonic() + seconds
     while not (value := found()):
         if time.monotonic() > end:
-            raise Failed(f"{what}: not within {seconds} s")
+            raise Failed(f"{what}: not within {seconds:g} s")
         time.sleep(0.5)
     return value
 
@@ -111,9 +115,23 @@ class Domain:
         self.numbers |= {number for name, number in now if name == self.name}
         return not self.numbers.isdisjoint(number for _, number in now)
 
+    def unpause(self):
+        run("xl", "unpause", self.name)
+
     def destroy(self):
         self.alive()  # which notes its number
         run("xl", "destroy", self.name, check=False)
+
+
+def whole(image):
+    """The file system of a domU out of its two parts."""
+    made = Path(f"/run/{image}.cpio")
+    if not made.exists():
+        with made.open("wb") as out:
+            for part in ("base", image):
+                with open(f"/payload/{part}.cpio", "rb") as file:
+                    shutil.copyfileobj(file, out, 1 << 20)
+    return made
 
 
 def held(process):
@@ -215,8 +233,8 @@ class Scenario:
             self._backend.kill()
             self._backend.wait()
 
-    def domain(self, name, kind, cpus, script, *lines, memory=260, image="domu"):
-        """Start a domU that runs a script of /guest; image: see payload.py."""
+    def domain(self, name, kind, cpus, script, *lines, memory=340, image="domu", paused=False):
+        """Start a domU that runs a script of /guest, or create it paused; image: see payload.py."""
         domain = Domain(name)
         self._domains.append(domain)
         with Path(CONSOLES / f"guest-{name}.log").open("wb"):
@@ -228,7 +246,7 @@ class Scenario:
 name = "{name}"
 type = "{kind}"
 kernel = "/boot/vmlinux"
-ramdisk = "/payload/{image}.gz"
+ramdisk = "{whole(image)}"
 memory = {memory}
 vcpus = {cpus}
 tsc_mode = "native"
@@ -238,7 +256,7 @@ on_poweroff = "destroy"
 on_reboot = "restart"
 """
         config.write_text(text + "\n".join(lines) + "\n")
-        run("xl", "create", str(config))
+        run("xl", "create", *(["-p"] if paused else []), str(config))
         domain.alive()  # which notes its number
         return domain
 
