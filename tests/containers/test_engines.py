@@ -138,6 +138,12 @@ def test_ports_below_1024_and_others_by_label(engine: Engine) -> None:
         port, name = engine.world.host.free_port(), f"mapped{guest_port}"
         serve(engine, name, guest_port, {"xensock.publish": f"{port}:{guest_port}"})
         assert fetched(engine, port) == "from box\n"
+    port = engine.world.host.free_port()
+    label = {"xensock.publish": f"{port}:80/udp"}
+    engine.start("datagrams", "box", "socat", "UDP4-RECVFROM:80,fork", "PIPE", labels=label)
+    there = f"UDP4:{engine.world.host.addr4}:{port}"
+    ask = ["sh", "-c", f"echo back | socat -T1 - {there}"]
+    eventually(lambda: engine.world.peer.run(ask).stdout == "back\n", 20, "the server")
 
 
 def test_exec_is_mediated(engine: Engine) -> None:
