@@ -58,7 +58,7 @@ def may_bind(sup: Supervisor, tid: int, port: int) -> bool:
     """
     try:
         first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
-        if port >= first:
+        if port >= first or not port:  # 0: any that is free, of those that are not
             return True
         if os.geteuid() or not _is_capable(tid):
             return False

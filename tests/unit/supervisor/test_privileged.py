@@ -87,7 +87,9 @@ def test_privileged_ports() -> None:
     with socket.socket() as made:
         sup = supervisor(made)
         assert privileged.may_bind(sup, os.getpid(), max(first, 1024))
-        assert privileged.may_bind(sup, 2**22 + 1, PORT) is False  # nobody
+        nobody = 2**22 + 1
+        assert privileged.may_bind(sup, nobody, PORT) is False
+        assert privileged.may_bind(sup, nobody, 0)
         if first > PORT:
             status = Path("/proc/self/status").read_text().splitlines()
             (caps,) = [int(line.split()[1], 16) for line in status if line.startswith("CapEff:")]
