@@ -217,6 +217,36 @@ def test_what_finds_no_room_is_counted(tmp_path: Path, monkeypatch: pytest.Monke
     assert found[-1]["records"] == 25
 
 
+def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records wait for it as long as there is room, and are counted then; who made them goes on."""
+    log = AuditLog(str(tmp_path / "log"), queue=10)
+    stuck, go = threading.Event(), threading.Event()
+    whole = os.write
+
+    def hang(fd: int, data: bytes) -> int:
+        if fd == log._fd:
+            stuck.set()
+            go.wait()
+        return whole(fd, data)
+
+    monkeypatch.setattr(os, "write", hang)
+    log.record(CALL)
+    assert stuck.wait(30)
+    calls = threading.Thread(target=lambda: [log.record(CALL) for _ in range(50)])
+    calls.start()
+    calls.join(30)
+    waited, full = calls.is_alive(), log.full
+    go.set()
+    calls.join()
+    log.close()
+    assert (waited, full) == (False, True)
+    found = lines(tmp_path / "log")
+    kept = sum(line["kind"] == "call" for line in found)
+    lost = sum(line["records"] for line in found if line["kind"] == "dropped")
+    assert kept + lost == 51
+    assert 0 < lost <= 40
+
+
 def test_a_full_disk_holds_records_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "RETRY_S", 0.01)
     told: list[str] = []

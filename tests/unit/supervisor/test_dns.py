@@ -125,6 +125,33 @@ def test_without_rules_by_name_private_hosts_are_as_ever(make, peer) -> None:
     assert guest.names.of(ip_address("10.0.0.1")) == ("web.test",)
 
 
+def test_an_answer_that_lives_for_no_second_binds_its_addresses_all_the_same(make, peer) -> None:
+    """Else nobody could connect by it: the connection comes after the answer."""
+    peer.answer = zone("web.test. 0 IN A 192.0.2.1", "www.test. 0 IN CNAME web.test.")
+    guest = make(allow=["*.test"])
+    for name in ("web.test", "www.test"):
+        assert guest.ask(name).answer[0].ttl == 0
+        assert name in guest.names.of(ip_address("192.0.2.1"))
+
+
+def test_no_answer_teaches_nothing_and_takes_nothing_away(make, peer) -> None:
+    """NXDOMAIN, no data (RFC 2308), a failure: they are passed on, and what was said before holds for its lifetime."""
+    guest = make(allow=["web.test", "no.test"])
+    guest.ask("web.test")
+    known = ip_address("192.0.2.1")
+    for answer, rcode in (
+        (zone("other.test. 300 IN A 192.0.2.77"), dns.rcode.NXDOMAIN),
+        (zone("web.test. 300 IN TXT x", "no.test. 300 IN TXT x"), dns.rcode.NOERROR),
+        (zone("other.test. 300 IN A 192.0.2.77", rcode=dns.rcode.SERVFAIL), dns.rcode.SERVFAIL),
+    ):
+        peer.answer = answer
+        for name in ("web.test", "no.test"):
+            response = guest.ask(name)
+            assert (response.rcode(), answers(response)) == (rcode, [])
+    assert guest.names.of(known) == ("web.test",)
+    assert len(guest.names) == 2  # both addresses of web.test
+
+
 def test_the_hosts_file_is_this_hosts_own_word(make) -> None:
     guest = make(allow=["inside.test"])
     guest.hosts.write_text("10.0.0.7 inside.test\n")
