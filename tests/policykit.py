@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import contextmanager
+import ssl
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,27 @@ for number, (host, port) in enumerate(zip(sys.argv[1::2], map(int, sys.argv[2::2
             continue
     shared.sendto(text, where)
     print(answer(shared, text))
+"""
+
+# Says each line of hexadecimal digits to HOST PORT, a connection each, and prints how much of it comes back.
+SAY = """
+import errno, socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+for line in sys.stdin:
+    data = bytes.fromhex(line)
+    with socket.create_connection((host, port), timeout=8) as sock:
+        try:
+            for at in range(0, len(data), 100):
+                sock.sendall(data[at : at + 100])
+            got = b""
+            while len(got) < len(data):
+                more = sock.recv(1 << 16)
+                if not more:
+                    break
+                got += more
+            print(got == data, flush=True)
+        except OSError as error:
+            print(errno.errorcode[error.errno], flush=True)
 """
 
 
@@ -150,6 +172,23 @@ def peers(
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def said(guest: Guest, place: str, options: tuple[str, ...], *lines: bytes) -> list[str]:
+    """What came of saying each of these to a server that echoes them."""
+    argv = [guest.world.python, "-c", SAY, *place.rsplit(":", 1)]
+    text = "".join(f"{line.hex()}\n" for line in lines)
+    done = guest.run(argv, options=options, input=text, timeout=60, check=True)
+    return done.stdout.split()
+
+
+def hello(name: str) -> bytes:
+    """What a client of TLS sends first."""
+    context = ssl.create_default_context()
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policykit import EMBEDDED, reached, written
+from policykit import EMBEDDED, hello, reached, said, written
 from xensock.cli.main import main
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def test_coding_agent(guest: Guest) -> None:
     options = example(
         guest,
         "coding-agent",
-        ("api.example.com:443", "v6only.test:7"),
-        ("api.example.com:80", "v6only.test:80"),
+        ("api.example.com:443", "alias.test:7"),
+        ("api.example.com:80", "alias.test:80"),
         ("packages.example.org", "web.test"),
         (":443", ":80"),
         ("forge.example.net:22", "intra.example.test:80"),
@@ -57,6 +57,10 @@ def test_coding_agent(guest: Guest) -> None:
     )
     found = reached(guest, *places, options=options)
     assert found == ["ok", "EACCES", "ok", "NONAME", "EACCES"]
+    # What is said to the model's API names it; the same address under another name is not it.
+    lines = (hello("alias.test"), hello("web.test"), b"GET / HTTP/1.1\r\nHost: alias.test\r\n\r\n")
+    found = said(guest, "alias.test:7", options, *lines)
+    assert found == ["True", "ECONNRESET", "ECONNRESET"]
     # Another program does not reach the forge.
     argv = ["curl", "-sS", "--max-time", "20", "http://intra.example.test/"]
     assert guest.run(argv, options=options, timeout=60).returncode == 7

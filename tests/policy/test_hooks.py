@@ -95,6 +95,67 @@ def test_what_hooks_do_wrong_is_a_refusal(guest: Guest) -> None:
     ]
 
 
+# What a hook does wrong, of each kind of call.
+WRONG = {
+    "raises": ('raise KeyError("x")', "KeyError: 'x'"),
+    "says something else": ('return "yes"', "it answers str, not an Answer"),
+    "never ends": ("threading.Event().wait()", "no answer within 0.5 s"),
+    "never ends, async": ("await asyncio.sleep(1000)", "no answer within 0.5 s"),
+}
+
+
+@guests
+@pytest.mark.parametrize("wrong", WRONG)
+def test_names_listeners_and_clients_are_refused_where_a_hook_fails(
+    guest: Guest, wrong: str
+) -> None:
+    """None of them as the rules say, which allow them."""
+    does, why = WRONG[wrong]
+    word = "async def" if "await" in does else "def"
+    shut, open_ = guest.port(), guest.port()
+    body = f"""
+    {word} resolve(self, call):
+        {does}
+    {word} listen(self, call):
+        if call.port == {shut}:
+            {does}
+    {word} accept(self, call):
+        {does}
+"""
+    code = f"""
+import errno, socket
+try:
+    print(socket.gethostbyname("web.test"))
+except socket.gaierror:
+    print("NONAME", flush=True)
+for port in ({shut}, {open_}):
+    try:
+        server = socket.create_server(("", port))
+        print("listening", flush=True)
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+print("accepted", server.accept())
+"""
+    options = hooked(guest, body, timeout=0.5 if "ends" in wrong else 20)
+    argv = [guest.world.python, "-c", code]
+    with guest.popen(argv, options=options, listens=open_, timeout=40) as running:
+        host = guest.world.host.addr4
+        with (
+            pytest.raises(ConnectionResetError),  # of connect(2) already, or of what comes after
+            guest.world.peer.connect(host, open_, timeout=30) as client,
+        ):
+            assert client.recv(1) == b"?"
+        assert running.stdout.split() == ["NONAME", "EACCES", "listening"]
+    if guest.datapath == "ring":
+        return  # whose backend records clients
+    rules = {call["verb"]: call["rule"] for call in guest.calls if call["decision"] == "deny"}
+    verbs = ("resolve", "bind", "accept")
+    named = {verb: "listen" if verb == "bind" else verb for verb in verbs}
+    assert {verb: rules[verb] for verb in verbs} == {
+        verb: f"hook Hooks.{named[verb]}: {why}" for verb in verbs
+    }
+
+
 @guests
 def test_answers_are_not_remembered(guest: Guest) -> None:
     body = """

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
 embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
 
 # Does what each line of its input says: open HOST PORT (a connection that stays), try HOST PORT, send HOST PORT (UDP),
-# echo N (through connection N). One answer for each.
+# echo N (through connection N), serve PORT, take (accept a connection that stays), tell N. One answer for each.
 HANDS = """
 import errno, json, socket, sys
 kept, datagrams = [], socket.socket(type=socket.SOCK_DGRAM)
@@ -36,7 +37,15 @@ def attempt(words):
     if words[0] == "send":
         datagrams.sendto(b"x", (words[1], int(words[2])))
         return datagrams.recv(9).decode()
+    if words[0] == "serve":
+        kept.append(socket.create_server(("0.0.0.0", int(words[1]))))
+        return "ok"
+    if words[0] == "take":
+        kept.append(kept[0].accept()[0])
+        return "ok"
     sock = kept[int(words[1])]
+    if words[0] == "tell":
+        return sock.send(b"hello")
     sock.sendall(b"hello")
     return sock.recv(5).decode()
 for line in sys.stdin:
@@ -130,6 +139,33 @@ def test_connections_end_if_the_policy_says_so(guest: Guest) -> None:
         eventually(lambda: do("echo 0") != "hello", 20, "the end of what is forbidden")
         assert do("echo 1") == "hello"
         assert do("echo 0") in ("", "EPIPE", "ECONNRESET")
+
+
+@guests
+def test_clients_are_sent_away_if_the_policy_says_so(guest: Guest) -> None:
+    """Those whom it does not admit; others stay, and so do all where it does not say so."""
+    world, port = guest.world, guest.port()
+    rule = f'[[rule]]\nallow = ["listen:any:{port}", "accept:%s:{port}"]\n'
+    with contextlib.ExitStack() as stack, hands(guest, written(guest, rule % "any")) as do:
+        assert do(f"serve {port}") == "ok"
+        clients = []
+        for space in (world.host, world.peer):
+            clients.append(stack.enter_context(space.connect(world.host.addr4, port)))
+            assert do("take") == "ok"
+
+        def hear(at: int) -> bytes:
+            assert do(f"tell {at + 1}") == 5
+            return clients[at].recv(5, socket.MSG_WAITALL)
+
+        assert [hear(0), hear(1)] == [b"hello"] * 2
+        change(guest, do.running, rule % world.host.addr4)
+        assert [hear(0), hear(1)] == [b"hello"] * 2
+        change(guest, do.running, f"close_on_reload = true\n{rule % world.host.addr4}")
+        with contextlib.suppress(ConnectionResetError):
+            assert clients[1].recv(5) == b""
+        assert hear(0) == b"hello"
+        with world.peer.connect(world.host.addr4, port) as late, pytest.raises(ConnectionError):
+            assert late.recv(1) == b"?"
 
 
 @embedded

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from policykit import EMBEDDED, GUESTS, reached, written
+from policykit import EMBEDDED, GUESTS, hello, reached, said, written
 from world.fixtures import only
 from world.internet import HTTPS
 
@@ -15,47 +15,6 @@ if TYPE_CHECKING:
 
 embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
 guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
-
-# Says each line of hexadecimal digits to HOST PORT, a connection each, and prints how much of it comes back.
-SAY = """
-import errno, socket, sys
-host, port = sys.argv[1], int(sys.argv[2])
-for line in sys.stdin:
-    data = bytes.fromhex(line)
-    with socket.create_connection((host, port), timeout=8) as sock:
-        try:
-            for at in range(0, len(data), 100):
-                sock.sendall(data[at : at + 100])
-            got = b""
-            while len(got) < len(data):
-                more = sock.recv(1 << 16)
-                if not more:
-                    break
-                got += more
-            print(got == data, flush=True)
-        except OSError as error:
-            print(errno.errorcode[error.errno], flush=True)
-"""
-
-
-def said(guest: Guest, place: str, options: tuple[str, ...], *lines: bytes) -> list[str]:
-    """What came of saying each of these to a server that echoes them."""
-    argv = [guest.world.python, "-c", SAY, *place.rsplit(":", 1)]
-    text = "".join(f"{line.hex()}\n" for line in lines)
-    done = guest.run(argv, options=options, input=text, timeout=60, check=True)
-    return done.stdout.split()
-
-
-def hello(name: str) -> bytes:
-    """What a client of TLS sends first."""
-    import contextlib
-    import ssl
-
-    context = ssl.create_default_context()
-    outgoing = ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
-    return outgoing.read()
 
 
 def made(guest: Guest) -> list[dict[str, Any]]:
