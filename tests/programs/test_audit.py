@@ -249,6 +249,110 @@ def test_a_backend_and_its_guest_record_both(tmp_path: Path) -> None:
         assert {line["datapath"] for line in gone} == {"ring"}
 
 
+# Calls of every kind, allowed, refused and failing, whose records are the same each time.
+KINDS = """
+import socket, sys
+port, own, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+def tried(call, *words):
+    try:
+        call(*words)
+    except OSError:
+        pass
+def dial(where, family=socket.AF_INET, kind=socket.SOCK_STREAM, again=1):
+    for _ in range(again):
+        with socket.socket(family, kind) as sock:
+            tried(sock.connect, where)
+def serve(host, port):
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return
+        tried(sock.listen)
+dial(("127.0.0.1", port), again=3)
+dial(("198.51.100.7", 443), again=2)
+dial(("169.254.169.254", 80))
+dial(path, socket.AF_UNIX)
+dial(("198.51.100.7", 443), kind=socket.SOCK_DGRAM)
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    tried(sock.sendto, b"x", ("198.51.100.7", 443))
+serve("0.0.0.0", own)
+serve("0.0.0.0", 80)
+serve("127.0.0.1", own)
+"""
+ALIKE = (
+    "guest",
+    "verb",
+    "target",
+    "name",
+    "decision",
+    "rule",
+    "hint",
+    "datapath",
+    "result",
+    "error",
+)
+
+
+@paths
+def test_the_log_has_every_call_that_a_trace_has(tmp_path: Path, path: str) -> None:
+    """Two runs: one that is traced, and one whose records are made for the log alone."""
+    with answering() as port, socket.socket() as free, socket.socket(socket.AF_UNIX) as local:
+        free.bind(("0.0.0.0", 0))
+        own = free.getsockname()[1]
+        free.close()
+        local.bind(str(tmp_path / "s"))
+        local.listen(8)
+        rules = ["--allow", "loopback", "--allow", f"listen:any:{own}", "--deny", "198.51.100.0/24"]
+        options = ["--datapath", path, "--name", "g", *rules]
+        argv = [sys.executable, "-c", KINDS, str(port), str(own), str(tmp_path / "s")]
+        found = run(tmp_path / "log", options, argv)
+        traced = subprocess.run(
+            command("run", "--trace=json", *options, "--", *argv),
+            timeout=PATIENCE,
+            capture_output=True,
+            text=True,
+        )
+    shown = [json.loads(line) for line in traced.stderr.splitlines()]
+
+    def plain(calls: list[dict[str, Any]]) -> list[str]:
+        return sorted(json.dumps([call[name] for name in ALIKE]) for call in calls)
+
+    logged = [line for line in found if line["kind"] == "call"]
+    assert plain(logged) == plain(shown)
+    seen = {(line["verb"], line["decision"]) for line in logged}
+    assert seen >= {
+        ("connect", "allow"), ("connect", "deny"), ("bind", "allow"), ("bind", "deny"), ("bind", "guest"),
+        ("listen", "allow"), ("send", "deny"),
+    }  # fmt: skip
+    assert any(line["target"].endswith("/s") for line in logged)
+
+
+@paths
+def test_calls_go_on_where_the_log_cannot(tmp_path: Path, path: str) -> None:
+    """As is chosen by default: a log that cannot grow (RLIMIT_FSIZE) has the first records, whole."""
+    log = tmp_path / "log"
+    with answering() as port:
+        argv = [sys.executable, "-c", CLIENT, "127.0.0.1", str(port), "200"]
+        done = subprocess.run(
+            [
+                "sh", "-c", 'ulimit -f 64; trap "" XFSZ; exec "$@"', "sh",
+                *command("run", "--audit", str(log), "--datapath", path, "--allow", "loopback"),
+                "--", *argv,
+            ],
+            timeout=PATIENCE,
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"cannot write the audit log {log}: File too large" in done.stderr
+    whole = log.read_bytes().rpartition(b"\n")[0]
+    found = [json.loads(line) for line in whole.splitlines()]
+    assert [line["seq"] for line in found] == list(range(1, len(found) + 1))
+    assert 10 < len(of_kind(found, "call", "connect")) < 200
+
+
 @paths
 def test_no_call_goes_unrecorded_where_that_is_refused(tmp_path: Path, path: str) -> None:
     """The log cannot grow (RLIMIT_FSIZE), so calls fail: the loopback is then the guest's own (ECONNREFUSED)."""

@@ -223,6 +223,89 @@ def test_events(runtime: Path, far: socket.socket, path: str) -> None:
     assert {event["target"] for event in events} == {f"127.0.0.1:{port}"}
 
 
+# Tries what is refused, by a name that would steer a terminal, under a program's name that would; for each line of its
+# input, and once at first.
+DECEIVER = """
+import ctypes, socket, sys
+ctypes.CDLL(None).prctl(15, b"co\\x1b[5mm")  # PR_SET_NAME
+label = b"\\x1b[2J\\x9bx\\n"
+question = bytes((0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, len(label))) + label
+question += b"\\x04test\\x00\\x00\\x01\\x00\\x01"
+def once():
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(30)
+        sock.sendto(question, ("192.0.2.53", 53))
+        sock.recv(512)
+    with socket.socket() as sock:
+        sock.connect_ex(("169.254.169.254", 80))
+once()
+for line in sys.stdin:
+    once()
+"""
+DECEIVING = [sys.executable, "-c", DECEIVER]
+# The program, and the name as DNS writes such labels (RFC 1035, 5.1), its backslashes escaped in turn.
+PROGRAM, NAME = "co\\x1b[5mm", "\\\\027[2j\\\\155x\\\\010.test"
+
+
+def assert_plain(text: str, *wanted: str) -> None:
+    """That it does nothing to a terminal but to be read, and says this."""
+    assert text.replace("\n", "").replace("\t", "").isprintable(), repr(text)
+    assert [word for word in wanted if word not in text] == [], text
+
+
+@paths
+def test_what_a_run_says_of_a_guest_that_deceives(runtime: Path, tmp_path: Path, path: str) -> None:
+    learnt = tmp_path / "learnt.toml"
+    rules = ("--allow", "198.51.100.1", "--allow", "web.test", "--datapath", path)
+    for options in (("--trace",), ("-v",), ("--learn", str(learnt))):
+        argv = command("run", "--name", HOSTILE, *options, *rules, "--", *DECEIVING)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stderr
+        if options[0] == "--learn":
+            assert_plain(done.stderr)
+            assert_plain(learnt.read_text(), "# Refused")
+            said("policy", "check", str(learnt))
+        else:
+            assert_plain(done.stderr, PROGRAM, NAME)
+
+
+@paths
+def test_what_is_seen_of_a_guest_that_deceives(runtime: Path, tmp_path: Path, path: str) -> None:
+    told = tmp_path / "told"
+    rules = ("--allow", "198.51.100.1", "--allow", "web.test", "--datapath", path)
+    argv = command("run", "--name", HOSTILE, *rules, "--", *DECEIVING)
+    with (
+        told.open("wb") as out,
+        subprocess.Popen(argv, stdin=subprocess.PIPE, text=True) as guest,
+        subprocess.Popen(command("events", "-f"), stdout=out) as watcher,
+    ):
+        assert guest.stdin is not None
+        try:
+            until(lambda: len(json.loads(said("status", "--json"))["denials"]) >= 1)
+
+            def watched() -> bool:
+                assert guest.stdin is not None
+                guest.stdin.write("again\n")
+                guest.stdin.flush()
+                return all(word in told.read_text() for word in (PROGRAM, NAME))
+
+            until(watched)
+            assert_plain(said("status"), PROGRAM, "evil\\x1b")
+            assert_plain(said("top", "-n", "1", "--interval", "0.1"), "evil\\x1b")
+            assert_plain(said("top", "--plain", "--interval", "0.1"), "evil\\x1b")
+            (row,) = rows("ps", "guests")
+            known = said("inspect", row["guest"])
+            assert_plain(known)
+            assert len(json.loads(known)["denials"]) >= 1
+        finally:
+            watcher.kill()
+            guest.stdin.close()
+        assert guest.wait(PATIENCE) == 0
+    assert_plain(told.read_text().rpartition("\n")[0], PROGRAM, NAME)
+
+
 def test_a_guest_does_not_reach_the_control_sockets(runtime: Path) -> None:
     script = (
         "import os, sys\n"
