@@ -229,8 +229,9 @@ def test_the_routes_of_a_domu_with_an_interface_and_two_devices(dom0: Dom0) -> N
 
 
 @pytest.mark.timeout(2 * SECONDS + 300)
-def test_the_bench(dom0: Dom0) -> None:
-    said = dom0.scenario("bench.py pv 1", SECONDS)
+@pytest.mark.parametrize("kind", ["pv", pytest.param("pvh", marks=pytest.mark.slow)])
+def test_the_bench(dom0: Dom0, kind: str) -> None:
+    said = dom0.scenario(f"bench.py {kind} 1", SECONDS)
     assert "FAILED" not in said, said
     rows = re.findall(r"^(xen\.\w+) +(\S+) +([\d.]+) +([\d.]+) ", said, re.MULTILINE)
     assert [row[0] for row in rows] == ["xen.rtt", "xen.out", "xen.in", "xen.connect"], said
@@ -238,8 +239,9 @@ def test_the_bench(dom0: Dom0) -> None:
 
 
 @pytest.mark.timeout(2 * SECONDS + 300)
-def test_a_domu_that_breaks_every_rule(dom0: Dom0) -> None:
-    said = dom0.scenario("hostile.py pv 1", SECONDS)
+@pytest.mark.parametrize("kind", ["pv", pytest.param("pvh", marks=pytest.mark.slow)])
+def test_a_domu_that_breaks_every_rule(dom0: Dom0, kind: str) -> None:
+    said = dom0.scenario(f"hostile.py {kind} 1", SECONDS)
     assert "FAILED" not in said, said
     assert "honest before" in said, said
     assert said.count("\nattacked ") >= 25, said
