@@ -34,7 +34,7 @@ test: build
 # CPython's own network tests with our sockets, the slow ones too.
 conformance: build
 	tools/prepare
-	$(BIN)/python -m pytest tests/conformance --slow --durations=9 $(ARGS)
+	tools/test tests/conformance --slow --durations=9 $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -91,15 +91,17 @@ def _left_to_ci(item) -> bool:
 
 # Two sessions side by side (tools/test) take about the same time with these folders in the first.
 FIRST = ("programs", "unit")
+MOVED = {"programs/test_udp.py": "second", "conformance/test_cpython.py": "first"}
 
 
 def _share(item) -> str:
     if item.get_closest_marker("alone"):
         return "alone"
     path = item.path.relative_to(Path(__file__).parent)
-    # Of what takes minutes the first half is the longer one.
-    moved = str(path) == "programs/test_udp.py" and item.get_closest_marker("slow")
-    return "first" if path.parts[0] in FIRST and not moved else "second"
+    # Of what takes minutes the first half is the longer one; of conformance alone, half is CPython on own sockets.
+    if item.get_closest_marker("slow") and str(path) in MOVED:
+        return MOVED[str(path)]
+    return "first" if path.parts[0] in FIRST else "second"
 
 
 def pytest_collection_modifyitems(config, items) -> None:
