@@ -45,7 +45,7 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
     server {{
-        listen {address}:{port};
+        listen {listen};
         location / {{ return 200 "XenSock\\n"; }}
     }}
 }}
@@ -117,7 +117,11 @@ def server(address: IPv4Address, apart: Apart | None = None) -> Iterator[int]:
         config = Path(directory, "nginx.conf")
         # An ordinary user is root in their networks, and nginx would be nobody, who is not there.
         user = "user root;" if apart and os.geteuid() else ""
-        config.write_text(CONFIG.format(user=user, directory=directory, address=address, port=port))
+        # While a log listens, the kernel makes messages of all sockets of the families that its guest uses, in
+        # whatever network they are. Those of another host are not among them: here, they are of the other family.
+        dual = apart is not None and Path("/proc/net/if_inet6").exists()
+        listen = f"[::]:{port} ipv6only=off" if dual else f"{address}:{port}"
+        config.write_text(CONFIG.format(user=user, directory=directory, listen=listen))
         argv = [*(apart.far if apart else ()), nginx, "-p", directory, "-c", str(config)]
         with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

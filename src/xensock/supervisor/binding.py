@@ -478,6 +478,8 @@ def listen(sup: Supervisor, q: Question) -> None:
         target = str(local)
         if not error and _asked(sup, q, local.unmapped(), listen):
             return
+        if sup.parts.direct and sup.endings is not None:
+            sup.endings.expects(q.sock.family)
         if not error:
             verdict, error = _listen(sup, q, local, backlog)
     except DecidedError as failure:

@@ -4,7 +4,9 @@ Theory of operation
 - The relay and other backends move the bytes and say so when they are done.
 - On the direct data path the guest holds the host's socket and we hold nothing. The kernel tells whoever listens to
   sock_diag(7)'s multicast which sockets of the network it destroys, with their last counters, and needs no right for
-  that: a socket is known by its SO_COOKIE. What a guest accepted is known by the port on which it listens.
+  that: a socket is known by its SO_COOKIE. What a guest accepted is known by the port on which it listens. While
+  anybody listens, every socket of that family on the machine pays for it: a group is joined when a guest's first
+  socket needs it.
 - A connection may have ended before its beginning is told here, so the last ends of others are remembered. Where the
   kernel had to drop messages, the sockets that are gone are found by a look at all, their bytes unknown.
 - The core's ledger knows every connection under way, and sorts what the kernel tells; those whose beginning is a line
@@ -29,7 +31,7 @@ from xensock.supervisor.diag import NETLINK_SOCK_DIAG
 from xensock.supervisor.swift import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from xensock.calls.address import Endpoint
     from xensock.calls.record import Record
@@ -40,6 +42,7 @@ NAP_S = 0.005  # messages come by the thousand: fetch several at once
 LATE_S = 0.1  # how long after a listener the ends of what it accepted may be told
 BUFFER = 8 << 20
 SO_RCVBUFFORCE = 33  # socket(7); Python does not name it
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1  # netlink(7), likewise
 AGAIN_S = 0.2
 
 
@@ -58,13 +61,14 @@ class Endings:
         ] = []  # listeners, and until when they matter
         self._epoch = time.time() - time.monotonic()
         self._running: _Running | None = None
+        self._families: frozenset[int] = frozenset()
         self._switching = threading.Lock()
 
     def watch(self, wanted: bool) -> None:
         """Whether anybody wants to know; not at first. Raises OSError where the kernel has no sock_diag for TCP."""
         with self._switching:
             if wanted and self._running is None:
-                self._running = _Running(self._read, self._missed)
+                self._running = _Running(self._read, self._missed, self._families)
             elif not wanted and self._running is not None:
                 self._running.stop()
                 self._running = None
@@ -73,6 +77,18 @@ class Endings:
                     self._listening.clear()
                     self._heed(set())
                     _core.ledger_clear(self.ledger.handle)
+
+    def expects(self, family: int) -> None:
+        """A host's socket of this family, which the guest holds, is about to connect or to listen. Whatever the core
+        connects by itself later is like one that it was told of here. Raises OSError."""
+        if family in self._families:
+            return
+        with self._switching:
+            # A connected socket of AF_INET6 can become one of AF_INET (ipv6(7), IPV6_ADDRFORM).
+            wanted = self._families | {family, socket.AF_INET}
+            if self._running is not None:
+                self._running.join(wanted)
+            self._families = wanted
 
     def calls(
         self, run: _core.Run, kinds: list[int | None], users: list[int], epoch: float
@@ -256,7 +272,12 @@ class Endings:
 class _Running:
     """A thread that has messages read, until `stop`."""
 
-    def __init__(self, read: Callable[[socket.socket], bool], missed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        read: Callable[[socket.socket], bool],
+        missed: Callable[[], None],
+        families: Iterable[int],
+    ) -> None:
         self._read, self._missed = read, missed
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._link = _link()
@@ -265,7 +286,8 @@ class _Running:
                 self._link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
             except PermissionError:  # not more than net.core.rmem_max, then
                 self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-            self._link.bind((0, tcpinfo.DESTROYED))
+            self._link.bind((0, 0))
+            self.join(families)
         except OSError:
             self._link.close()
             os.close(self._stop)
@@ -273,6 +295,11 @@ class _Running:
         self._link.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="xs-endings", daemon=True)
         self._thread.start()
+
+    def join(self, families: Iterable[int]) -> None:
+        """Be told of sockets of these families, too. Raises OSError."""
+        for family in families:
+            self._link.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, tcpinfo.DESTROYED[family])
 
     def stop(self) -> None:
         """Read what has come, and end."""

@@ -275,6 +275,8 @@ class Supervisor:
 
         `begun`: the socket's state is all that is to be answered; the address was not judged.
         """
+        if verdict.datapath == "direct" and self.endings is not None:
+            self.endings.expects(q.sock.family)
         _core.super_connect(
             self.handle,
             q.id,

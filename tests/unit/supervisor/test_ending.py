@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from xensock import _core
 
 
+IPV6_ADDRFORM = 1  # ipv6(7); Python does not name it
 NOTHING: _core.Heard = (False, False, b"", 0, [], [])
 
 
@@ -51,6 +54,7 @@ def told() -> Told:
 def endings(told: Told) -> Iterator[Endings]:
     made = Endings(told.append)
     made.watch(True)
+    made.expects(socket.AF_INET)
     yield made
     made.close()
 
@@ -186,6 +190,67 @@ def test_a_beginning_after_its_lost_end(
         assert dropped.wait(30)
     end = told.about(record.connection)
     assert (end.sent, end.received, end.error) == (None, None, 0)
+
+
+def groups(endings: Endings) -> int:
+    """The groups that the kernel has its socket in (/proc/net/netlink), a set of bits."""
+    assert endings._running is not None
+    inode = os.fstat(endings._running._link.fileno()).st_ino
+    lines = [line.split() for line in Path("/proc/net/netlink").read_text().splitlines()]
+    (found,) = [line for line in lines if line[-1] == str(inode)]
+    return int(found[3], 16)
+
+
+def test_only_families_that_the_guest_uses_are_listened_for(told: Told) -> None:
+    """Everybody's sockets of a family pay for a listener."""
+    endings = Endings(told.append)
+    endings.watch(True)
+    assert groups(endings) == 0
+    endings.expects(socket.AF_INET)
+    assert groups(endings) == 1 << 0
+    endings.expects(socket.AF_INET6)
+    assert groups(endings) == 1 << 0 | 1 << 2
+    endings.watch(False)
+    endings.watch(True)  # what the core has been told to connect by itself goes on
+    assert groups(endings) == 1 << 0 | 1 << 2
+    endings.close()
+
+
+def test_a_family_that_was_used_before_anybody_wanted_to_know(told: Told) -> None:
+    endings = Endings(told.append)
+    endings.expects(socket.AF_INET6)
+    endings.watch(True)
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        client = socket.create_connection(server.getsockname()[:2])
+        far, _ = server.accept()
+        endings.began(call(client))
+        number = cookie(client)
+        swap_bytes(client, far)
+        far.close()
+        client.close()
+        end = told.about(number)
+    assert (end.sent, end.received, end.error) == (1000, 50, 0)
+    endings.close()
+
+
+def test_a_socket_that_changes_its_family(told: Told) -> None:
+    endings = Endings(told.append)
+    endings.watch(True)
+    endings.expects(socket.AF_INET6)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.socket(socket.AF_INET6)
+        client.connect(("::ffff:127.0.0.1", server.getsockname()[1]))
+        far, _ = server.accept()
+        endings.began(call(client))
+        number = cookie(client)
+        client.setsockopt(socket.IPPROTO_IPV6, IPV6_ADDRFORM, socket.AF_INET)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET
+        swap_bytes(client, far)
+        far.close()
+        client.close()
+        end = told.about(number)
+    assert (end.sent, end.received, end.error) == (1000, 50, 0)
+    endings.close()
 
 
 def test_what_is_left_at_the_end(told: Told) -> None:
