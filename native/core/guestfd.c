@@ -12,12 +12,14 @@
 #include <unistd.h>
 
 #define SLOTS 256
+#define FRESH_NS 1000000u /* how long a name that was read is a caller's: execve(2) alone takes a good part of it */
 
 struct xs_guestfd {
 	pthread_mutex_t lock;
 	uint64_t host; /* SO_NETNS_COOKIE of our own network */
 	struct { uint32_t tid; int pidfd; } slot[SLOTS];
-	struct { uint32_t tid; int fd; } comm[SLOTS]; /* open files: one that is gone says so, whoever has its number now */
+	/* Open files: one that is gone says so, whoever has its number now. What was read, and of a call of when. */
+	struct { uint32_t tid; int fd; uint64_t at_ns; char name[XS_PROGRAM]; } comm[SLOTS];
 };
 
 static uint64_t netns_of(int fd)
@@ -115,13 +117,19 @@ int xs_guestfd_get(struct xs_guestfd *g, uint32_t tid, int fd)
 	return r;
 }
 
-void xs_guestfd_program(struct xs_guestfd *g, uint32_t tid, char out[XS_PROGRAM])
+void xs_guestfd_program(struct xs_guestfd *g, uint32_t tid, uint64_t start_ns, char out[XS_PROGRAM])
 {
 	int i = (int)(tid % SLOTS);
 	ssize_t n = -1;
 	char path[40];
 
 	pthread_mutex_lock(&g->lock);
+	if (g->comm[i].tid == tid && start_ns >= g->comm[i].at_ns && start_ns - g->comm[i].at_ns < FRESH_NS) {
+		memcpy(out, g->comm[i].name, XS_PROGRAM);
+		pthread_mutex_unlock(&g->lock);
+		return;
+	}
+	memset(out, 0, XS_PROGRAM);
 	for (int fresh = 0; fresh < 2 && n <= 0; fresh++) {
 		if (fresh || g->comm[i].tid != tid || g->comm[i].fd < 0) {
 			if (g->comm[i].fd >= 0)
@@ -134,12 +142,14 @@ void xs_guestfd_program(struct xs_guestfd *g, uint32_t tid, char out[XS_PROGRAM]
 		if (g->comm[i].fd >= 0)
 			n = pread(g->comm[i].fd, out, XS_PROGRAM, 0);
 	}
-	pthread_mutex_unlock(&g->lock);
 	/* It ends with a line feed. */
 	if (n > 0)
 		out[n - 1] = 0;
 	else
 		strcpy(out, "?");
+	g->comm[i].at_ns = n > 0 ? start_ns : 0;
+	memcpy(g->comm[i].name, out, XS_PROGRAM);
+	pthread_mutex_unlock(&g->lock);
 }
 
 bool xs_guestfd_is_host(const struct xs_guestfd *g, int fd) { return netns_of(fd) == g->host; }

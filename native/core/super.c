@@ -137,7 +137,7 @@ void xs_super_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, con
 {
 	if (cache)
 		xs_verdicts_put(s->verdicts, addr, addrlen, verdict, 0);
-	xs_run_connect(s, id, tid, fd, addr, addrlen, verdict, start_ns, begun);
+	xs_run_connect(s, id, tid, fd, 0, addr, addrlen, verdict, start_ns, begun);
 }
 
 void xs_super_refuse(struct xs_super *s, const uint8_t *addr, uint32_t addrlen, uint32_t verdict, int error)
@@ -329,12 +329,12 @@ static void on_call(struct xs_super *s, const struct seccomp_notif *n, uint64_t 
 			xs_done(s, ev.id, ev.tid, 0, ev.addr, ev.addrlen, verdict, start, error);
 			close(ev.fd);
 		} else {
-			xs_run_connect(s, ev.id, ev.tid, ev.fd, ev.addr, ev.addrlen, verdict, start, false);
+			xs_run_connect(s, ev.id, ev.tid, ev.fd, cookie, ev.addr, ev.addrlen, verdict, start, false);
 		}
 		return;
 	}
 	if (xs_flag_get(&s->record))
-		xs_guestfd_program(s->fds, ev.tid, ev.program);
+		xs_guestfd_program(s->fds, ev.tid, start, ev.program);
 	xs_post(s, &ev);
 }
 

@@ -67,10 +67,10 @@ void xs_post(struct xs_super *s, const struct xs_event *ev);
 /* Answers a connect, keeps the outcome for this socket if the caller was interrupted, records. */
 void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
 	     uint64_t start_ns, int error);
-/* Connects fd (taken over) and answers, now or later. begun: it connects already or has another state that answers, so
- * that nobody has judged the address. */
-void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-		    uint64_t start_ns, bool begun);
+/* Connects fd (taken over; its SO_COOKIE, 0: not known) and answers, now or later. begun: it connects already or has another
+ * state that answers, so that nobody has judged the address. */
+void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, uint64_t cookie, const uint8_t *addr, uint32_t addrlen,
+		    uint32_t verdict, uint64_t start_ns, bool begun);
 void xs_forget_pending(struct xs_super *s, struct pending *p);
 /* Whether one more socket may be handed out, which counts then. */
 bool xs_take_room(struct xs_super *s);

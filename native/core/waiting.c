@@ -33,7 +33,7 @@ void xs_done(struct xs_super *s, uint64_t id, uint32_t tid, uint64_t cookie, con
 
 	memset(&ev, 0, sizeof ev);
 	if (record) /* now, because once it has its answer it may end */
-		xs_guestfd_program(s->fds, tid, ev.program);
+		xs_guestfd_program(s->fds, tid, start_ns, ev.program);
 	if (xs_super_answer(s, id, 0, error, false) == ENOENT && cookie && error != EINPROGRESS)
 		xs_super_keep(s, cookie, SYS_connect, error);
 	if (!record)
@@ -145,11 +145,10 @@ static bool crowded(struct xs_super *s)
 	return full;
 }
 
-void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const uint8_t *addr, uint32_t addrlen, uint32_t verdict,
-			uint64_t start_ns, bool begun)
+void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, uint64_t cookie, const uint8_t *addr, uint32_t addrlen,
+		    uint32_t verdict, uint64_t start_ns, bool begun)
 {
 	int fl = fcntl(fd, F_GETFL), error, late;
-	uint64_t cookie;
 
 	if (begun && fl & O_NONBLOCK) {
 		error = xs_connect_join(fd, START_WAIT_US);
@@ -170,7 +169,8 @@ void xs_run_connect(struct xs_super *s, uint64_t id, uint32_t tid, int fd, const
 		}
 	}
 	/* Our duplicate goes first: the guest may close the socket at once and expect it to be gone. */
-	cookie = error == EINPROGRESS && !xs_flag_get(&s->record) ? 0 : xs_cookie_of(fd);
+	if (!cookie && (error != EINPROGRESS || xs_flag_get(&s->record)))
+		cookie = xs_cookie_of(fd);
 	close(fd);
 	xs_done(s, id, tid, cookie, addr, addrlen, verdict, start_ns, error);
 }
