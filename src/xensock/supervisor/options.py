@@ -111,6 +111,14 @@ def is_bound(sock: socket.socket, make: Callable[[int, int, int], socket.socket]
     return True
 
 
+def unpaced(sock: socket.socket) -> None:
+    """Have a TCP socket whose peer is on this machine send as fast as it is read: no BBR, which paces by timers.
+
+    tcp(7), TCP_CONGESTION; Reno is in every kernel and open to all users. What it accepts inherits that.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
 def freebind(family: int) -> tuple[int, int]:
     """IP_FREEBIND or IPV6_FREEBIND (ip(7)): a socket may be bound to an address that no interface has."""
     return FREEBIND6 if family == socket.AF_INET6 else FREEBIND4

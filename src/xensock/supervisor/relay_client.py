@@ -59,9 +59,8 @@ Ended = Callable[[int, int, int], None]
 
 TCP_INFO = 11
 TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it takes in a segment
-MOST_SEGMENT = (
-    32767  # that can be asked for (MAX_TCP_WINDOW); more is loopback's, as the guest's own
-)
+# More is loopback's, as the guest's own. At first it is said to be half the window of the peer's SYN, so at most 32767.
+MOST_SEGMENT = 16383
 TCP_CLOSE = 7
 
 _FAST_WAIT_US = 2000
@@ -246,6 +245,7 @@ class Client:
             if target.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(*options.freebind(target.family), 1)
+            options.unpaced(sock)
             attach_filter(sock, self._filter)
             forced = False
             try:

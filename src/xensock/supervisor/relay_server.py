@@ -200,6 +200,7 @@ class Server:
             guest = self._make(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, 0)
             try:
                 guest.setblocking(False)
+                options.unpaced(guest)
                 if source is not None:
                     guest.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     # The guest may listen on the very port that the client comes from.

@@ -206,3 +206,13 @@ def test_a_port_beside_its_listener(host: str, reuse: int) -> None:
             assert sock.getsockopt(*options.freebind(family)) == 0
     finally:
         namespace.close()
+
+
+def test_unpaced_is_inherited_by_what_is_accepted():
+    name = (TCP, socket.TCP_CONGESTION)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options.unpaced(listener)
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.getsockopt(*name, 16).rstrip(b"\0") == b"reno"

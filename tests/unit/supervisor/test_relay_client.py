@@ -440,6 +440,52 @@ def test_segments_are_as_long_as_the_far_sides(ground, far_sockets, host, size):
         assert guest.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) == wanted
 
 
+@pytest.mark.parametrize("host", [FAR4, FAR6])
+def test_segments_on_loopback_are_loopbacks(ground, host):
+    """They begin as half the window of a SYN, which must not become the guest's for good."""
+
+    def size_after_many(near: socket.socket, far: socket.socket) -> int:
+        for _ in range(64):
+            near.sendall(bytes(1 << 17))
+            assert len(read(far, 1 << 17)) == 1 << 17
+        return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+    with (
+        ground.server(host) as server,
+        ground.host.socket(server.family, socket.SOCK_STREAM) as near,
+    ):
+        near.connect(server.getsockname())
+        far, _ = server.accept()
+        with far:
+            natively = size_after_many(near, far)
+    assert natively > 32767
+    with ground.pair(host) as (guest, far):
+        assert size_after_many(guest, far) == natively
+
+
+def test_nothing_is_paced_within_the_machine(ground, monkeypatch):
+    client, made = ground.relay._client, []
+    make = client._make
+
+    def recorded(*kind: int) -> socket.socket:
+        sock = make(*kind)
+        made.append(sock.dup())
+        return sock
+
+    monkeypatch.setattr(client, "_make", recorded)
+    with ground.pair():
+        name = (socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        listeners = [
+            each
+            for each in made
+            if each.type == socket.SOCK_STREAM
+            and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        ]
+        assert [each.getsockopt(*name).rstrip(b"\0") for each in listeners] == [b"reno"]
+    for each in made:
+        each.close()
+
+
 def test_the_end_is_reported(ground):
     told = []
     with ground.server() as server, ground.client() as guest:
