@@ -282,7 +282,7 @@ def test_one_that_is_refused_is_told_unseen(unseeing):
         assert unseeing.connect_to(guest, dest) == errno.EINPROGRESS
         until(lambda: bool(events(guest, 100)))
         assert error_of(guest) == errno.EHOSTUNREACH
-        assert not unseeing.relay._client._holds
+        until(lambda: not unseeing.relay._client._holds)  # the guest may be told first
 
 
 def test_200_at_once(ground):
