@@ -92,6 +92,17 @@ def directory(world: World, request: pytest.FixtureRequest) -> Iterator[Path]:
         shutil.rmtree(made)
 
 
+def _told(pid: int) -> list[str]:
+    """What a process is and does, as far as there is still something to read."""
+    told = []
+    for name in ("cmdline", "stat", "wchan"):
+        try:
+            told.append(Path(f"/proc/{pid}/{name}").read_text())
+        except OSError as error:
+            told.append(error.strerror)
+    return told
+
+
 @pytest.mark.parametrize("block", cases())
 def test_command(block: Block, world: World, xensock: list[str], directory: Path) -> None:
     command = Path(xensock[0])
@@ -120,7 +131,7 @@ def test_command(block: Block, world: World, xensock: list[str], directory: Path
     output = done.stdout + done.stderr
     assert (done.returncode != 0) is block.fails, f"status {done.returncode}\n{output}"
     assert shows(output, expected), f"not as shown:\n{output}"
-    left = world.host.pids() - before
+    left = {pid: _told(pid) for pid in world.host.pids() - before}
     assert not left, f"processes left behind: {left}"
 
 
