@@ -102,7 +102,9 @@ def written(guest: Guest, text: str, name: str = "policy.toml") -> tuple[str, ..
     return "--policy", str(path)
 
 
-def by_a_backend(guest: Guest, other: str) -> tuple[tuple[str, ...], subprocess.Popen[bytes]]:
+def by_a_backend(
+    guest: Guest, other: str, via: str = '"lab"'
+) -> tuple[tuple[str, ...], subprocess.Popen[bytes]]:
     """The options for a policy that sends ports 7 to 12 of the world's web server by another backend, and port 7 of
     `other` by the host; and that backend, which allows port 7."""
     web = guest.world.web4
@@ -113,7 +115,7 @@ lab = {{ backend = "{far}" }}
 
 [[rule]]
 allow = "{web}:7-12"
-via = "lab"
+via = {via}
 
 [[rule]]
 allow = "{other}:7"
@@ -135,16 +137,16 @@ def prompted(
 
 @contextmanager
 def hanging(
-    guest: Guest, script: str
+    guest: Guest, script: str, via: str = '"lab"', more: tuple[str, ...] = ()
 ) -> Iterator[tuple[Running, Callable[[], object], Callable[[], None]]]:
     """A script in Python with the addresses of a server by another backend (`by_a_backend`) and of one beside it. Once
     it says "warm hello" and waits, that backend is stopped. What it runs as, what lets it read a line, and what has
     the backend go on, as it does at the end."""
     web, intra = guest.world.web4, "198.51.100.12"
-    options, backend = by_a_backend(guest, intra)
+    options, backend = by_a_backend(guest, intra, via)
     try:
         argv = [guest.world.python, "-c", script, web, intra]
-        with prompted(guest, argv, options) as (running, go):
+        with prompted(guest, argv, (*options, *more)) as (running, go):
             eventually(lambda: "warm hello" in running.stdout, 20, "the first answer")
             backend.send_signal(signal.SIGSTOP)
             yield running, go, lambda: backend.send_signal(signal.SIGCONT)

@@ -123,6 +123,8 @@ TESTED_BY: dict[str, str] = {
     "pvcalls/serving/resuming.py": "tests/pvcalls/test_takeover.py",
     "pvcalls/takeover.py": "tests/pvcalls/test_takeover.py",
     "supervisor/waiting.py": "tests/policy/test_hooks.py",
+    "supervisor/promising.py": "tests/policy/test_promises.py",
+    "supervisor/relay_ends.py": "tests/unit/supervisor/test_relay_client.py",
     "supervisor/refreshing.py": "tests/policy/test_reloading.py",
     "pvcalls/serving/resolving.py": "tests/pvcalls/test_datagrams.py",
     "pvcalls/serving/rings.py": "tests/pvcalls/test_extensions.py",

@@ -24,6 +24,7 @@ from xensock.client.datagrams import Datagrams
 from xensock.client.explaining import decision_of, explanation_of
 from xensock.client.sockets import socket as OwnSocket
 from xensock.stack import resolver_wire as wire
+from xensock.stack.dials import Dials
 from xensock.stack.stacks import DecidedError, ExplainedAnswer, Look
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class Upstream:
     """A backend at `url`. Raises ValueError for a URL that cannot be understood, UnreachableError.
 
     recording   whether somebody keeps records
+    dials       connections that it is asked for, for those who must not wait (`make_aside`)
     """
 
     here = False
@@ -157,6 +159,7 @@ class Upstream:
         self.recording = recording
         self._names: dict[int, NameService] = {}  # by the hops of their questions
         self._threads: dict[int, ThreadPoolExecutor] = {}  # by the hops of their calls
+        self.dials = Dials(lambda: self.threads(0), THREADS)
         self._lookers: dict[tuple[int, int, bool], list[Carried]] = {}  # that nobody uses
         self._lock = threading.Lock()  # of _lookers, _threads
         self._closed = False
@@ -178,7 +181,7 @@ class Upstream:
         return Carried(family, socket.SOCK_STREAM, 0, self._link, self, hops)
 
     def make_aside(self, family: int) -> Aside:
-        """A stream socket, as `make`, for those who must not wait; its calls are for a thread of `threads(0)`."""
+        """A stream socket, as `make`, for those who must not wait: its calls are for `dials`."""
         self._check()
         return Aside(family, socket.SOCK_STREAM, 0, self._link, self)
 

@@ -16,7 +16,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.policy.networks import AWAY
 from xensock.stack.stacks import decided
-from xensock.supervisor import limits, sharing
+from xensock.supervisor import limits, promising, sharing
 from xensock.supervisor.carried import asked_of
 from xensock.supervisor.checking import terms_of
 from xensock.supervisor.diag import cookie
@@ -24,8 +24,6 @@ from xensock.supervisor.options import bind_anywhere
 from xensock.supervisor.rtnetlink import GUEST4, GUEST6
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from xensock.calls.record import Path
     from xensock.stack.stacks import Stack
     from xensock.supervisor.question import Question
@@ -278,7 +276,8 @@ def _carry_out(
         sup.run_connect(q, Verdict(decision, "direct", "allow"), cache=cache)
         return
     relay = sup.parts.relay
-    limits.check(sup, "connects", relay.dialling() + sup.waiting.count(), errno.EAGAIN)
+    dialling = relay.dialling() + sup.waiting.count() + len(sup.held.abandoned)
+    limits.check(sup, "connects", dialling, errno.EAGAIN)
     moved = relay.connections() + sup.parts.stacks.live()
     limits.check(sup, "connections", moved, errno.EAGAIN)
     stacks = sup.parts.stacks
@@ -289,12 +288,12 @@ def _carry_out(
     key = cookie(q.sock)
     dest = end if q.sock.family == socket.AF_INET else q.endpoint() or end
     bound = _bound_outside(sup, q, key)
-    attempt = _Attempt(end, dest, decision, terms, carriers, key, blocking, bound)
+    attempt = Attempt(end, dest, decision, terms, carriers, key, blocking, bound)
     _try_next(sup, q, attempt)
 
 
 @dataclass(slots=True, eq=False)
-class _Attempt:
+class Attempt:
     """A call that others carry: `left` are those who have not tried yet, in their order."""
 
     end: Endpoint
@@ -307,7 +306,7 @@ class _Attempt:
     bound: socket.socket | None
 
 
-def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
+def _try_next(sup: Supervisor, q: Question, call: Attempt) -> None:
     """Let the next one carry the call. Raises OSError. Other calls do not wait for another backend; only the guest's
     own one, without which there is nothing for it, is asked here."""
     stack = call.left.pop(0)
@@ -318,19 +317,7 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
         return
     if bound is not None:
         bound.close()
-    to = call.end if redirect is None else redirect
-    asked = asked_of(q.sock)
-
-    def begin() -> tuple[socket.socket | int, int]:
-        try:
-            far = stack.passer.make_aside(to.family)
-            try:
-                return far, sup.parts.relay.begin(asked, far, to)
-            except BaseException:
-                far.close()
-                raise
-        except OSError as error:
-            return error.errno or errno.EIO, 0
+    dial = promising.dial(sup, stack, asked_of(q.sock), call.end if redirect is None else redirect)
 
     def go_on(sup: Supervisor, q: Question) -> None:
         far, begun = q.told
@@ -340,23 +327,28 @@ def _try_next(sup: Supervisor, q: Question, call: _Attempt) -> None:
         except OSError as error:
             _could_not(sup, q, call.asked, error)
 
-    def unused(began: Future[tuple[socket.socket | int, int]]) -> None:
-        if not began.cancelled():  # its caller is gone, or another policy is in force
-            far, _ = began.result()
-            if not isinstance(far, int):
-                far.close()
+    def late(sup: Supervisor, q: Question) -> bool:
+        try:
+            return promising.promise(sup, q, call, stack, dial)
+        except OSError as error:
+            _could_not(sup, q, call.asked, error)
+            return False
 
-    try:
-        began = stack.passer.threads(0).submit(begin)
-    except RuntimeError:  # it was closed
-        raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
-    sup.waiting.add(q, began, go_on, connect, unused)
+    sup.waiting.add(
+        q,
+        dial,
+        go_on,
+        connect,
+        promising.close_unused,
+        lambda: promising.give_up(sup, stack, dial),
+        None if call.blocking else late,
+    )
 
 
 def _tried(
     sup: Supervisor,
     q: Question,
-    call: _Attempt,
+    call: Attempt,
     stack: Stack,
     far: socket.socket | int,
     begun: int | None = None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.loop import IN, Loop
-from xensock.supervisor.relay_client import Client, reset
+from xensock.supervisor.relay_client import Client, Hold, reset
 from xensock.supervisor.relay_server import Opened, Server
 from xensock.supervisor.verifying import Check, Verifier
 
@@ -98,6 +98,28 @@ class Relay:
         """Have `far` dial, told what the guest's own socket was (`asked_of`), without waiting for the outcome: the
         errno of connect(2). For those whose `far` may be slow to answer all the same. Raises OSError."""
         return self._client.begin(asked, far, to)
+
+    def promise(
+        self, guest: socket.socket, dest: Endpoint, gave_up: Callable[[], None]
+    ) -> Hold | int:
+        """As `connect` of a file that does not wait, for which nobody dials yet: EINPROGRESS is what the caller is to
+        be told, and the connection is up, or fails, once `keep` says so. Else the errno.
+
+        `gave_up` is called once, on any thread, where the guest gives it up, or the relay is closed, before that. The
+        guest's end has a name of its own then, other than the far side sees. Raises OSError.
+        """
+        return self._client.promise(guest, dest, gave_up)
+
+    def keep(
+        self,
+        hold: Hold,
+        far: socket.socket | None,
+        error: int = 0,
+        ended: Ended | None = None,
+    ) -> bool:
+        """Who dials for a promised connection: `far`, taken over, which has begun to; or the errno with which it fails.
+        False, and nothing is taken, where the guest waits no more. `ended` as for `connect`. Raises OSError."""
+        return self._client.keep(hold, far, error, ended)
 
     def join(self, inner: socket.socket, outer: socket.socket, ended: Ended | None = None) -> None:
         """Move bytes between two connected sockets, which are the relay's from now on, until both ends are done.

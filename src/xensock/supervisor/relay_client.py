@@ -6,6 +6,7 @@ Theory of operation
 - Held: it does not. The guest's SYN is dropped by that filter, so the guest's socket is in SYN_SENT as natively, and
   nothing of ours has to imitate poll(2), EALREADY or EINTR. When the far side is up the SYN is replayed; when it
   fails, the packet that natively brings that errno is sent.
+- Promised: nobody dials yet, since who would carry the call has not answered. Held all the same, until that is known.
 - No reference to the guest's file is kept: a close by the guest must be one. Whether it still waits is asked of
   sock_diag(7), by address and cookie.
 
@@ -20,7 +21,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import socket
 import struct
 import threading
@@ -36,6 +36,13 @@ from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
 from xensock.supervisor.carried import Carrier, asked_of
+from xensock.supervisor.relay_ends import (
+    address_for,
+    is_possible,
+    outcome_of,
+    segments_like,
+    tcp_state,
+)
 from xensock.supervisor.relay_names import Start, called_as
 from xensock.supervisor.relay_wire import (
     SO_DETACH_FILTER,
@@ -57,10 +64,6 @@ Name = tuple[str, int]
 Join = Callable[[socket.socket, socket.socket, "Ended | None"], None]
 Ended = Callable[[int, int, int], None]
 
-TCP_INFO = 11
-TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it takes in a segment
-# More is loopback's, as the guest's own. At first it is said to be half the window of the peer's SYN, so at most 32767.
-MOST_SEGMENT = 16383
 TCP_CLOSE = 7
 
 _FAST_WAIT_US = 2000
@@ -80,11 +83,6 @@ def reset(sock: socket.socket) -> None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
     sock.close()
-
-
-def tcp_state(sock: socket.socket) -> int:
-    """The TCP state as in include/net/tcp_states.h."""
-    return sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 1)[0]
 
 
 def name_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Name:
@@ -115,13 +113,16 @@ class _Listener:
 
 
 @dataclass(slots=True, eq=False)
-class _Hold:
+class Hold:
+    """A guest's connection that waits in SYN_SENT. `gave_up` is told where it ends before anything dials for it."""
+
     own: Endpoint
     target: Endpoint
     cookie: int
-    far: socket.socket
+    far: socket.socket | None
     listener: _Listener
     ended: Ended | None
+    gave_up: Callable[[], None] | None = None
     stage: _Stage = _Stage.DIALLING
     error: int = 0
     syn: Syn | None = None
@@ -147,7 +148,7 @@ class Client:
         self._wire = Wire(make_socket, self._mark)
         self._lock = threading.RLock()
         self._listeners: OrderedDict[Endpoint, _Listener] = OrderedDict()
-        self._holds: dict[tuple[Endpoint, Endpoint], _Hold] = {}
+        self._holds: dict[tuple[Endpoint, Endpoint], Hold] = {}
         self._checking = False
         self._carrier = Carrier()
         self._closed = False
@@ -163,12 +164,8 @@ class Client:
         begun: int | None = None,
     ) -> int:
         """See Relay.connect."""
-        target = dest.unmapped()
-        if guest.family == socket.AF_INET6 and target.family == socket.AF_INET:
-            address = Endpoint.from_python((f"::ffff:{target.host}", target.port)).sockaddr()
-        else:
-            address = dest.sockaddr()
-        if tcp_state(guest) != TCP_CLOSE or not _possible(guest, target):
+        target, address = dest.unmapped(), address_for(guest, dest)
+        if tcp_state(guest) != TCP_CLOSE or not is_possible(guest, target):
             # Already connecting, connected or listening, or never possible: the kernel knows what to answer.
             if far is not None:
                 far.close()
@@ -190,6 +187,30 @@ class Client:
             far.close()
         return error
 
+    def promise(
+        self, guest: socket.socket, dest: Endpoint, gave_up: Callable[[], None]
+    ) -> Hold | int:
+        """See Relay.promise."""
+        target, address = dest.unmapped(), address_for(guest, dest)
+        begin = partial(_core.connect_start, guest.fileno(), address)
+        if tcp_state(guest) != TCP_CLOSE or not is_possible(guest, target):
+            return begin(_HOLD_WAIT_US)
+        with self._lock:
+            return errno.ENETDOWN if self._closed else self._hold(guest, begin, target, gave_up)
+
+    def keep(
+        self, hold: Hold, far: socket.socket | None, error: int, ended: Ended | None = None
+    ) -> bool:
+        """See Relay.keep."""
+        with self._lock:
+            if self._holds.get(hold.key) is not hold or not self._waits(hold):
+                return False
+            hold.far, hold.ended, hold.gave_up = far, ended, None
+            self._dials(hold, outcome_of(far) if far is not None and not error else error)
+            with contextlib.suppress(OSError):  # _check() does it again
+                self._proceed(hold)
+            return True
+
     def begin(self, asked: Asked, far: socket.socket, to: Endpoint | str) -> int:
         """See Relay.begin."""
         far.setblocking(False)
@@ -210,7 +231,7 @@ class Client:
         ended: Ended | None,
         named: bool,
     ) -> int:
-        error = _outcome(far)
+        error = outcome_of(far)
         if error > 0 and not fcntl.fcntl(guest.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK:
             far.close()
             return error
@@ -225,7 +246,14 @@ class Client:
                 if error == 0:
                     return self._fast(guest, begin, target, far, ended)
                 # A program that does not wait gets EINPROGRESS first, even when the refusal is here already.
-                return self._hold(guest, begin, target, far, error, ended)
+                hold = self._hold(guest, begin, target)
+                if isinstance(hold, int):
+                    far.close()
+                    return hold
+                hold.far, hold.ended = far, ended
+                self._dials(hold, error)
+                self._catch(hold, 10)
+                return errno.EINPROGRESS
 
     def dialling(self) -> int:
         """Connections whose far side has not answered."""
@@ -291,7 +319,7 @@ class Client:
         ended: Ended | None,
     ) -> int:
         listener = self._listener(target)
-        _segments_like(listener.sock, far)
+        segments_like(listener.sock, far)
         guest.setsockopt(socket.SOL_SOCKET, SO_MARK, self._mark)
         try:
             error = begin(_FAST_WAIT_US)
@@ -375,36 +403,42 @@ class Client:
         guest: socket.socket,
         begin: Callable[[int], int],
         target: Endpoint,
-        far: socket.socket,
-        failed: int,
-        ended: Ended | None,
-    ) -> int:
+        gave_up: Callable[[], None] | None = None,
+    ) -> Hold | int:
+        """Have the guest's socket wait; the errno where it does not. With `gave_up` nobody dials for it yet."""
         # Else those of the guest's own connections pile up. First: who goes on by it may be the listener's last.
         self._caught(target.host.version)
         listener = self._listener(target)
         error = begin(_HOLD_WAIT_US)
         if error != errno.EINPROGRESS:
-            far.close()
             self._tidy(listener)
             return error
         own = Endpoint.from_python(guest.getsockname()).unmapped()
-        hold = _Hold(own, target, cookie_of(guest), far, listener, ended)
+        hold = Hold(own, target, cookie_of(guest), None, listener, None, gave_up)
         old = self._holds.get(hold.key)
         if old is not None:
             self._drop(old)
         self._holds[hold.key] = hold
         listener.users += 1
-        if failed > 0:
-            self._answered(hold, failed)
-        else:
-            self._loop.add(far.fileno(), OUT, lambda _: self._far_event(hold))
-        self._catch(hold, 10)
+        if gave_up is not None:
+            self._catch(hold, 10)
         if not self._checking:
             self._checking = True
             self._loop.later(_CHECK, self._check)
-        return error
+        return hold
 
-    def _catch(self, hold: _Hold, tries: int) -> None:
+    def _dials(self, hold: Hold, outcome: int) -> None:
+        """Its far side was begun, with this outcome so far; -1 while that is open."""
+        far = hold.far
+        if outcome < 0 and far is not None:
+            try:
+                self._loop.add(far.fileno(), OUT, lambda _: self._far_event(hold))
+                return
+            except OSError as error:
+                outcome = error.errno or errno.EIO
+        self._answered(hold, outcome)
+
+    def _catch(self, hold: Hold, tries: int) -> None:
         """Look for the SYN; loopback delivers it within connect(), unless the softirq was put off.
 
         If it was lost all the same, _check() finds the one that the guest's kernel repeats after a second.
@@ -417,7 +451,7 @@ class Client:
         elif tries:
             self._loop.later(0.001, lambda: self._catch_later(hold, tries - 1))
 
-    def _caught(self, version: int, wanted: _Hold | None = None) -> None:
+    def _caught(self, version: int, wanted: Hold | None = None) -> None:
         """Read what was captured, and go on with whom it belongs to, but the one that the caller goes on with."""
         for syn in self._wire.captured(version):
             found = self._holds.get((syn.source, syn.target))
@@ -426,16 +460,17 @@ class Client:
                 if found is not wanted:
                     self._proceed(found)
 
-    def _catch_later(self, hold: _Hold, tries: int) -> None:
+    def _catch_later(self, hold: Hold, tries: int) -> None:
         with self._lock:
             if not self._closed:
                 self._catch(hold, tries)
 
-    def _far_event(self, hold: _Hold) -> None:
+    def _far_event(self, hold: Hold) -> None:
         with self._lock:
             if hold.stage is not _Stage.DIALLING or self._holds.get(hold.key) is not hold:
                 return
-            error = _outcome(hold.far)
+            assert hold.far is not None
+            error = outcome_of(hold.far)
             if error < 0:
                 return
             self._loop.remove(hold.far.fileno())
@@ -443,20 +478,21 @@ class Client:
             self._proceed(hold)
 
     @staticmethod
-    def _answered(hold: _Hold, error: int) -> None:
+    def _answered(hold: Hold, error: int) -> None:
         hold.error = error
         if error == 0:
             hold.stage = _Stage.ANSWERED
             return
         hold.stage = _Stage.SILENT if error == errno.ETIMEDOUT else _Stage.REFUSED
-        hold.far.close()
+        if hold.far is not None:
+            hold.far.close()
 
-    def _proceed(self, hold: _Hold) -> None:
+    def _proceed(self, hold: Hold) -> None:
         """Do what the stage asks, once the SYN is caught."""
         if hold.syn is None:
             return
-        if hold.stage is _Stage.ANSWERED:
-            _segments_like(hold.listener.sock, hold.far)
+        if hold.stage is _Stage.ANSWERED and hold.far is not None:
+            segments_like(hold.listener.sock, hold.far)
             self._wire.send(hold.syn.again(), hold.target)
             if self._expect(
                 hold.listener, (str(hold.own.host), hold.own.port), hold.far, hold.ended
@@ -466,7 +502,7 @@ class Client:
             answer = hold.syn.answer(hold.error)
             if answer is not None:
                 self._wire.send(answer, hold.own)
-            waits = self._wire.state(hold.own, hold.target, hold.cookie) == TCP_SYN_SENT
+            waits = self._waits(hold)
             if self._wire.blind or not waits:
                 self._forget(hold)
 
@@ -483,7 +519,7 @@ class Client:
                     and name not in hold.listener.waiting
                 ):
                     self._forget(hold)
-                elif self._wire.state(hold.own, hold.target, hold.cookie) != TCP_SYN_SENT:
+                elif not self._waits(hold):
                     # It may just have been established, with the accept still to come.
                     self._accept(hold.listener)
                     self._drop(hold)
@@ -497,15 +533,20 @@ class Client:
                 self._checking = True
                 self._loop.later(_CHECK, self._check)
 
-    def _forget(self, hold: _Hold) -> None:
+    def _waits(self, hold: Hold) -> bool:
+        return self._wire.state(hold.own, hold.target, hold.cookie) == TCP_SYN_SENT
+
+    def _forget(self, hold: Hold) -> None:
         if self._holds.pop(hold.key, None) is hold:
             hold.listener.users -= 1
             self._tidy(hold.listener)
 
-    def _drop(self, hold: _Hold) -> None:
+    def _drop(self, hold: Hold) -> None:
         self._forget(hold)
-        if hold.far.fileno() < 0:
-            return  # closed, or the mover's
+        if hold.gave_up is not None:
+            self._loop.later(0, hold.gave_up)  # without our lock
+        if hold.far is None or hold.far.fileno() < 0:
+            return  # not there yet, closed, or the mover's
         hold.listener.waiting.pop((str(hold.own.host), hold.own.port), None)
         self._loop.remove(hold.far.fileno())
         reset(hold.far)
@@ -528,7 +569,9 @@ class Client:
         """Give up every hold and listener; connect() gives ENETDOWN from now on. Called once, before the loop stops."""
         with self._lock:
             self._closed = True
+            told = [hold.gave_up for hold in self._holds.values() if hold.gave_up is not None]
             for hold in list(self._holds.values()):
+                hold.gave_up = None
                 self._drop(hold)
             for target, listener in list(self._listeners.items()):
                 for far, _ in listener.waiting.values():
@@ -536,32 +579,5 @@ class Client:
                 listener.waiting.clear()
                 self._close_listener(target)
             self._wire.close()
-
-
-def _possible(guest: socket.socket, target: Endpoint) -> bool:
-    """Whether a socket of this family and IPV6_V6ONLY can reach the address at all."""
-    if guest.family == socket.AF_INET:
-        return target.family == socket.AF_INET
-    return target.family == socket.AF_INET6 or not guest.getsockopt(
-        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
-    )
-
-
-def _segments_like(listener: socket.socket, far: socket.socket) -> None:
-    """Have the guest's next connection send segments of the size that the far side takes (tcp(7), TCP_MAXSEG)."""
-    if hasattr(far, "splice") or far.family == socket.AF_UNIX:
-        return  # another stack's, or no TCP: the guest's path has nothing to do with it
-    tcp = socket.IPPROTO_TCP
-    size = far.getsockopt(tcp, socket.TCP_MAXSEG)
-    if far.getsockopt(tcp, TCP_INFO, 6)[5] & TCPI_OPT_TIMESTAMPS:
-        size += TIMESTAMPS
-    listener.setsockopt(tcp, socket.TCP_MAXSEG, size if size <= MOST_SEGMENT else 0)
-
-
-def _outcome(far: socket.socket) -> int:
-    """Of a non-blocking connect: 0 connected, an errno, or -1 while it is under way."""
-    poll = select.poll()
-    poll.register(far, select.POLLOUT)
-    if not poll.poll(0):
-        return -1
-    return far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        for gave_up in told:
+            gave_up()

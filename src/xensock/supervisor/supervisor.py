@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xensock import _core
 from xensock.calls.address import Endpoint
@@ -43,6 +43,8 @@ from xensock.supervisor.unix_calls import UnixCalls
 from xensock.supervisor.waiting import Waiting
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from xensock.calls.record import Outcome, Path, Record
     from xensock.policy.gate import Gate
     from xensock.policy.point import Current
@@ -116,6 +118,9 @@ class Held:
     own: set[int] = field(default_factory=set)  # cookies of AF_XENSOCK sockets, where that matters
     dropping: dict[threading.Event, int] = field(default_factory=dict)  # such, being closed; ports
     relayed: set[int] = field(default_factory=set)  # cookies of those whose connect the relay began
+    abandoned: set[Future[Any]] = field(
+        default_factory=set
+    )  # dials under way that nobody waits for
     supervisors: set[Supervisor] = field(default_factory=set)  # that run
     users: int = 0
     taken: Taken = field(default_factory=Taken)

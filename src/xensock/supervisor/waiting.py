@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Supervisor", "Question"], None]
 ROUND_S = 0.05
+LATE_S = 0.1  # from when on who need not wait for a word does not
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +39,9 @@ class _Waiter:
     go_on: Handler
     again: Handler
     unused: Callable[[Future[Any]], None]
+    left: Callable[[], None]
+    late: Callable[[Supervisor, Question], bool] | None
+    due: float
     signals: int = 0
 
 
@@ -56,15 +60,21 @@ class Waiting:
         go_on: Handler,
         again: Handler,
         unused: Callable[[Future[Any]], None] = lambda word: None,
+        left: Callable[[], None] = lambda: None,
+        late: Callable[[Supervisor, Question], bool] | None = None,
     ) -> None:
         """Let the caller wait until it is known what was decided: `go_on` has it in `told` then. If another policy is
-        in force by then, the call is judged `again`. `unused` has the word where `go_on` has not."""
+        in force by then, the call is judged `again`. `unused` has the word where `go_on` has not; `left` is called
+        once where that is known before the word is. With `late` the caller waits for LATE_S at most: it answers then,
+        and says whether it will have the word, too."""
         # socket.dup() would set O_NONBLOCK as Python's own time limit has it, and the guest shares that flag.
         end = q.sock
         kept = replace(
             q, sock=socket.socket(end.family, end.type, end.proto, fileno=os.dup(end.fileno()))
         )
-        waiter = _Waiter(kept, self._sup.point.policy.generation, go_on, again, unused)
+        due = time.monotonic() + LATE_S
+        generation = self._sup.point.policy.generation
+        waiter = _Waiter(kept, generation, go_on, again, unused, left, late, due)
         self._waiters.add(waiter)
         word.add_done_callback(lambda word: self._known(waiter, word))
         if self._waiters and self._thread is None:
@@ -102,6 +112,27 @@ class Waiting:
     def _drop(self, waiter: _Waiter) -> None:
         self._waiters.discard(waiter)
         waiter.q.sock.close()
+        waiter.left()
+
+    def _late(self, waiter: _Waiter) -> None:
+        """Its caller waits no more for the word."""
+        sup, q = self._sup, waiter.q
+        self._waiters.discard(waiter)
+        used = False
+        try:
+            if sup.point.policy.generation != waiter.generation:
+                waiter.again(sup, q)
+            elif waiter.late is not None:
+                used = waiter.late(sup, q)
+        except Exception:
+            sup.parts.complain(traceback.format_exc())
+            sup.answer(q, errno.EPERM)
+        finally:
+            q.sock.close()
+            if used:
+                waiter.unused = lambda word: None
+            else:
+                waiter.left()
 
     def _look(self) -> None:
         """Let go of those whose wait has ended otherwise, until nobody waits."""
@@ -111,6 +142,8 @@ class Waiting:
                 for waiter in list(self._waiters):
                     if self._ended(waiter):
                         self._drop(waiter)
+                    elif waiter.late is not None and time.monotonic() >= waiter.due:
+                        self._late(waiter)
                 if not self._waiters:
                     self._thread = None
                     return

@@ -1,0 +1,55 @@
+"""What the relay asks of the two ends of a connection that a guest makes: its own socket, and the one that dials."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+from xensock.calls.address import Endpoint
+
+TCP_INFO = 11
+TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it takes in a segment
+# More is loopback's, as the guest's own. At first it is said to be half the window of the peer's SYN, so at most 32767.
+MOST_SEGMENT = 16383
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """The TCP state as in include/net/tcp_states.h."""
+    return sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 1)[0]
+
+
+def address_for(guest: socket.socket, dest: Endpoint) -> bytes:
+    """The address as a socket of the guest's takes it."""
+    target = dest.unmapped()
+    if guest.family == socket.AF_INET6 and target.family == socket.AF_INET:
+        return Endpoint.from_python((f"::ffff:{target.host}", target.port)).sockaddr()
+    return dest.sockaddr()
+
+
+def is_possible(guest: socket.socket, target: Endpoint) -> bool:
+    """Whether a socket of this family and IPV6_V6ONLY can reach the address at all."""
+    if guest.family == socket.AF_INET:
+        return target.family == socket.AF_INET
+    return target.family == socket.AF_INET6 or not guest.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+
+
+def segments_like(listener: socket.socket, far: socket.socket) -> None:
+    """Have the guest's next connection send segments of the size that the far side takes (tcp(7), TCP_MAXSEG)."""
+    if hasattr(far, "splice") or far.family == socket.AF_UNIX:
+        return  # another stack's, or no TCP: the guest's path has nothing to do with it
+    tcp = socket.IPPROTO_TCP
+    size = far.getsockopt(tcp, socket.TCP_MAXSEG)
+    if far.getsockopt(tcp, TCP_INFO, 6)[5] & TCPI_OPT_TIMESTAMPS:
+        size += TIMESTAMPS
+    listener.setsockopt(tcp, socket.TCP_MAXSEG, size if size <= MOST_SEGMENT else 0)
+
+
+def outcome_of(far: socket.socket) -> int:
+    """Of a non-blocking connect: 0 connected, an errno, or -1 while it is under way."""
+    poll = select.poll()
+    poll.register(far, select.POLLOUT)
+    if not poll.poll(0):
+        return -1
+    return far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
