@@ -114,6 +114,33 @@ def test_every_connection_begins_and_ends(tmp_path: Path, path: str) -> None:
     assert {(line["sent"], line["received"]) for line in ended} == {(100, 5000)}
 
 
+@paths
+def test_a_log_of_many_files(tmp_path: Path, path: str) -> None:
+    """None exceeds the size, however many records wait together; every line is in one of them."""
+    log = tmp_path / "log"
+    options = ["--audit", str(log), "--audit-size", "8K", "--audit-keep", "200"]
+    with answering() as port:
+        done = subprocess.run(
+            command(
+                "run", *options, "--datapath", path, "--allow", "loopback", "--",
+                sys.executable, "-c", CLIENT, "127.0.0.1", str(port), "200",
+            ),
+            timeout=PATIENCE, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = [*sorted(tmp_path.glob("log.*"), key=lambda p: -int(p.suffix[1:])), log]
+    assert len(files) > 10
+    sizes = [p.stat().st_size for p in files]
+    assert max(sizes) <= 8192
+    # A file is rotated when the next line has no room.
+    assert min(sizes[:-1]) > 8192 - 1024
+    found = [json.loads(line) for p in files for line in p.read_text().splitlines()]
+    assert len(of_kind(found, "call", "connect")) == len(of_kind(found, "end", "close")) == 200
+    assert sorted(line["seq"] for line in found) == list(range(1, len(found) + 1))
+    numbers = [line["seq"] for line in found if line["kind"] != "open"]
+    assert numbers == sorted(numbers)
+
+
 def test_a_run_that_is_killed_leaves_every_record(tmp_path: Path) -> None:
     """Of what had happened some milliseconds before; the next one to open the file cuts off what is torn."""
     log = tmp_path / "log"

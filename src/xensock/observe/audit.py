@@ -47,7 +47,7 @@ class AuditError(OSError):
 class AuditLog:
     """Writes records to a file. `record` may be called from any thread, and never waits.
 
-    size      of the file in bytes from which on it is rotated, to PATH.1, PATH.2, …
+    size      of the file in bytes, which it does not exceed: it is rotated before, to PATH.1, PATH.2, …
     keep      how many of those there are at most
     complain  is told in a sentence what is wrong with the file, once until it works again
 
@@ -75,6 +75,8 @@ class AuditLog:
         self._stopping = False
         self._encode = msgspec.json.Encoder().encode
         self._unwritten = b""
+        self._torn = False  # the last write(2) ended within a line
+        self._begun = False  # the file has the line by which we opened it, and no other
         self._fd = -1
         try:
             self._open()
@@ -196,10 +198,25 @@ class AuditLog:
             self._fd = -1
         if self._fd < 0:
             self._open()
-        elif os.fstat(self._fd).st_size + len(self._unwritten) > self._size:
-            self._rotate()
         while self._unwritten:
-            self._unwritten = self._unwritten[os.write(self._fd, self._unwritten) :]
+            end = self._fitting()
+            if not end:
+                self._rotate()
+                continue
+            written = os.write(self._fd, self._unwritten[:end])
+            self._torn = self._unwritten[written - 1 : written] != b"\n"
+            self._unwritten, self._begun = self._unwritten[written:], False
+
+    def _fitting(self) -> int:
+        """How much of what is unwritten the file may have: whole lines, as many as fit; 0 where it has to be rotated. A
+        line that no file has room for has one to itself."""
+        first = self._unwritten.index(b"\n") + 1
+        room = self._size - os.fstat(self._fd).st_size
+        if len(self._unwritten) <= room:
+            return len(self._unwritten)
+        fitting = self._unwritten.rfind(b"\n", 0, max(room, 0)) + 1
+        # The rest of a line, and what follows the line by which a file begins, go where that is.
+        return fitting or (first if self._torn or self._begun else 0)
 
     # --- the file
 
@@ -215,6 +232,7 @@ class AuditLog:
             fields = {"xensock": __version__, "pid": os.getpid()}
             if torn:
                 fields["torn"] = torn
+            self._begun = os.fstat(self._fd).st_size == 0
             os.write(self._fd, self._note("open", **fields))
 
     def _alone(self) -> bool:

@@ -170,6 +170,28 @@ def test_rotation_keeps_every_line(tmp_path: Path) -> None:
     assert [line["pid"] for line in calls] == list(range(1, 1001))
 
 
+def test_a_burst_is_rotated_line_by_line(tmp_path: Path) -> None:
+    """Records that waited together do not make a file larger than it may be, unless one line does."""
+    path = tmp_path / "log"
+    log = AuditLog(str(path), size=8000, keep=400)
+    long = "t" * 9000
+    for number in range(1, 1001):
+        log.record(Record(1.0, "g", number, "p", "connect", long if number == 500 else "t"))
+    log.close()
+    old = sorted(tmp_path.glob("log.*"), key=lambda p: -int(p.suffix[1:]))
+    (large,) = [p for p in old if p.stat().st_size > 8000]
+    kinds = [(line["kind"], line.get("pid")) for line in lines(large)]
+    assert kinds == [("open", os.getpid()), ("call", 500)]
+    found = [line for p in (*old, path) for line in lines(p)]
+    calls = [line for line in found if line["kind"] == "call"]
+    assert [line["pid"] for line in calls] == list(range(1, 1001))
+    # Each number once; those of what was recorded ascend, and an open one's may be larger than the next.
+    assert sorted(line["seq"] for line in found) == list(range(1, len(found) + 1))
+    numbers = [line["seq"] for line in calls]
+    assert numbers == sorted(numbers)
+    assert [line["seq"] for line in found] != sorted(line["seq"] for line in found)
+
+
 @pytest.mark.parametrize("keep", [0, 2])
 def test_old_logs_go(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "log"
