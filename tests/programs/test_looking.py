@@ -174,6 +174,61 @@ def test_a_run_and_its_sockets(runtime: Path, far: socket.socket, path: str) -> 
     assert not list((runtime / "xensock").glob("run-*"))
 
 
+DATAGRAMS = """
+import ctypes, errno, select, socket, sys
+ctypes.CDLL(None).prctl(15, b"co\\x1b[5mm")  # PR_SET_NAME
+kind = socket.SOCK_DGRAM
+talk, bound = socket.socket(type=kind), socket.socket(type=kind)
+own = socket.socket(type=kind)
+own.bind(("127.0.0.1", 0))
+talk.connect(own.getsockname())
+bound.bind(("0.0.0.0", 0))
+print(own.getsockname()[1], talk.getsockname()[1], bound.getsockname()[1], flush=True)
+print(talk.recv(10), flush=True)
+try:
+    talk.sendto(b"x", own.getsockname())
+except OSError as error:
+    print(errno.errorcode[error.errno], flush=True)
+print(bound.recv(10), flush=True)
+own.sendto(b"self", own.getsockname())
+print(own.recv(10), flush=True)
+sys.stdin.read()
+"""
+
+
+@paths
+def test_sockets_of_udp(runtime: Path, path: str) -> None:
+    """They are seen, and one of them is ended; the others do not notice."""
+    options = ["run", "--name", HOSTILE, "--datapath", path, "--allow", "listen:any", "--"]
+    with subprocess.Popen(
+        [*command(*options), sys.executable, "-c", DATAGRAMS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as guest:
+        assert guest.stdout is not None
+        try:
+            own, talk, bound = map(int, guest.stdout.readline().split())
+            found = {int(one["local"].rpartition(":")[2]): one for one in rows("ss", "sockets")}
+            assert set(found) == {own, talk, bound}
+            for one in found.values():
+                assert (one["protocol"], one["state"]) == ("udp", "datagrams")
+                assert (one["sent"], one["received"], one["rtt"]) == (None, None, None)
+                assert one["program"] == "co\x1b[5mm"
+            assert found[talk]["peer"] == f"127.0.0.1:{own}"
+            assert (found[talk]["name"], found[talk]["datapath"]) == ("localhost", "guest")
+            assert (found[bound]["local"], found[bound]["peer"]) == (f"0.0.0.0:{bound}", None)
+            assert_plain(said("ss"), "co\\x1b[5mm", "udp", "datagrams")
+            said("kill", found[talk]["connection"])
+            assert [guest.stdout.readline() for _ in range(2)] == ["b''\n", "EPIPE\n"]
+            assert talk not in {int(o["local"].rpartition(":")[2]) for o in rows("ss", "sockets")}
+            said("kill", found[bound]["connection"])
+            assert guest.stdout.readline() == "b''\n"
+            assert guest.stdout.readline() == "b'self'\n"
+        finally:
+            guest.kill()
+
+
 @paths
 def test_events(runtime: Path, far: socket.socket, path: str) -> None:
     """Recording begins when somebody looks, and a verdict of the core's is among what is seen."""

@@ -190,10 +190,6 @@ class Watch:
         wanted = request.get("socket")
         for one in looking.sockets(self._serving.parts):
             if one.seen.cookie == wanted:
-                if one.protocol != "tcp":
-                    raise RequestError(
-                        "impossible", "only TCP connections and listeners can be ended"
-                    )
                 looking.reset(one)
                 return {}
         raise RequestError("no-such-socket", f"the guest has no socket {wanted!r}")

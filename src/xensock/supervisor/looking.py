@@ -113,7 +113,8 @@ def _all(guest: Guest) -> Iterator[tuple[Seen, str, bool]]:
 
 
 def reset(found: Socket) -> None:
-    """End a guest's connection: the other end gets a reset, and so does the guest. A listener stops listening.
+    """End a guest's connection: the other end gets a reset, and so does the guest. A listener stops listening. By one
+    of UDP nothing comes or goes any more: who receives gets nothing at once, who sends to an address EPIPE.
 
     Raises OSError: ENOENT where the socket is gone, EPERM where we may not (pidfd_getfd(2)).
     """
@@ -121,6 +122,9 @@ def reset(found: Socket) -> None:
     with socket.socket(fileno=fd) as sock:
         if os.fstat(fd).st_ino != found.seen.inode:
             raise OSError(errno.ENOENT, "the socket was closed meanwhile")
+        if found.protocol == "udp":
+            with suppress(OSError):  # without a peer it says ENOTCONN, and does it all the same
+                sock.shutdown(socket.SHUT_RDWR)
         _disconnect(sock)
 
 
