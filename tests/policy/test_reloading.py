@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,8 +165,45 @@ def test_clients_are_sent_away_if_the_policy_says_so(guest: Guest) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert clients[1].recv(5) == b""
         assert hear(0) == b"hello"
-        with world.peer.connect(world.host.addr4, port) as late, pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionError), world.peer.connect(world.host.addr4, port) as late:
             assert late.recv(1) == b"?"
+
+
+@guests
+def test_the_example_of_a_web_service_sends_away_whom_it_forbids(guest: Guest) -> None:
+    """A second proxy, which the file admitted before; the one that it names stays, and the database does."""
+    world, port = guest.world, guest.port()
+    example = Path(__file__).parents[2] / "docs" / "howto" / "policies" / "web-service.toml"
+    text = example.read_text().replace(":18080", f":{port}").replace(":18081", f":{port + 1}")
+    text = text.replace("10.20.0.5:5432", f"{world.private4}:7")
+    text = text.partition("[[expect]]")[0]
+    own = f'"accept:{world.host.addr4}:{port}"'
+    assert own in text
+    assert text.count("close_on_reload = true") == 1
+    before = text.replace(own, f'{own}, "accept:{world.peer.addr4}:{port}"')
+    with contextlib.ExitStack() as stack, hands(guest, written(guest, before)) as do:
+        assert do(f"serve {port}") == "ok"
+        assert do(f"open {world.private4} 7") == "ok"
+        clients = []
+        for space in (world.host, world.peer):
+            clients.append(stack.enter_context(space.connect(world.host.addr4, port)))
+            assert do("take") == "ok"
+
+        def hear(at: int) -> bytes:
+            assert do(f"tell {at + 2}") == 5
+            return clients[at].recv(5, socket.MSG_WAITALL)
+
+        assert [hear(0), hear(1)] == [b"hello"] * 2
+        change(guest, do.running, text)
+        with contextlib.suppress(ConnectionResetError):
+            assert clients[1].recv(5) == b""
+        assert hear(0) == b"hello"
+        assert do("echo 1") == "hello"
+        with pytest.raises(ConnectionError), world.peer.connect(world.host.addr4, port) as late:
+            assert late.recv(1) == b"?"
+        change(guest, do.running, text.replace(f"{world.private4}:7", f"{world.private4}:8"))
+        eventually(lambda: do("echo 1") != "hello", 20, "the end of what is forbidden")
+        assert hear(0) == b"hello"
 
 
 @embedded
