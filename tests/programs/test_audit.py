@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -406,3 +407,33 @@ def test_no_call_goes_unrecorded_where_that_is_refused(tmp_path: Path, path: str
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"cannot write the audit log {log}: File too large" in done.stderr
+
+
+def test_a_refusal_over_rings_is_explained_by_the_backend(tmp_path: Path) -> None:
+    """Where the rule is written, and which came next, is said where the file is."""
+    policy, log, where = tmp_path / "p.toml", tmp_path / "log", tmp_path / "s"
+    policy.write_text('[[rule]]\ndeny = "198.51.100.0/24"\n\n[[rule]]\nallow = "198.51.0.0/16"\n')
+    options = ["--listen", f"local:{where}", "--policy", str(policy), "--audit", str(log)]
+    code = "import socket; print(socket.socket().connect_ex(('198.51.100.1', 80)))"
+    with subprocess.Popen(
+        command("backend", *options), stderr=subprocess.PIPE, text=True
+    ) as backend:
+        try:
+            assert backend.stderr is not None
+            assert "listening" in backend.stderr.readline()
+            argv = ["--backend", f"local:{where}", "--trace=json", "--", sys.executable, "-c", code]
+            done = subprocess.run(
+                command("run", *argv), capture_output=True, text=True, timeout=PATIENCE
+            )
+        finally:
+            backend.terminate()
+            backend.communicate(timeout=PATIENCE)
+    assert done.stdout == f"{errno.EACCES}\n"
+    (told,) = of_kind(lines(log), "call", "connect")
+    assert (told["decision"], told["rule"]) == ("deny", "198.51.100.0/24")
+    assert told["source"] == f"{policy}:2"
+    assert f"198.51.0.0/16 ({policy}:5)" in told["also"], told["also"]
+    records = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    (own,) = [record for record in records if record["verb"] == "connect"]
+    assert (own["rule"], own["hint"]) == (told["rule"], told["hint"])
+    assert (own["source"], own["also"]) == ("", "")
