@@ -180,7 +180,10 @@ class AuditLog:
     def _line(self, record: Record) -> bytes:
         self._seq += 1
         kind = b"end" if record.verb == "close" else b"call"
-        body = self._encode(record)
+        try:
+            body = self._encode(record)
+        except UnicodeEncodeError:  # a path that is no text: its bytes are lone surrogates
+            body = json.dumps(msgspec.to_builtins(record), separators=(",", ":")).encode()
         if not body.isascii():
             # What a guest chose must not steer a terminal that shows the file: some of it could.
             body = json.dumps(json.loads(body), separators=(",", ":")).encode()

@@ -170,6 +170,20 @@ def test_rotation_keeps_every_line(tmp_path: Path) -> None:
     assert [line["pid"] for line in calls] == list(range(1, 1001))
 
 
+def test_a_path_that_is_no_text_stops_nothing(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are lone surrogates in Python (os.fsdecode), which JSON has as escapes."""
+    path = tmp_path / "log"
+    target = "unix:" + os.fsdecode(b"/run/\x1b[2J\n\x9b\xff\xc2\x9b.sock")
+    log = AuditLog(str(path))
+    log.record(Record(1.0, "g", 1, "p", "connect", target))
+    log.record(CALL)
+    log.close()
+    assert path.read_bytes().isascii()
+    assert not any(byte < 0x20 and byte != 0x0A for byte in path.read_bytes())
+    calls = [line for line in lines(path) if line["kind"] == "call"]
+    assert [line["target"] for line in calls] == [target, CALL.target]
+
+
 def test_a_burst_is_rotated_line_by_line(tmp_path: Path) -> None:
     """Records that waited together do not make a file larger than it may be, unless one line does."""
     path = tmp_path / "log"
