@@ -326,6 +326,28 @@ def test_what_a_run_says_of_a_guest_that_deceives(runtime: Path, tmp_path: Path,
             assert_plain(done.stderr, PROGRAM, NAME)
 
 
+def test_a_unix_path_that_deceives(runtime: Path, tmp_path: Path) -> None:
+    """A host's socket whose name would steer a terminal, and is no UTF-8: refused, and told as text."""
+    where = os.fsencode(tmp_path) + b"/a\x1b]0;g\x07\n\x9b31m\xff\xc2\x9b.sock"
+    code = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX);"
+        "print(s.connect_ex(os.fsencode(sys.argv[1])))"
+    )
+    log = tmp_path / "log"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(where)
+        server.listen()
+        for options in (("--trace",), ("-v",), ("--trace=json",), ("--audit", str(log))):
+            argv = [*command("run", *options), "--", sys.executable, "-c", code, os.fsdecode(where)]
+            done = subprocess.run(argv, capture_output=True, timeout=PATIENCE)
+            assert done.stdout == b"13\n"
+            if options[0] != "--audit":
+                assert_plain(done.stderr.decode(), "default: host paths")
+    assert_plain(log.read_text())
+    (told,) = [json.loads(line) for line in log.read_text().splitlines() if "connect" in line]
+    assert told["target"] == f"unix:{os.fsdecode(where)}"
+
+
 @paths
 def test_what_is_seen_of_a_guest_that_deceives(runtime: Path, tmp_path: Path, path: str) -> None:
     told = tmp_path / "told"
