@@ -24,7 +24,7 @@ import os
 import socket
 import struct
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -148,6 +148,8 @@ class Client:
         self._wire = Wire(make_socket, self._mark)
         self._lock = threading.RLock()
         self._listeners: OrderedDict[Endpoint, _Listener] = OrderedDict()
+        # Cookies of those closed last: whoever was told of one a moment ago must still learn that it was ours.
+        self._gone: deque[int] = deque(maxlen=_LISTENERS)
         self._holds: dict[tuple[Endpoint, Endpoint], Hold] = {}
         self._checking = False
         self._carrier = Carrier()
@@ -307,6 +309,7 @@ class Client:
 
     def _close_listener(self, target: Endpoint) -> None:
         listener = self._listeners.pop(target)
+        self._gone.append(listener.cookie)
         self._loop.remove(listener.sock.fileno())
         listener.sock.close()
 
@@ -563,7 +566,9 @@ class Client:
     def stands_for(self, cookie: int) -> bool:
         """See Relay.stands_for."""
         with self._lock:
-            return any(listener.cookie == cookie for listener in self._listeners.values())
+            return cookie in self._gone or any(
+                listener.cookie == cookie for listener in self._listeners.values()
+            )
 
     def close(self) -> None:
         """Give up every hold and listener; connect() gives ENETDOWN from now on. Called once, before the loop stops."""

@@ -389,6 +389,20 @@ def test_stands_for(ground, slow):
         assert not ground.relay.stands_for(cookie_of(guest))
 
 
+def test_stands_for_one_that_was_just_closed(ground):
+    """Who finds a listener on loopback asks whose it is a moment later."""
+    client, cookies = ground.relay._client, []
+    with ground.server("127.0.0.1") as server, ground.client() as guest:
+        target = Endpoint.from_python(server.getsockname())
+        with client._lock:  # so that it is not closed before it was seen
+            cookies.append(client._listener(target).cookie)
+        assert ground.connect(guest, server) == 0
+        far, _ = server.accept()
+        far.close()
+        until(lambda: target not in client._listeners)
+    assert ground.relay.stands_for(cookies[0])
+
+
 def test_a_connected_socket_is_told_so(ground):
     with ground.pair() as (guest, _), guest.dup() as copy:
         name = Endpoint.from_python(guest.getpeername())
