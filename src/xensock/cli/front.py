@@ -52,8 +52,11 @@ def run(
     with near:
         beheld = witness.start(near)
         let_go(0, 1, 2)  # the program's alone; the backend reports on stderr
-        beside()
-        return _wait(pid, near, beheld)
+        try:
+            beside()
+            return _wait(pid, near, beheld)
+        finally:
+            beheld.end()
 
 
 def _leave_the_job(mask: set[signal.Signals] | set[int]) -> None:

@@ -29,7 +29,7 @@ _OPPOSITE: dict[int, tuple[int, ...]] = {
 
 
 class Witness:
-    """Started by `start`; ends with the process that did so."""
+    """Started by `start`; ends with the process that did so, at the latest."""
 
     def __init__(self, pid: int, link: socket.socket) -> None:
         self.pid = pid
@@ -48,6 +48,14 @@ class Witness:
             return self._link.recv(1) == b"\1"
         except OSError:  # somebody killed it
             return False
+
+    def end(self) -> None:
+        """Kill it, stopped or not, and take its status: of a process that has ended nothing is left."""
+        self._link.close()
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
 
 
 def start(*others: socket.socket) -> Witness:

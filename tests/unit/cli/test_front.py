@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import subprocess
@@ -51,6 +52,22 @@ def said(process: subprocess.Popen[bytes]) -> str:
 def test_the_backends_status_is_the_fronts(status: int) -> None:
     with fronted(f"return {status}") as process:
         assert process.wait(30) == status
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_nobody_of_the_job_outlives_the_front(stopped: bool) -> None:
+    stop = "\n".join(
+        [
+            "own = f'/proc/{os.getppid()}/task/{os.getppid()}/children'",
+            "while len(found := open(own).read().split()) < 2: pass",
+            "[os.kill(int(each), signal.SIGSTOP) for each in found if int(each) != os.getpid()]",
+        ]
+    )
+    for _ in range(10):
+        with fronted(f"{stop if stopped else ''}\nreturn 3") as process:
+            assert process.wait(30) == 3
+            with pytest.raises(ProcessLookupError):
+                os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.abort()"])
