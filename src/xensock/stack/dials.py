@@ -55,11 +55,10 @@ class Dials:
     def _next(self) -> None:
         """One turn of a thread; what else comes to the executor has one in between. Raises RuntimeError."""
         try:
-            turn = self._threads().submit(self._run)
+            self._threads().submit(self._run)
         except RuntimeError:
             self._end()
             raise
-        turn.add_done_callback(lambda turn: self._end() if turn.cancelled() else None)
 
     def _end(self) -> None:
         """The executor was shut down."""

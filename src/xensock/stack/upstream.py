@@ -299,8 +299,10 @@ class Upstream:
             pools = list(self._threads.values())
         for looker in lookers:
             looker.close()
+        # What is left has its turn, and ends with the link. Cancelled, it would be told of under the executor's lock,
+        # for which somebody may wait who holds what is needed then.
         for threads in pools:
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False)
         self._link.finish(patience)
         self._link.close()
 

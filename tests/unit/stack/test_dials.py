@@ -100,7 +100,7 @@ def test_a_shutdown_ends_what_waits() -> None:
     dials = Dials(lambda: threads, 1)
     go = stuck(dials, 1)
     dial = dials.begin(lambda: 1, 5)
-    threads.shutdown(wait=False, cancel_futures=True)
+    threads.shutdown(wait=False)
     go.set()
     assert dial.result(10) == 5
     with pytest.raises(RuntimeError):

@@ -7,7 +7,7 @@ import errno
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from xensock.client.link import Link
 from xensock.pvcalls.frontend import Frontend
 from xensock.stack.resolver_wire import NXDOMAIN, rcode
 from xensock.stack.stacks import DecidedError, ExplainedAnswer, Look, decided
-from xensock.stack.upstream import Carried, UnreachableError, Upstream
+from xensock.stack.upstream import THREADS, Carried, UnreachableError, Upstream
 from xensock.transport.url import connect
 
 if TYPE_CHECKING:
@@ -136,6 +136,32 @@ def test_who_must_not_wait_closes_while_the_backend_hangs(served: Daemon) -> Non
             far[0].recv(1)
         with far[1]:
             assert far[1].recv(1) == b""
+
+
+def test_leaving_waits_for_nobody_who_hears_of_it(served: Daemon) -> None:
+    """Who hears what a call came to may need a lock that another one holds, who asks for something by those threads."""
+    upstream = Upstream("vpn", served.url, "guest", False)
+    go, lock, said = threading.Event(), threading.Lock(), list[object]()
+
+    def hear(word: Future[int]) -> None:
+        with lock:
+            said.append("cancelled" if word.cancelled() else word.result())
+
+    threads = upstream.threads(0)
+    for _ in range(THREADS):
+        threads.submit(go.wait)
+    waiting = threads.submit(lambda: 1)
+    waiting.add_done_callback(hear)
+    with lock:
+        leaving = threading.Thread(target=upstream.close, daemon=True)
+        leaving.start()
+        leaving.join(10)
+        ended = not leaving.is_alive()
+    go.set()
+    assert ended
+    with pytest.raises(RuntimeError):
+        threads.submit(go.wait)
+    until(lambda: said == [1])
 
 
 def test_names_are_explained(upstream: Upstream) -> None:
