@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -116,3 +116,7 @@ class Decision:
     close_on_reload: bool = False
     source: str = ""
     also: str = ""
+
+    def by(self, network: str) -> Decision:
+        """The same, whose rule says which of its networks carried the call."""
+        return replace(self, rule=f"{self.rule} via {network}")

@@ -315,7 +315,7 @@ class Datagrams:
         for carrier in carriers:
             said = decision
             if decision.via:
-                said = replace(decision, rule=f"{decision.rule} via {carrier.name}")
+                said = decision.by(carrier.name)
             found = Look(0)
             if decision.via or not carrier.local:  # else the first datagram shows it
                 found = carrier.look(protocol, end, end.host == BROADCAST)

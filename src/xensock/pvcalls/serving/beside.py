@@ -102,7 +102,7 @@ def carried(
     for network in by:
         seen = network.look(protocol, end) if network.passer is None else afar[network].look(end)
         if not seen.error:
-            said = replace(decision, rule=f"{decision.rule} via {network.name}", cacheable=False)
+            said = replace(decision.by(network.name), cacheable=False)
             return said, None if network.name == HOST else network, seen.own
         error = seen.error
         if error not in AWAY:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from xensock import _core
@@ -107,7 +106,7 @@ class Far:
         """The decision, with the network that carried the call where its rule names any, or that of the other backend
         which refused."""
         if self._name:
-            decision = replace(decision, rule=f"{decision.rule} via {self._name}")
+            decision = decision.by(self._name)
         return final(decision, self._theirs)
 
     def close(self) -> None:
