@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import ssl
 from contextlib import contextmanager, suppress
@@ -100,6 +101,20 @@ def written(guest: Guest, text: str, name: str = "policy.toml") -> tuple[str, ..
     path: Path = guest.directory / name
     path.write_text(text)
     return "--policy", str(path)
+
+
+def complaints(guest: Guest, running: Running) -> str:
+    """What the one that decides said on stderr."""
+    return guest.backends()[0].stderr if guest.datapath == "ring" else running.stderr
+
+
+def change(guest: Guest, running: Running, text: str) -> None:
+    """Replace the policy and wait until it is in force, or was refused."""
+    before = complaints(guest, running).count("the policy was ")
+    new = guest.directory / "new.toml"
+    new.write_text(text)
+    os.replace(new, guest.directory / "policy.toml")
+    eventually(lambda: complaints(guest, running).count("the policy was ") > before, 30, "a reload")
 
 
 def by_a_backend(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from policykit import EMBEDDED, GUESTS, hanging
+from policykit import EMBEDDED, GUESTS, change, hanging
 from world.namespaces import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from world.runner import Guest, Running
 
 embedded = pytest.mark.parametrize("guest", EMBEDDED, indirect=True)
@@ -69,12 +72,35 @@ def lines(running: Running) -> list[Any]:
     return [json.loads(line) for line in running.stdout.splitlines() if line.startswith("[")]
 
 
+def told(
+    guest: Guest,
+    script: str,
+    meanwhile: Callable[[Running, Callable[[], None]], object],
+    via: str = '"lab"',
+    more: tuple[str, ...] = (),
+) -> dict[str, list[Any]]:
+    """What a script says, by its first words. Once it "waits" something is done, with what lets the backend go on."""
+    with hanging(guest, HEAD + script, via, more) as (running, go, resume):
+        go()
+        eventually(lambda: ["waits"] in lines(running), 60, "what comes before")
+        meanwhile(running, resume)
+        assert running.wait() == 0, running.stderr
+        return {line[0]: line[1:] for line in lines(running)}
+
+
+def resumed(_: Running, resume: Callable[[], None]) -> None:
+    resume()
+
+
+def killed(guest: Guest) -> Callable[..., None]:
+    return lambda *_: guest.backends()[0].process.kill()
+
+
 @pytest.mark.parametrize("guest", GUESTS, indirect=True)
 def test_it_looks_as_towards_a_host_that_is_silent(guest: Guest) -> None:
     """The native half: a listener of the program's own whose queue is full."""
     script = (
-        HEAD
-        + LOOK
+        LOOK
         + """
 begun = time.monotonic()
 sock, first = start(7)
@@ -104,12 +130,7 @@ select.select([sock], [], [], 10)
 say("end", *seen, name(sock.connect_ex((web, 7))), sock.recv(9).decode())
 """
     )
-    with hanging(guest, script) as (running, go, resume):
-        go()
-        eventually(lambda: ["waits"] in lines(running), 30, "what is seen")
-        resume()
-        assert running.wait() == 0, running.stderr
-        found = {line[0]: line[1:] for line in lines(running)}
+    found = told(guest, script, resumed)
     assert found["took"][0] < 2
     assert found["seen"] == found["native"]
     assert found["seen"][:3] == ["EINPROGRESS", "EALREADY", 0]
@@ -125,9 +146,7 @@ say("end", *seen, name(sock.connect_ex((web, 7))), sock.recv(9).decode())
 
 @embedded
 def test_a_refusal_comes_late_and_is_recorded_once(guest: Guest) -> None:
-    script = (
-        HEAD
-        + """
+    script = """
 sock, first = start(8)
 gone, other = start(9)
 gone.close()
@@ -139,13 +158,7 @@ say("end", bool(seen), name(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 again, error = start(8)
 say("again", error)
 """
-    )
-    with hanging(guest, script) as (running, go, resume):
-        go()
-        eventually(lambda: ["waits"] in lines(running), 30, "the beginning")
-        resume()
-        assert running.wait() == 0, running.stderr
-        found = {line[0]: line[1:] for line in lines(running)}
+    found = told(guest, script, resumed)
     assert found["begun"] == ["EINPROGRESS", "EINPROGRESS"]
     # As natively of a firewall that prohibits: IPv4 has no other word for it.
     assert found["end"] == [True, "EHOSTUNREACH"]
@@ -163,9 +176,7 @@ say("again", error)
 @embedded
 def test_who_gives_up_again_and_again_stalls_nobody(guest: Guest) -> None:
     """More dials than the backend has threads, twice: the second ones are not behind the first, once it goes on."""
-    script = (
-        HEAD
-        + """
+    script = """
 for _ in range(3):
     socks = [start(7) for _ in range(12)]
     say("begun", *{first for _, first in socks})
@@ -179,8 +190,7 @@ last.send(b"late")
 select.select([last], [], [], 10)
 say("end", last.recv(9).decode())
 """
-    )
-    with hanging(guest, script) as (running, go, resume):
+    with hanging(guest, HEAD + script) as (running, go, resume):
         go()
         eventually(lambda: ["waits"] in lines(running), 60, "those who give up")
         resume()
@@ -193,9 +203,7 @@ say("end", last.recv(9).decode())
 @embedded
 def test_the_next_network_takes_what_was_promised(guest: Guest) -> None:
     """The backend is killed while it is asked, and the rule names this host after it."""
-    script = (
-        HEAD
-        + """
+    script = """
 sock, first = start(7)
 say("begun", first)
 shut, first = start(12)
@@ -206,13 +214,7 @@ select.select([sock], [], [], 10)
 events(shut, 30)
 say("end", *seen, sock.recv(9).decode(), name(shut.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
 """
-    )
-    with hanging(guest, script, '["lab", "host"]') as (running, go, _):
-        go()
-        eventually(lambda: ["waits"] in lines(running), 30, "the beginning")
-        guest.backends()[0].process.kill()
-        assert running.wait() == 0, running.stderr
-        found = {line[0]: line[1:] for line in lines(running)}
+    found = told(guest, script, killed(guest), '["lab", "host"]')
     assert found["begun"] == ["EINPROGRESS"]
     assert found["end"] == [4, "ok", "next", "ECONNREFUSED"]
     calls = [c for c in guest.calls if c["verb"] == "connect" and c["rule"].endswith(" via host")]
@@ -225,21 +227,13 @@ say("end", *seen, sock.recv(9).decode(), name(shut.getsockopt(socket.SOL_SOCKET,
 
 @embedded
 def test_without_another_network_the_promise_fails(guest: Guest) -> None:
-    script = (
-        HEAD
-        + """
+    script = """
 sock, first = start(7)
 say("waits")
 events(sock, 30)
 say("end", first, name(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
 """
-    )
-    with hanging(guest, script) as (running, go, _):
-        go()
-        eventually(lambda: ["waits"] in lines(running), 30, "the beginning")
-        guest.backends()[0].process.kill()
-        assert running.wait() == 0, running.stderr
-        (end,) = [line[1:] for line in lines(running) if line[0] == "end"]
+    end = told(guest, script, killed(guest))["end"]
     calls = [c for c in guest.calls if c["verb"] == "connect" and c["target"].endswith(":7")]
     last = max(calls, key=lambda call: call["duration"])
     assert last["error"] == errno.ENETDOWN
@@ -247,11 +241,54 @@ say("end", first, name(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
 
 
 @embedded
+def test_who_has_given_up_before_the_next_network_has_its_record(guest: Guest) -> None:
+    """Closed just before the backend is killed, so that this host may be asked for it, too."""
+    script = """
+sock, first = start(7)
+time.sleep(0.3)
+sock.close()
+say("waits")
+say("begun", first)
+print("beside", reach(beside), flush=True)
+"""
+    found = told(guest, script, killed(guest), '["lab", "host"]')
+    assert found["begun"] == ["EINPROGRESS"]
+    calls = [c for c in guest.calls if c["verb"] == "connect" and c["target"].endswith(":7")]
+    (left,) = [c for c in calls if c["duration"] > 0.3]
+    assert (left["decision"], left["error"]) == ("allow", errno.EINPROGRESS)
+
+
+@embedded
+def test_a_policy_that_came_meanwhile_refuses(guest: Guest) -> None:
+    """By now the rule is another one: the backend that answers late is left, and of what it holds nothing stays."""
+    script = """
+sock, first = start(7)
+time.sleep(0.6)
+say("waits")
+seen = events(sock, 30) & (select.POLLERR | select.POLLHUP)
+say("end", bool(seen), name(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+sys.stdin.readline()
+"""
+    with hanging(guest, HEAD + script) as (running, go, resume):
+        backend = guest.backends()[0].process
+        go()
+        eventually(lambda: ["waits"] in lines(running), 30, "the beginning")
+        before = len(os.listdir(f"/proc/{backend.pid}/fd"))
+        change(guest, running, f'[[rule]]\nallow = "{guest.world.web4}:9"\n')
+        resume()
+        eventually(lambda: len(lines(running)) == 2, 30, "the refusal")
+        assert lines(running)[1] == ["end", True, "EHOSTUNREACH"]
+        eventually(lambda: len(os.listdir(f"/proc/{backend.pid}/fd")) <= before, 10, "its end")
+        go()
+        assert running.wait() == 0, running.stderr
+    (call,) = [c for c in guest.calls if c["target"].endswith(":7") and c["duration"] > 0.6]
+    assert (call["verb"], call["decision"], call["error"]) == ("connect", "deny", errno.EACCES)
+
+
+@embedded
 def test_dials_of_who_gave_up_count_while_they_are_under_way(guest: Guest) -> None:
     """Four can be, of one backend; those behind them leave its queue."""
-    script = (
-        HEAD
-        + """
+    script = """
 socks = [start(7) for _ in range(6)]
 say("begun", [first for _, first in socks])
 for sock, _ in socks:
@@ -260,9 +297,8 @@ time.sleep(1.2)
 socks = [start(7) for _ in range(3)]
 say("again", [first for _, first in socks])
 """
-    )
     more = ("--limit", "connects=6")
-    with hanging(guest, script, more=more) as (running, go, _):
+    with hanging(guest, HEAD + script, more=more) as (running, go, _):
         go()
         assert running.wait() == 0, running.stderr
         found = {line[0]: line[1] for line in lines(running)}

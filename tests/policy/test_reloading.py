@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from policykit import EMBEDDED, GUESTS, written
+from policykit import EMBEDDED, GUESTS, change, complaints, written
 from world.namespaces import eventually
 
 if TYPE_CHECKING:
@@ -91,20 +91,6 @@ def hands(guest: Guest, options: tuple[str, ...]) -> Iterator[Hands]:
     running.wait(20)
 
 
-def said(guest: Guest, running: Running) -> str:
-    """What the one that decides said on stderr."""
-    return guest.backends()[0].stderr if guest.datapath == "ring" else running.stderr
-
-
-def change(guest: Guest, running: Running, text: str) -> None:
-    """Replace the policy and wait until it is in force, or was refused."""
-    before = said(guest, running).count("the policy was ")
-    new = guest.directory / "new.toml"
-    new.write_text(text)
-    os.replace(new, guest.directory / "policy.toml")
-    eventually(lambda: said(guest, running).count("the policy was ") > before, 30, "a reload")
-
-
 ALL = '[[rule]]\nallow = "public"\n'
 
 
@@ -120,7 +106,7 @@ def test_another_policy_takes_effect_and_connections_stay(guest: Guest) -> None:
         assert do("try 198.51.100.11 80") == "ok"
         assert do("echo 0") == "hello"
         change(guest, do.running, "[[rule]]\nalow = 1\n")
-        assert "unknown key 'alow'" in said(guest, do.running)
+        assert "unknown key 'alow'" in complaints(guest, do.running)
         assert do(f"try {world.web4} 80") == "EACCES"
         assert do("try 198.51.100.11 80") == "ok"
         change(guest, do.running, ALL)

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -340,7 +340,7 @@ def _try_next(sup: Supervisor, q: Question, call: Attempt) -> None:
         go_on,
         connect,
         promising.close_unused,
-        lambda: promising.give_up(sup, stack, dial),
+        lambda: promising.give_up(sup, stack.passer.dials, dial),
         None if call.blocking else late,
     )
 
@@ -360,7 +360,7 @@ def _tried(
     decision, terms, key, blocking = call.asked, call.terms, call.key, call.blocking
     path: Path = "relay" if stack.local else "ring"
     if decision.via:
-        decision = replace(decision, rule=f"{decision.rule} via {stack.name}")
+        decision = decision.by(stack.name)
     if isinstance(far, int):
         error = far
     else:

@@ -18,7 +18,6 @@ import os
 import socket
 import time
 import traceback
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xensock.calls.call import Decision, Protocol, Subject, Verb
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from xensock.calls.address import Endpoint
     from xensock.calls.record import Outcome, Path
+    from xensock.stack.dials import Dials
     from xensock.stack.stacks import Stack
     from xensock.supervisor.carried import Asked
     from xensock.supervisor.connecting import Attempt
@@ -91,9 +91,9 @@ def close_unused(dialled: Future[Begun]) -> None:
             far.close()
 
 
-def give_up(sup: Supervisor, stack: Stack, dialled: Future[Begun]) -> None:
+def give_up(sup: Supervisor, dials: Dials, dialled: Future[Begun]) -> None:
     """Nobody waits for a dial any more; who has asked for what came of it is told all the same. From any thread."""
-    if not stack.passer.dials.give_up(dialled):
+    if not dials.give_up(dialled):
         abandoned = sup.held.abandoned
         abandoned.add(dialled)
         dialled.add_done_callback(abandoned.discard)
@@ -105,14 +105,15 @@ def promise(
     """Answer a call whose dial by `stack` takes its time. Whether what comes of that has a use; if not, nobody is
     left to wait for it. Raises OSError before there is an answer."""
     made = _Promised(sup, q, call, stack, dialled)
-    error = made.hold_back(q)
-    if error != errno.EINPROGRESS or made.hold is None:
-        sup.answer(q, error)  # it is connecting already, by another thread's call
-        made.record(made.asked(), "allow", error)
+    hold = sup.parts.relay.promise(q.sock, call.dest, made.gave_up)
+    if isinstance(hold, int):
+        sup.answer(q, hold)  # it is connecting already, by another thread's call
+        made.record(made.asked(), "allow", hold)
         return False
-    dialled.add_done_callback(made.known)
+    made.hold = hold
     sup.remember_relayed(call.key)
-    sup.answer(q, error)
+    sup.answer(q, errno.EINPROGRESS)
+    dialled.add_done_callback(made.known)
     return True
 
 
@@ -124,8 +125,9 @@ class _Promised:
     ) -> None:
         from xensock.supervisor.supervisor import program_of
 
-        self.hold: Hold | None = None
-        self._sup, self._call, self._stack, self._dialled = sup, call, stack, dialled
+        self.hold: Hold  # there before anything is known
+        self._sup, self._call, self._stack = sup, call, stack
+        self._dial = stack.passer.dials, dialled  # which is under way or was the last
         self._options = asked_of(q.sock)
         self._to = call.end if call.asked.redirect is None else call.asked.redirect
         self._target = sup.target(q) or str(call.dest)
@@ -136,20 +138,10 @@ class _Promised:
         self._generation = sup.point.policy.generation
         self._over = False
 
-    def hold_back(self, q: Question) -> int:
-        """Have the guest's socket connect to nobody yet; the errno for its caller. Raises OSError."""
-        found = self._sup.parts.relay.promise(q.sock, self._call.dest, self._gave_up)
-        if isinstance(found, int):
-            return found
-        self.hold = found
-        return errno.EINPROGRESS
-
     def asked(self) -> Decision:
         """Our decision, with the network that the call went by."""
         decision = self._call.asked
-        if not decision.via:
-            return decision
-        return replace(decision, rule=f"{decision.rule} via {self._stack.name}")
+        return decision.by(self._stack.name) if decision.via else decision
 
     def known(self, dialled: Future[Begun]) -> None:
         """What came of a dial. On whatever thread brings it."""
@@ -163,6 +155,8 @@ class _Promised:
                 self._fail(Decision(False, "fault", errno.EPERM), "deny", errno.EPERM)
 
     def _tried(self, far: socket.socket | int, begun: int) -> None:
+        from xensock.supervisor.connecting import is_own
+
         call, sup = self._call, self._sup
         while True:
             error = far if isinstance(far, int) else begun
@@ -175,6 +169,12 @@ class _Promised:
                 far.close()
             if error not in AWAY or not call.left:
                 break
+            if self._over:
+                return  # nobody waits for another one
+            refused = self._refused()
+            if refused is not None:
+                self._fail(refused, "deny", refused.error)
+                return
             self._stack = call.left.pop(0)
             if self._stack.passer is not None:
                 try:
@@ -186,7 +186,7 @@ class _Promised:
                 assert not isinstance(self._to, str)  # what has a path is dialled here
                 far, begun = begin(sup.parts.relay, self._stack, self._options, self._to)
         decision = final(self.asked(), theirs)
-        if error == errno.EACCES and _is_own(call.end) and not self._stack.local:
+        if error == errno.EACCES and is_own(call.end.host) and not self._stack.local:
             # Not the backend's loopback then, but the guest's, where nobody listens.
             self._fail(decision, "guest", errno.ECONNREFUSED)
             return
@@ -196,13 +196,15 @@ class _Promised:
         """Have the next backend dial. Raises OSError."""
         assert not isinstance(self._to, str)
         sup, stack = self._sup, self._stack
-        self._dialled = dialled = dial(sup, stack, self._options, self._to)
+        dialled = dial(sup, stack, self._options, self._to)
+        self._dial = stack.passer.dials, dialled
         dialled.add_done_callback(self.known)
-        if self._over:  # meanwhile: _gave_up() may have seen the one before
-            give_up(sup, stack, dialled)
+        if self._over:  # meanwhile: gave_up() may have seen the one before
+            give_up(sup, *self._dial)
 
     def _go_on(self, far: socket.socket) -> None:
         """A network carries the call."""
+        kept = False
         try:
             refused = self._refused()
             if refused is not None:
@@ -211,24 +213,23 @@ class _Promised:
             decision = final(self.asked(), decided(far))
             outcome: Outcome = "allow" if decision.allowed else "deny"
             kept = self._keep(far, 0, self._ended(decision, outcome))
-        except BaseException:
-            far.close()
-            raise
+        finally:
+            if not kept:
+                far.close()
         if kept:
             self.record(decision, outcome, errno.EINPROGRESS, self._call.key)
-        else:
-            far.close()
 
     def _refused(self) -> Decision | None:
-        """What another policy, which is in force by now, has against the call."""
-        sup, end = self._sup, self._call.end
+        """What another policy, which is in force by now, has against the call; that it goes elsewhere is enough."""
+        sup, end, asked = self._sup, self._call.end, self._call.asked
         if sup.point.policy.generation == self._generation:
             return None
         if sup.parts.gate is not None and (shut := sup.parts.gate()):
             return shut
         names = sup.point.names_of(end.host)
         found = sup.point.policy.connect(Protocol.TCP, end.host, end.port, names, self._subject)
-        if found.allowed and sup.point.consults(Verb.CONNECT):
+        elsewhere = (found.via, found.redirect) != (asked.via, asked.redirect)
+        if found.allowed and (elsewhere or sup.point.consults(Verb.CONNECT)):
             return Decision(False, CHANGED, errno.ECONNREFUSED, cacheable=False)
         return None if found.allowed else found
 
@@ -250,11 +251,7 @@ class _Promised:
 
     def _keep(self, far: socket.socket | None, error: int, ended: Ended | None = None) -> bool:
         """Tell the relay; whether the guest still waits, and nothing was said before."""
-        if (
-            self.hold is None
-            or self._over
-            or not self._sup.parts.relay.keep(self.hold, far, error, ended)
-        ):
+        if self._over or not self._sup.parts.relay.keep(self.hold, far, error, ended):
             return False
         self._over = True
         return True
@@ -264,10 +261,10 @@ class _Promised:
         if self._keep(None, error):
             self.record(decision, outcome, error)
 
-    def _gave_up(self) -> None:
+    def gave_up(self) -> None:
         """The guest closed the socket, or its kernel waited long enough."""
         self._over = True
-        give_up(self._sup, self._stack, self._dialled)
+        give_up(self._sup, *self._dial)
         self.record(self.asked(), "allow", errno.EINPROGRESS)
 
     def _path(self, outcome: Outcome) -> Path:
@@ -287,9 +284,3 @@ class _Promised:
             pid=self._tid, program=self._program, user=self._user, start=self._start,
             took=time.monotonic_ns() - self._start, connection=connection,
         )  # fmt: skip
-
-
-def _is_own(end: Endpoint) -> bool:
-    from xensock.supervisor.connecting import is_own
-
-    return is_own(end.host)

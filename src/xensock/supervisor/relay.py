@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from xensock import _core
 from xensock.loop import IN, Loop
-from xensock.supervisor.relay_client import Client, Hold, reset
+from xensock.supervisor.relay_client import Client, Hold
+from xensock.supervisor.relay_ends import reset
 from xensock.supervisor.relay_server import Opened, Server
 from xensock.supervisor.verifying import Check, Verifier
 

@@ -22,7 +22,6 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -40,6 +39,7 @@ from xensock.supervisor.relay_ends import (
     address_for,
     is_possible,
     outcome_of,
+    reset,
     segments_like,
     tcp_state,
 )
@@ -72,17 +72,6 @@ _CHECK = 0.5  # seconds between looks at the guests that are held
 _CHECKS_BLIND = 20  # after as many, a guest that cannot be looked up has given up
 _LISTENERS = 256
 _BACKLOG = 4096
-_HARD = struct.pack("ii", 1, 0)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with RST."""
-    elsewhere = getattr(sock, "reset", None)
-    if elsewhere is not None:  # another backend's, which may be slow to answer
-        elsewhere()
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
-    sock.close()
 
 
 def name_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Name:
@@ -151,6 +140,7 @@ class Client:
         # Cookies of those closed last: whoever was told of one a moment ago must still learn that it was ours.
         self._gone: deque[int] = deque(maxlen=_LISTENERS)
         self._holds: dict[tuple[Endpoint, Endpoint], Hold] = {}
+        self._given_up: deque[Callable[[], None]] = deque()  # of holds that were dropped
         self._checking = False
         self._carrier = Carrier()
         self._closed = False
@@ -198,7 +188,15 @@ class Client:
         if tcp_state(guest) != TCP_CLOSE or not is_possible(guest, target):
             return begin(_HOLD_WAIT_US)
         with self._lock:
-            return errno.ENETDOWN if self._closed else self._hold(guest, begin, target, gave_up)
+            if self._closed:
+                return errno.ENETDOWN
+            hold = self._hold(guest, begin, target)
+            if isinstance(hold, int):
+                return hold
+            hold.gave_up = gave_up
+            with contextlib.suppress(OSError):  # _check() looks again
+                self._catch(hold, 10)
+            return hold
 
     def keep(
         self, hold: Hold, far: socket.socket | None, error: int, ended: Ended | None = None
@@ -406,9 +404,9 @@ class Client:
         guest: socket.socket,
         begin: Callable[[int], int],
         target: Endpoint,
-        gave_up: Callable[[], None] | None = None,
     ) -> Hold | int:
-        """Have the guest's socket wait; the errno where it does not. With `gave_up` nobody dials for it yet."""
+        """Have the guest's socket wait, for whom nobody dials yet; the errno where it does not. Its SYN is still to be
+        caught."""
         # Else those of the guest's own connections pile up. First: who goes on by it may be the listener's last.
         self._caught(target.host.version)
         listener = self._listener(target)
@@ -417,14 +415,12 @@ class Client:
             self._tidy(listener)
             return error
         own = Endpoint.from_python(guest.getsockname()).unmapped()
-        hold = Hold(own, target, cookie_of(guest), None, listener, None, gave_up)
+        hold = Hold(own, target, cookie_of(guest), None, listener, None)
         old = self._holds.get(hold.key)
         if old is not None:
             self._drop(old)
         self._holds[hold.key] = hold
         listener.users += 1
-        if gave_up is not None:
-            self._catch(hold, 10)
         if not self._checking:
             self._checking = True
             self._loop.later(_CHECK, self._check)
@@ -536,6 +532,15 @@ class Client:
                 self._checking = True
                 self._loop.later(_CHECK, self._check)
 
+    def _tell(self) -> None:
+        """Tell those whose hold was dropped. Without the lock."""
+        while self._given_up:
+            try:
+                gave_up = self._given_up.popleft()
+            except IndexError:  # another thread told it
+                return
+            gave_up()
+
     def _waits(self, hold: Hold) -> bool:
         return self._wire.state(hold.own, hold.target, hold.cookie) == TCP_SYN_SENT
 
@@ -547,7 +552,8 @@ class Client:
     def _drop(self, hold: Hold) -> None:
         self._forget(hold)
         if hold.gave_up is not None:
-            self._loop.later(0, hold.gave_up)  # without our lock
+            self._given_up.append(hold.gave_up)
+            self._loop.later(0, self._tell)  # without our lock
         if hold.far is None or hold.far.fileno() < 0:
             return  # not there yet, closed, or the mover's
         hold.listener.waiting.pop((str(hold.own.host), hold.own.port), None)
@@ -574,9 +580,7 @@ class Client:
         """Give up every hold and listener; connect() gives ENETDOWN from now on. Called once, before the loop stops."""
         with self._lock:
             self._closed = True
-            told = [hold.gave_up for hold in self._holds.values() if hold.gave_up is not None]
             for hold in list(self._holds.values()):
-                hold.gave_up = None
                 self._drop(hold)
             for target, listener in list(self._listeners.items()):
                 for far, _ in listener.waiting.values():
@@ -584,5 +588,4 @@ class Client:
                 listener.waiting.clear()
                 self._close_listener(target)
             self._wire.close()
-        for gave_up in told:
-            gave_up()
+        self._tell()

@@ -1,9 +1,10 @@
-"""What the relay asks of the two ends of a connection that a guest makes: its own socket, and the one that dials."""
+"""What the relay asks of a connection's two ends, and does to them: the guest's own socket, and the one that dials."""
 
 from __future__ import annotations
 
 import select
 import socket
+import struct
 
 from xensock.calls.address import Endpoint
 
@@ -11,6 +12,17 @@ TCP_INFO = 11
 TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it takes in a segment
 # More is loopback's, as the guest's own. At first it is said to be half the window of the peer's SYN, so at most 32767.
 MOST_SEGMENT = 16383
+_HARD = struct.pack("ii", 1, 0)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    elsewhere = getattr(sock, "reset", None)
+    if elsewhere is not None:  # another backend's, which may be slow to answer
+        elsewhere()
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
+    sock.close()
 
 
 def tcp_state(sock: socket.socket) -> int:

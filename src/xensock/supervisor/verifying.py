@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.loop import IN, Loop
 from xensock.supervisor.firstbytes import LONGEST, PARSERS, UnnamedError
-from xensock.supervisor.relay_client import reset
+from xensock.supervisor.relay_ends import reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
