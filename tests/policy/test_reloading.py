@@ -17,8 +17,9 @@ from policykit import EMBEDDED, GUESTS, change, complaints, written
 from world.namespaces import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from world.internet import World
     from world.runner import Guest, Running
 
 guests = pytest.mark.parametrize("guest", GUESTS, indirect=True)
@@ -128,6 +129,24 @@ def test_connections_end_if_the_policy_says_so(guest: Guest) -> None:
         assert do("echo 0") in ("", "EPIPE", "ECONNRESET")
 
 
+def two_clients(
+    stack: contextlib.ExitStack, world: World, do: Hands, port: int, first: int
+) -> tuple[list[socket.socket], Callable[[int], bytes]]:
+    """Of the server at this port, on its own host and on another, whose numbers are `first` and the next; and what
+    one of them is told."""
+    clients = []
+    for space in (world.host, world.peer):
+        clients.append(stack.enter_context(space.connect(world.host.addr4, port)))
+        assert do("take") == "ok"
+
+    def hear(at: int) -> bytes:
+        assert do(f"tell {at + first}") == 5
+        return clients[at].recv(5, socket.MSG_WAITALL)
+
+    assert [hear(0), hear(1)] == [b"hello"] * 2
+    return clients, hear
+
+
 @guests
 def test_clients_are_sent_away_if_the_policy_says_so(guest: Guest) -> None:
     """Those whom it does not admit; others stay, and so do all where it does not say so."""
@@ -135,16 +154,7 @@ def test_clients_are_sent_away_if_the_policy_says_so(guest: Guest) -> None:
     rule = f'[[rule]]\nallow = ["listen:any:{port}", "accept:%s:{port}"]\n'
     with contextlib.ExitStack() as stack, hands(guest, written(guest, rule % "any")) as do:
         assert do(f"serve {port}") == "ok"
-        clients = []
-        for space in (world.host, world.peer):
-            clients.append(stack.enter_context(space.connect(world.host.addr4, port)))
-            assert do("take") == "ok"
-
-        def hear(at: int) -> bytes:
-            assert do(f"tell {at + 1}") == 5
-            return clients[at].recv(5, socket.MSG_WAITALL)
-
-        assert [hear(0), hear(1)] == [b"hello"] * 2
+        clients, hear = two_clients(stack, guest.world, do, port, 1)
         change(guest, do.running, rule % world.host.addr4)
         assert [hear(0), hear(1)] == [b"hello"] * 2
         change(guest, do.running, f"close_on_reload = true\n{rule % world.host.addr4}")
@@ -170,16 +180,7 @@ def test_the_example_of_a_web_service_sends_away_whom_it_forbids(guest: Guest) -
     with contextlib.ExitStack() as stack, hands(guest, written(guest, before)) as do:
         assert do(f"serve {port}") == "ok"
         assert do(f"open {world.private4} 7") == "ok"
-        clients = []
-        for space in (world.host, world.peer):
-            clients.append(stack.enter_context(space.connect(world.host.addr4, port)))
-            assert do("take") == "ok"
-
-        def hear(at: int) -> bytes:
-            assert do(f"tell {at + 2}") == 5
-            return clients[at].recv(5, socket.MSG_WAITALL)
-
-        assert [hear(0), hear(1)] == [b"hello"] * 2
+        clients, hear = two_clients(stack, guest.world, do, port, 2)
         change(guest, do.running, text)
         with contextlib.suppress(ConnectionResetError):
             assert clients[1].recv(5) == b""

@@ -60,9 +60,13 @@ def endings(told: Told) -> Iterator[Endings]:
 
 
 @contextmanager
-def joined() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
-        client.connect(server.getsockname())
+def joined(
+    host: str = "127.0.0.1", family: int = socket.AF_INET
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client of this family at a server at a host: of the same one, or "127.0.0.1"."""
+    at = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=at) as server, socket.socket(family) as client:
+        client.connect(("::ffff:" * (at != family) + host, server.getsockname()[1]))
         far, _ = server.accept()
         with far:
             yield client, far
@@ -220,15 +224,11 @@ def test_a_family_that_was_used_before_anybody_wanted_to_know(told: Told) -> Non
     endings = Endings(told.append)
     endings.expects(socket.AF_INET6)
     endings.watch(True)
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
-        client = socket.create_connection(server.getsockname()[:2])
-        far, _ = server.accept()
+    with joined("::1", socket.AF_INET6) as (client, far):
         endings.began(call(client))
         number = cookie(client)
         swap_bytes(client, far)
-        far.close()
-        client.close()
-        end = told.about(number)
+    end = told.about(number)
     assert (end.sent, end.received, end.error) == (1000, 50, 0)
     endings.close()
 
@@ -237,18 +237,13 @@ def test_a_socket_that_changes_its_family(told: Told) -> None:
     endings = Endings(told.append)
     endings.watch(True)
     endings.expects(socket.AF_INET6)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client = socket.socket(socket.AF_INET6)
-        client.connect(("::ffff:127.0.0.1", server.getsockname()[1]))
-        far, _ = server.accept()
+    with joined(family=socket.AF_INET6) as (client, far):
         endings.began(call(client))
         number = cookie(client)
         client.setsockopt(socket.IPPROTO_IPV6, IPV6_ADDRFORM, socket.AF_INET)
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET
         swap_bytes(client, far)
-        far.close()
-        client.close()
-        end = told.about(number)
+    end = told.about(number)
     assert (end.sent, end.received, end.error) == (1000, 50, 0)
     endings.close()
 
