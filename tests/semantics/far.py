@@ -21,6 +21,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import far_datagrams
+import far_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -299,16 +300,13 @@ def main() -> None:
     services = [echo, greet, sink, source, reset, leave, watch, hold, urgent, hear, control]
     ports = {}
     for service in services:
-        listener = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        listener = far_ports.bound(socket.SOCK_STREAM)
         listener.listen(512)
         ports[service.__name__] = listener.getsockname()[1]
         serve(listener, service)
     # A port that stays closed: bound, never listening, so nobody else gets it either.
-    closed = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    closed = far_ports.bound(socket.SOCK_STREAM)
     ports["closed"] = closed.getsockname()[1]
-    closed.close()
-    keep = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    keep.bind(("::", ports["closed"]))
     ports["datagrams"] = far_datagrams.start()
     print(json.dumps(ports), flush=True)
     sys.stdin.read()

@@ -13,15 +13,15 @@ import socket
 import threading
 from typing import Any
 
+import far_ports
+
 IN6_PKTINFO = 20
 
 
 def start() -> int:
     """Serve; the port."""
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock = far_ports.bound(socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    sock.bind(("::", 0))
     threading.Thread(target=_serve, args=(sock,), daemon=True).start()
     return int(sock.getsockname()[1])
 
