@@ -15,7 +15,7 @@ from xensock.calls.address import Endpoint
 from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.stack.stacks import DecidedError, decided
-from xensock.supervisor import limits, options
+from xensock.supervisor import limits, options, reusing
 from xensock.supervisor.connecting import LOOPBACK4, LOOPBACK6, OWN, TCP_CLOSE
 from xensock.supervisor.diag import CONNECTED, cookie
 from xensock.supervisor.privileged import PRIVILEGED, may_bind, may_bind_inside
@@ -229,7 +229,7 @@ def _bind_inside(sup: Supervisor, q: Question, local: Endpoint, end: Endpoint) -
     if q.host and end.host.is_loopback and sup.is_shared(q) and _bind_shared(sup, q, local):
         return 0
     sup.move(q, host=False)
-    q.sock.bind(local.as_python())
+    reusing.bind(sup.parts.relay, q.sock, local, twin=False)
     return 0
 
 
@@ -319,9 +319,10 @@ def _bind_pair(
         if stranger:
             raise DecidedError(errno.EACCES, decided(outer) or Decision(True, ""))
         port = outer.getsockname()[1]
-        sup.parts.relay.release_port(port)
         try:
-            bind_reusing(q.sock, Endpoint(local.host, port, local.scope))
+            reusing.bind(
+                sup.parts.relay, q.sock, Endpoint(local.host, port, local.scope), twin=True
+            )
         except OSError as error:
             # The port that the host found free may still be that of an ended connection in the guest's network.
             if local.port or error.errno != errno.EADDRINUSE or len(tried) >= PORT_TRIES:
@@ -445,25 +446,6 @@ def _shut(sup: Supervisor, key: int) -> None:
             drop(sup, key)
 
 
-def bind_reusing(sock: socket.socket, local: Endpoint) -> None:
-    """Bind past ended connections of ours on the same port, which the guest knows nothing of, and to addresses of the
-    host, which IPv6 does not take for the guest's own in spite of the route; or beside our own name service."""
-    with options.temporarily(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
-        options.bind_anywhere(sock, local.as_python())
-
-
-def _listen_reusing(sock: socket.socket, backlog: int) -> None:
-    """listen(2) of the guest's own, past what bind_reusing() went past: the kernel asks for conflicts anew. Raises
-    OSError."""
-    try:
-        sock.listen(backlog)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        with options.temporarily(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR):
-            sock.listen(backlog)
-
-
 def listen(sup: Supervisor, q: Question) -> None:
     from xensock.supervisor.supervisor import Verdict
 
@@ -522,11 +504,11 @@ def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tupl
         again = sup.ports.is_listening(outer)
         # Another backend may refuse: first it, then the guest's own.
         if sup.parts.stacks.default.local:
-            _listen_reusing(q.sock, backlog)
+            reusing.listen(sup.parts.relay, q.sock, backlog, twin=True)
             outer.listen(backlog)
         else:
             outer.listen(backlog)
-            _listen_reusing(q.sock, backlog)
+            reusing.listen(sup.parts.relay, q.sock, backlog, twin=True)
         decision = final(decision, decided(outer))
         if not again:
             sup.ports.listens(outer, end)
@@ -552,13 +534,13 @@ def _listen_inside(
     try:
         for p in sup.parts.publications.of(end.port):
             outers.append(_publish(sup, p))  # noqa: PERF401 - what was made before a failure must be closed
-        q.sock.listen(backlog)
+        reusing.listen(sup.parts.relay, q.sock, backlog, twin=False)
     except OSError as failure:
         for outer in outers:
             outer.close()
         if failure.errno == errno.EADDRINUSE and _shown(sup, end.port):
             # Servers have a socket for each family; one of them is enough for the world.
-            q.sock.listen(backlog)
+            reusing.listen(sup.parts.relay, q.sock, backlog, twin=False)
             return Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow"), 0
         raise
     published = Verdict(Decision(True, f"--publish {end.port}"), _inward(sup), "allow")

@@ -15,7 +15,7 @@ from xensock.calls.call import Decision, Protocol, Verb
 from xensock.policy.deferred import final
 from xensock.policy.networks import AWAY
 from xensock.stack.stacks import DecidedError, Look, decided
-from xensock.supervisor import binding, memberships, privileged
+from xensock.supervisor import binding, memberships, privileged, reusing
 from xensock.supervisor.connecting import DNS_PORT, OWN, is_own
 from xensock.supervisor.datagram_records import path_of, target
 from xensock.supervisor.datagrams import Who, prepare
@@ -237,7 +237,7 @@ def _inside_after_all(q: Question, local: Endpoint) -> int:
 
 def _inside(q: Question, local: Endpoint) -> None:
     if local.port == DNS_PORT:
-        binding.bind_reusing(q.sock, local)  # beside our own name service
+        reusing.bind_reusing(q.sock, local)  # beside our own name service
     else:
         q.sock.bind(local.as_python())
 
@@ -284,7 +284,7 @@ def _bind(
 
 def _guest_bind(q: Question, local: Endpoint) -> None:
     if local.port == DNS_PORT:
-        binding.bind_reusing(q.sock, local)
+        reusing.bind_reusing(q.sock, local)
     else:
         bind_anywhere(q.sock, local.as_python())
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SO_BUF_LOCK = 72  # Linux 5.14: which buffer sizes were set by hand
 SNDBUF_LOCK, RCVBUF_LOCK = 1, 2
 F_SETSIG, F_GETSIG = 10, 11
+SO_BINDTOIFINDEX = 62  # Linux 5.1
 TCP_REPAIR, TCP_REPAIR_OFF = 19, -1  # -1: off, without the window probe that 0 sends
 FREEBIND4 = (socket.IPPROTO_IP, 15)
 FREEBIND6 = (socket.IPPROTO_IPV6, 78)
@@ -153,10 +154,10 @@ def bind_beside(sock: socket.socket, address: tuple[str, int] | tuple[str, int, 
 
 
 @contextmanager
-def temporarily(sock: socket.socket, level: int, name: int) -> Iterator[None]:
-    """Set a flag of a socket for a while."""
+def temporarily(sock: socket.socket, level: int, name: int, value: int = 1) -> Iterator[None]:
+    """Set a flag, or a number, of a socket for a while."""
     before = sock.getsockopt(level, name)
-    sock.setsockopt(level, name, 1)
+    sock.setsockopt(level, name, value)
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from xensock.supervisor.verifying import Check, Verifier
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from xensock.calls.address import Endpoint, IPAddress
     from xensock.policy.grants import Grant
@@ -131,6 +132,11 @@ class Relay:
         """Close listeners of ours that stand for destinations with this port and are not in use, because the guest
         is about to bind it."""
         self._client.release_port(port)
+
+    def on_device(self, port: int) -> AbstractContextManager[None]:
+        """For a moment, have listeners of ours that stand for destinations with this port be the loopback device's
+        alone, by which everything comes to them: then the kernel lets those of other devices have the port, too."""
+        return self._client.on_device(port)
 
     def stands_for(self, cookie: int) -> bool:
         """Whether the listening socket with this SO_COOKIE in the guest's namespace is the relay's, not the guest's."""

@@ -38,6 +38,7 @@ from xensock.supervisor.carried import Carrier, asked_of
 from xensock.supervisor.relay_ends import (
     address_for,
     is_possible,
+    name_of,
     outcome_of,
     reset,
     segments_like,
@@ -57,14 +58,17 @@ from xensock.supervisor.relay_wire import (
 from xensock.supervisor.synreplay import Syn, listener_filter
 
 if TYPE_CHECKING:
-    from xensock.supervisor.carried import Asked
+    from collections.abc import Iterator
 
-Name = tuple[str, int]
+    from xensock.supervisor.carried import Asked
+    from xensock.supervisor.relay_ends import Name
+
 # Hands a guest's end and a far end to the mover, with what to call when the connection has ended.
 Join = Callable[[socket.socket, socket.socket, "Ended | None"], None]
 Ended = Callable[[int, int, int], None]
 
 TCP_CLOSE = 7
+LOOPBACK = 1  # its interface's index in every network (LOOPBACK_IFINDEX, linux/net/flow.h)
 
 _FAST_WAIT_US = 2000
 _HOLD_WAIT_US = 100
@@ -72,11 +76,6 @@ _CHECK = 0.5  # seconds between looks at the guests that are held
 _CHECKS_BLIND = 20  # after as many, a guest that cannot be looked up has given up
 _LISTENERS = 256
 _BACKLOG = 4096
-
-
-def name_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Name:
-    """What getsockname() or accept() said, with IPv4-mapped addresses as IPv4."""
-    return (address[0].removeprefix("::ffff:") if "." in address[0] else address[0], address[1])
 
 
 class _Stage(Enum):
@@ -568,6 +567,16 @@ class Client:
             for target, listener in list(self._listeners.items()):
                 if target.port == port and listener.idle:
                     self._close_listener(target)
+
+    @contextlib.contextmanager
+    def on_device(self, port: int) -> Iterator[None]:
+        """See Relay.on_device."""
+        device = socket.SOL_SOCKET, options.SO_BINDTOIFINDEX, LOOPBACK
+        with self._lock, contextlib.ExitStack() as until:
+            for target, listener in self._listeners.items():
+                if target.port == port:
+                    until.enter_context(options.temporarily(listener.sock, *device))
+            yield
 
     def stands_for(self, cookie: int) -> bool:
         """See Relay.stands_for."""

@@ -14,6 +14,13 @@ TCPI_OPT_TIMESTAMPS, TIMESTAMPS = 1, 12  # the option, and the room that it take
 MOST_SEGMENT = 16383
 _HARD = struct.pack("ii", 1, 0)
 
+Name = tuple[str, int]
+
+
+def name_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Name:
+    """What getsockname() or accept() said, with IPv4-mapped addresses as IPv4."""
+    return (address[0].removeprefix("::ffff:") if "." in address[0] else address[0], address[1])
+
 
 def reset(sock: socket.socket) -> None:
     """Close with RST."""

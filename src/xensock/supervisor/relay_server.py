@@ -28,8 +28,8 @@ from xensock.calls.address import Endpoint
 from xensock.loop import IN, OUT, Loop
 from xensock.supervisor import options
 from xensock.supervisor.diag import CONNECTED, HOLDING, NETLINK_SOCK_DIAG, TCP_LISTEN, Diag
-from xensock.supervisor.relay_client import Ended, Join, Name, name_of
-from xensock.supervisor.relay_ends import reset
+from xensock.supervisor.relay_client import Ended, Join
+from xensock.supervisor.relay_ends import Name, name_of, reset
 from xensock.supervisor.relay_wire import MakeSocket, attach_filter
 
 if TYPE_CHECKING:
