@@ -15,6 +15,7 @@
 
 #define STRANGERS 16384u
 #define CHAINS 16384u
+#define OF_ONE 8u
 #define FIRST_TABLE 1024u
 
 struct kind {
@@ -39,6 +40,7 @@ struct xs_ledger {
 	struct stranger *strangers;
 	uint32_t chain[CHAINS], at; /* indexes from 1 on; the next place of the ring */
 	uint8_t heeded[65536 / 8];
+	struct xs_lines lines;
 };
 
 static size_t hash(uint64_t cookie) { return (size_t)((cookie * 0x9E3779B97F4A7C15ull) >> 32); }
@@ -63,11 +65,19 @@ void xs_ledger_free(struct xs_ledger *l)
 {
 	for (uint32_t i = 0; i < l->nkinds; i++)
 		free(l->kinds[i].text);
+	free(l->lines.at);
 	free(l->kinds);
 	free(l->spare);
 	free(l->strangers);
 	free(l->table);
 	free(l);
+}
+
+struct xs_lines *xs_ledger_lines(struct xs_ledger *l)
+{
+	l->lines.used = l->lines.count = 0;
+	l->lines.failed = false;
+	return &l->lines;
 }
 
 /* --- kinds */
@@ -187,6 +197,8 @@ void xs_ledger_end(struct xs_ledger *l, struct xs_lines *out, const struct xs_be
 		return;
 	}
 	put_part(out, k, &part);
+	if (c->ended_ns)
+		now_ns = c->ended_ns;
 	xs_put_seconds(out, now_ns);
 	put_part(out, k, &part);
 	xs_put_number(out, b->tid, 1);
@@ -266,20 +278,53 @@ static void remove_at(struct xs_ledger *l, size_t hole)
 
 static uint32_t *chain_of(struct xs_ledger *l, uint64_t cookie) { return &l->chain[hash(cookie) & (CHAINS - 1)]; }
 
-static bool recall(struct xs_ledger *l, uint64_t cookie, struct xs_counts *c)
-{
-	for (uint32_t *link = chain_of(l, cookie); *link; link = &l->strangers[*link - 1].next) {
-		struct stranger *s = &l->strangers[*link - 1];
+static bool before(const struct xs_counts *c, uint64_t time_ns) { return c->ended_ns && c->ended_ns < time_ns; }
 
-		if (s->cookie != cookie)
-			continue;
-		if (c)
-			*c = s->counts;
-		s->cookie = 0;
-		*link = s->next;
-		return true;
+/* The first end of that socket which was not before that time. */
+static bool recall(struct xs_ledger *l, uint64_t cookie, uint64_t time_ns, struct xs_counts *c)
+{
+	uint32_t *found = NULL;
+	struct stranger *s;
+
+	/* The latest is found first. */
+	for (uint32_t *link = chain_of(l, cookie); *link; link = &s->next) {
+		s = &l->strangers[*link - 1];
+		if (s->cookie == cookie && !before(&s->counts, time_ns))
+			found = link;
 	}
-	return false;
+	if (!found)
+		return false;
+	s = &l->strangers[*found - 1];
+	*c = s->counts;
+	s->cookie = 0;
+	*found = s->next;
+	return true;
+}
+
+static void forget(struct xs_ledger *l, struct stranger *s)
+{
+	uint32_t *link = chain_of(l, s->cookie);
+
+	while (&l->strangers[*link - 1] != s)
+		link = &l->strangers[*link - 1].next;
+	s->cookie = 0;
+	*link = s->next;
+}
+
+/* Of one socket, which may end thousands of times, only the last few: chains stay short. */
+static void make_room(struct xs_ledger *l, uint64_t cookie)
+{
+	struct stranger *oldest = NULL;
+	unsigned n = 0;
+
+	for (uint32_t at = *chain_of(l, cookie); at; at = l->strangers[at - 1].next) {
+		if (l->strangers[at - 1].cookie == cookie) {
+			oldest = &l->strangers[at - 1];
+			n++;
+		}
+	}
+	if (n == OF_ONE)
+		forget(l, oldest);
 }
 
 static void remember(struct xs_ledger *l, uint64_t cookie, const struct xs_counts *c)
@@ -287,8 +332,9 @@ static void remember(struct xs_ledger *l, uint64_t cookie, const struct xs_count
 	struct stranger *s = &l->strangers[l->at];
 	uint32_t *chain = chain_of(l, cookie);
 
+	make_room(l, cookie);
 	if (s->cookie)
-		recall(l, s->cookie, NULL);
+		forget(l, s);
 	s->cookie = cookie;
 	s->counts = *c;
 	s->next = *chain;
@@ -307,7 +353,7 @@ bool xs_ledger_begin(struct xs_ledger *l, const struct xs_begun *b, size_t most,
 	i = place_of(l, b->cookie);
 	if (l->table[i].cookie || l->live >= most)
 		return false;
-	ended = recall(l, b->cookie, c);
+	ended = recall(l, b->cookie, b->time_ns, c);
 	if (!ended) {
 		if (!grow(l))
 			return false;
@@ -392,22 +438,24 @@ static void count(struct xs_counts *c, const uint8_t *info, size_t size)
 		c->received--; /* the other end's FIN */
 }
 
-static void read_counts(struct xs_counts *c, const uint8_t *message, size_t size)
+static void read_counts(struct xs_counts *c, const uint8_t *message, size_t size, uint64_t epoch_ns)
 {
 	size_t at = NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(struct inet_diag_msg));
+	uint64_t ended = 0;
 	struct nlattr a;
 
 	memset(c, 0, sizeof *c);
 	while (at + sizeof a <= size) {
 		memcpy(&a, message + at, sizeof a);
 		if (a.nla_len < sizeof a || a.nla_len > size - at)
-			return;
-		if (a.nla_type == INET_DIAG_INFO) {
+			break;
+		if (a.nla_type == INET_DIAG_INFO)
 			count(c, message + at + sizeof a, a.nla_len - sizeof a);
-			return;
-		}
+		else if (a.nla_type == XS_ENDED_TYPE && a.nla_len == sizeof a + sizeof ended)
+			memcpy(&ended, message + at + sizeof a, sizeof ended);
 		at += NLA_ALIGN(a.nla_len);
 	}
+	c->ended_ns = ended ? epoch_ns + ended : 0;
 }
 
 static bool read_about(struct inet_diag_msg *m, uint64_t *cookie, const uint8_t *message, size_t size)
@@ -419,7 +467,7 @@ static bool read_about(struct inet_diag_msg *m, uint64_t *cookie, const uint8_t 
 	return true;
 }
 
-void xs_ledger_stranger(struct xs_ledger *l, const uint8_t *message, size_t size)
+void xs_ledger_stranger(struct xs_ledger *l, const uint8_t *message, size_t size, uint64_t epoch_ns)
 {
 	struct inet_diag_msg m;
 	struct xs_counts c;
@@ -427,27 +475,34 @@ void xs_ledger_stranger(struct xs_ledger *l, const uint8_t *message, size_t size
 
 	if (!read_about(&m, &cookie, message, size) || !cookie)
 		return;
-	read_counts(&c, message, size);
+	read_counts(&c, message, size, epoch_ns);
 	remember(l, cookie, &c);
 }
 
-enum xs_about xs_ledger_heard(struct xs_ledger *l, const uint8_t *message, size_t size, struct xs_begun *b, struct xs_counts *c)
+enum xs_about xs_ledger_heard(struct xs_ledger *l, const uint8_t *message, size_t size, uint64_t epoch_ns, struct xs_begun *b,
+			      struct xs_counts *c)
 {
 	struct inet_diag_msg m;
 	uint64_t cookie;
 	uint16_t port;
+	size_t i;
 
 	if (!read_about(&m, &cookie, message, size))
 		return XS_ABOUT_NOTHING;
-	if (xs_ledger_take(l, cookie, b)) {
-		if (b->kind == XS_NO_KIND)
-			return XS_ABOUT_OTHER;
-		read_counts(c, message, size);
-		return XS_ABOUT_BEGUN;
+	i = place_of(l, cookie);
+	if (cookie && l->table[i].cookie) {
+		read_counts(c, message, size, epoch_ns);
+		if (before(c, l->table[i].time_ns)) {
+			remember(l, cookie, c);
+			return XS_ABOUT_STRANGER;
+		}
+		*b = l->table[i];
+		remove_at(l, i);
+		return b->kind == XS_NO_KIND ? XS_ABOUT_OTHER : XS_ABOUT_BEGUN;
 	}
 	port = (uint16_t)((m.id.idiag_sport & 0xFF) << 8 | m.id.idiag_sport >> 8);
 	if (l->heeded[port / 8] & 1u << port % 8)
 		return XS_ABOUT_OTHER;
-	xs_ledger_stranger(l, message, size);
+	xs_ledger_stranger(l, message, size, epoch_ns);
 	return XS_ABOUT_STRANGER;
 }

@@ -28,12 +28,17 @@ struct xs_begun {
 	uint32_t kind, tid;
 };
 
-/* How one ended, of those that the guest made: error as tcpinfo.counted() has it. counted: the kernel said. */
+/* How one ended, of those that the guest made: error as tcpinfo.counted() has it. counted: the kernel said. ended_ns: of
+ * unix time; 0: the message did not say. */
 struct xs_counts {
 	uint64_t sent, received;
 	int error;
 	bool counted;
+	uint64_t ended_ns;
 };
+
+/* An attribute of end_program.py's messages: 8 bytes, ns of CLOCK_MONOTONIC. */
+#define XS_ENDED_TYPE 0x100
 
 enum xs_about {
 	XS_ABOUT_NOTHING, /* no message of a socket */
@@ -45,6 +50,8 @@ enum xs_about {
 /* NULL: no memory. */
 struct xs_ledger *xs_ledger_new(void);
 void xs_ledger_free(struct xs_ledger *l);
+/* Lines to fill, empty, whose memory is the ledger's, until the next call of this. */
+struct xs_lines *xs_ledger_lines(struct xs_ledger *l);
 /* The number of a new kind, its parts copied; XS_NO_KIND: no memory. */
 uint32_t xs_ledger_kind(struct xs_ledger *l, const struct xs_text parts[XS_PARTS]);
 /* No more calls are of this kind. It goes with the last of its connections. */
@@ -54,15 +61,17 @@ void xs_ledger_done(struct xs_ledger *l, uint32_t kind);
 /* Adds the line of a call (XS_DONE) of this kind; epoch_ns: the unix time at which CLOCK_MONOTONIC was 0. */
 void xs_ledger_call(struct xs_ledger *l, struct xs_lines *out, const struct xs_event *ev, uint32_t kind, int64_t user,
 		    uint64_t epoch_ns);
-/* Adds the line of an end, and is xs_ledger_done(). */
+/* Adds the line of an end, now or when it was, and is xs_ledger_done(). */
 void xs_ledger_end(struct xs_ledger *l, struct xs_lines *out, const struct xs_begun *b, const struct xs_counts *c, uint64_t now_ns);
 /* A connection began. True: it has ended already, as in *c; xs_ledger_done() is due. Where `most` are under way nothing is
- * remembered. */
+ * remembered. An end that is known to have been before that time was of an earlier connection of the same socket. */
 bool xs_ledger_begin(struct xs_ledger *l, const struct xs_begun *b, size_t most, struct xs_counts *c);
-/* What a message (struct nlmsghdr and all) is about; of XS_ABOUT_BEGUN, *b and *c, and xs_ledger_done() is due. */
-enum xs_about xs_ledger_heard(struct xs_ledger *l, const uint8_t *message, size_t size, struct xs_begun *b, struct xs_counts *c);
+/* What a message (struct nlmsghdr and all) is about; of XS_ABOUT_BEGUN, *b and *c, and xs_ledger_done() is due. epoch_ns: as
+ * above. */
+enum xs_about xs_ledger_heard(struct xs_ledger *l, const uint8_t *message, size_t size, uint64_t epoch_ns, struct xs_begun *b,
+			      struct xs_counts *c);
 /* The message is about a stranger, it turned out. */
-void xs_ledger_stranger(struct xs_ledger *l, const uint8_t *message, size_t size);
+void xs_ledger_stranger(struct xs_ledger *l, const uint8_t *message, size_t size, uint64_t epoch_ns);
 /* Takes one out of those under way; xs_ledger_done() is due. */
 bool xs_ledger_take(struct xs_ledger *l, uint64_t cookie, struct xs_begun *b);
 /* The one at or after *at, which is then the next place to look; begin with 0. */

@@ -29,7 +29,8 @@ static inline void xs_put(struct xs_lines *out, const char *at, size_t size)
 void xs_put_number(struct xs_lines *out, uint64_t value, int least);
 void xs_put_signed(struct xs_lines *out, int64_t value);
 void xs_put_seconds(struct xs_lines *out, uint64_t ns);
-/* Each line behind `head`, its number from *seq on, and a comma. */
-void xs_lines_number(struct xs_lines *out, const char *lines, size_t size, const char *head, size_t headsize, uint64_t *seq);
+/* Each line behind `head`, its number from `seq` on, and a comma; how many bytes that is is asked for first. */
+size_t xs_lines_numbered(const char *lines, size_t size, size_t headsize, uint64_t seq);
+void xs_lines_number(char *into, const char *lines, size_t size, const char *head, size_t headsize, uint64_t seq);
 
 #endif

@@ -80,6 +80,19 @@ static inline void xs_copy_to_shared(void *shared, const void *bytes, size_t len
 
 #endif
 
+/* A position that the kernel shares with this process, and only grows. */
+typedef _Atomic uint64_t xs_position;
+
+static inline uint64_t xs_position_acquire(const xs_position *position)
+{
+	return atomic_load_explicit(position, memory_order_acquire);
+}
+
+static inline void xs_position_release(xs_position *position, uint64_t value)
+{
+	atomic_store_explicit(position, value, memory_order_release);
+}
+
 /* A counter that threads of this process add to; it orders nothing. */
 typedef _Atomic uint64_t xs_count;
 

@@ -23,7 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NAP_MS 10
+#define NAP_MS 15
+#define SPARES 1024u
 
 uint64_t xs_now_ns(void)
 {
@@ -50,13 +51,27 @@ void xs_only_wake_signal(void)
 	pthread_sigmask(SIG_SETMASK, &set, NULL);
 }
 
+static void copy_event(struct xs_event *to, const struct xs_event *from)
+{
+	memcpy(to, from, offsetof(struct xs_event, addr) + from->addrlen);
+}
+
 void xs_post(struct xs_super *s, const struct xs_event *ev)
 {
-	struct node *n = malloc(sizeof *n);
+	struct node *n;
 	uint64_t one = 1;
 	bool wake;
 
+	pthread_mutex_lock(&s->lock);
+	n = s->spare;
+	if (n) {
+		s->spare = n->next;
+		s->spares--;
+	} else {
+		n = malloc(sizeof *n);
+	}
 	if (!n) {
+		pthread_mutex_unlock(&s->lock);
 		/* Out of memory: a question must not be lost silently, so it is refused. */
 		if (ev->kind == XS_QUESTION)
 			xs_super_answer(s, ev->id, 0, ENOMEM, false);
@@ -64,9 +79,8 @@ void xs_post(struct xs_super *s, const struct xs_event *ev)
 			close(ev->fd);
 		return;
 	}
-	n->ev = *ev;
+	copy_event(&n->ev, ev);
 	n->next = NULL;
-	pthread_mutex_lock(&s->lock);
 	s->questions += ev->kind == XS_QUESTION;
 	wake = s->napping ? ev->kind == XS_QUESTION : !s->head;
 	if (s->tail)
@@ -506,13 +520,19 @@ int xs_super_next(struct xs_super *s, struct xs_event *out, int max, int timeout
 		while (n < max && s->head) {
 			struct node *d = s->head;
 
-			out[n++] = d->ev;
+			copy_event(&out[n++], &d->ev);
 			told &= d->ev.kind == XS_DONE;
 			s->questions -= d->ev.kind == XS_QUESTION;
 			s->head = d->next;
 			if (!s->head)
 				s->tail = NULL;
-			free(d);
+			if (s->spares == SPARES) {
+				free(d);
+				continue;
+			}
+			d->next = s->spare;
+			s->spare = d;
+			s->spares++;
 		}
 		s->patient = n && told && !s->head;
 		pthread_mutex_unlock(&s->lock);
@@ -555,6 +575,10 @@ void xs_super_free(struct xs_super *s)
 		next = n->next;
 		if (n->ev.fd >= 0)
 			close(n->ev.fd);
+		free(n);
+	}
+	for (n = s->spare; n; n = next) {
+		next = n->next;
 		free(n);
 	}
 	if (s->wake >= 0)

@@ -28,13 +28,13 @@ struct xs_event {
 	int fd;             /* duplicate of the guest's socket, owned by whoever takes the event; -1: none */
 	int domain, type;   /* SO_DOMAIN, SO_TYPE of fd */
 	bool host;          /* fd belongs to the backend's network namespace */
-	uint8_t addr[128];  /* copy of the sockaddr argument */
-	uint32_t addrlen;
 	uint32_t verdict;   /* XS_DONE: the verdict it ran under */
 	int error;          /* XS_DONE: 0 or errno that the guest was given */
 	uint64_t start_ns;  /* CLOCK_MONOTONIC at receipt */
 	uint64_t took_ns;   /* XS_DONE */
 	char program[16];   /* of the caller, while records are wanted: it may be gone when they are read; else empty */
+	uint32_t addrlen;
+	uint8_t addr[128];  /* copy of the sockaddr argument; last, since most of it is not in use */
 };
 
 struct xs_super;

@@ -45,7 +45,8 @@ struct xs_super {
 	pthread_t receiver, waiter;
 	pthread_mutex_t lock; /* queue, pending list, kept results */
 	pthread_mutex_t settling; /* held while a connect is finished, until its outcome is delivered or kept */
-	struct node *head, *tail;
+	struct node *head, *tail, *spare; /* spare: read ones, whose memory is warm */
+	unsigned spares;
 	struct pending *pend;
 	struct xs_guestfd *fds;
 	struct xs_verdicts *verdicts;

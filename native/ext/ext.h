@@ -7,12 +7,14 @@
 
 #include "../core/super.h"
 
+#define XS_RUN 128 /* events at once */
+
 /* Connects that the core finished, one after the other (super_next): what lines of the audit log are made of. */
 struct xs_run {
 	int n, nsamples, ntids;
-	int sample[64], tid[64]; /* of each event: which of the samples has its kind, which of the tids is its caller's */
-	uint32_t tids[64];
-	struct xs_event ev[64];
+	int sample[XS_RUN], tid[XS_RUN]; /* of each event: which of the samples has its kind, which of the tids is its caller's */
+	uint32_t tids[XS_RUN];
+	struct xs_event ev[XS_RUN];
 };
 #define XS_RUN_NAME "xensock.run"
 
@@ -27,6 +29,7 @@ int xs_ext_add_udp(PyObject *module);
 int xs_ext_add_unix(PyObject *module);
 int xs_ext_add_evbridge(PyObject *module);
 int xs_ext_add_ledger(PyObject *module);
+int xs_ext_add_endring(PyObject *module);
 int xs_ext_add_keeper(PyObject *module);
 
 #endif

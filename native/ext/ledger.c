@@ -86,7 +86,8 @@ static PyObject *number_or_none(bool known, uint64_t value)
 
 static PyObject *counts(const struct xs_counts *c)
 {
-	return Py_BuildValue("(NNi)", number_or_none(c->counted, c->sent), number_or_none(c->counted, c->received), c->error);
+	return Py_BuildValue("(NNiK)", number_or_none(c->counted, c->sent), number_or_none(c->counted, c->received), c->error,
+			     (unsigned long long)c->ended_ns);
 }
 
 /* (kind, cookie, time_ns, tid, user); kind None: somebody else's. */
@@ -99,17 +100,18 @@ static PyObject *begun(const struct xs_begun *b)
 static PyObject *begin(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
-	unsigned long long cookie;
+	unsigned long long cookie, time_ns;
 	Py_ssize_t most;
 	struct xs_ledger *l;
 	struct xs_begun b;
 	struct xs_counts c;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "OKn:ledger_begin", &capsule, &cookie, &most) || !(l = get(capsule)))
+	if (!PyArg_ParseTuple(args, "OKKn:ledger_begin", &capsule, &cookie, &time_ns, &most) || !(l = get(capsule)))
 		return NULL;
 	memset(&b, 0, sizeof b);
 	b.cookie = cookie;
+	b.time_ns = time_ns;
 	b.kind = XS_NO_KIND;
 	if (xs_ledger_begin(l, &b, (size_t)most, &c))
 		return counts(&c);
@@ -186,23 +188,20 @@ static PyObject *stranger(PyObject *self, PyObject *args)
 {
 	PyObject *capsule;
 	const char *at;
+	unsigned long long epoch_ns;
 	Py_ssize_t size;
 	struct xs_ledger *l;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "Oy#:ledger_stranger", &capsule, &at, &size) || !(l = get(capsule)))
+	if (!PyArg_ParseTuple(args, "Oy#K:ledger_stranger", &capsule, &at, &size, &epoch_ns) || !(l = get(capsule)))
 		return NULL;
-	xs_ledger_stranger(l, (const uint8_t *)at, (size_t)size);
+	xs_ledger_stranger(l, (const uint8_t *)at, (size_t)size, epoch_ns);
 	Py_RETURN_NONE;
 }
 
-/* The lines, which go. */
-static PyObject *bytes_of(struct xs_lines *out)
+static PyObject *bytes_of(const struct xs_lines *out)
 {
-	PyObject *made = out->failed ? PyErr_NoMemory() : PyBytes_FromStringAndSize(out->at, (Py_ssize_t)out->used);
-
-	free(out->at);
-	return made;
+	return out->failed ? PyErr_NoMemory() : PyBytes_FromStringAndSize(out->at, (Py_ssize_t)out->used);
 }
 
 static PyObject *numbered(PyObject *self, PyObject *args)
@@ -210,16 +209,15 @@ static PyObject *numbered(PyObject *self, PyObject *args)
 	const char *lines, *head;
 	Py_ssize_t size, headsize;
 	unsigned long long first;
-	struct xs_lines out;
-	uint64_t seq;
+	PyObject *made;
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "y#y#K:lines_number", &lines, &size, &head, &headsize, &first))
 		return NULL;
-	memset(&out, 0, sizeof out);
-	seq = first;
-	xs_lines_number(&out, lines, (size_t)size, head, (size_t)headsize, &seq);
-	return bytes_of(&out);
+	made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)xs_lines_numbered(lines, (size_t)size, (size_t)headsize, first));
+	if (made)
+		xs_lines_number(PyBytes_AsString(made), lines, (size_t)size, head, (size_t)headsize, first);
+	return made;
 }
 
 /* The number at `i` of a list; false: an exception, or it is None. */
@@ -260,10 +258,9 @@ static PyObject *calls(PyObject *self, PyObject *args)
 	PyObject *capsule, *of, *kinds, *users, *rest, *lines;
 	unsigned long long epoch_ns, now_ns;
 	const struct xs_run *r;
-	struct xs_lines out;
+	struct xs_lines *out;
 	struct xs_ledger *l;
 	Py_ssize_t most;
-	unsigned count;
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "OOOOKKn:ledger_calls", &capsule, &of, &kinds, &users, &epoch_ns, &now_ns, &most) ||
@@ -273,29 +270,24 @@ static PyObject *calls(PyObject *self, PyObject *args)
 		PyErr_SetString(PyExc_ValueError, "a run has a kind for each sample, and a user for each thread");
 		return NULL;
 	}
-	memset(&out, 0, sizeof out);
+	out = xs_ledger_lines(l);
 	rest = PyList_New(0);
 	for (int i = 0; rest && i < r->n; i++) {
 		PyObject *made;
 
-		if (call(l, r, i, kinds, users, epoch_ns, now_ns, most, &out))
+		if (call(l, r, i, kinds, users, epoch_ns, now_ns, most, out))
 			continue;
 		made = PyErr_Occurred() ? NULL : xs_ext_event(&r->ev[i]);
 		if (!made || PyList_Append(rest, made))
 			Py_CLEAR(rest);
 		Py_XDECREF(made);
 	}
-	if (!rest) {
-		free(out.at);
-		return NULL;
-	}
-	count = out.count;
-	lines = bytes_of(&out);
+	lines = rest ? bytes_of(out) : NULL;
 	if (!lines) {
-		Py_DECREF(rest);
+		Py_XDECREF(rest);
 		return NULL;
 	}
-	return Py_BuildValue("(NIN)", lines, count, rest);
+	return Py_BuildValue("(NIN)", lines, out->count, rest);
 }
 
 struct heard {
@@ -312,31 +304,51 @@ static bool add(PyObject *list, PyObject *made)
 	return good;
 }
 
-/* Sorts messages: lines of ends; ends whose beginnings have a kind, where no lines are wanted; what others are to see. */
-static bool sort(struct xs_ledger *l, struct heard *h, int n, bool as_lines, uint64_t now_ns, struct xs_lines *out, PyObject *ends,
-		 PyObject *others)
-{
-	for (int i = 0; i < n; i++) {
-		size_t size = h->header[i].msg_len;
-		struct xs_counts c;
-		struct xs_begun b;
+/* Messages, sorted: lines of ends; ends whose beginnings have a kind, where no lines are wanted; what others are to see. */
+struct sorted {
+	bool as_lines;
+	struct xs_lines *out;
+	PyObject *ends, *others;
+};
 
-		switch (xs_ledger_heard(l, h->message[i], size, &b, &c)) {
-		case XS_ABOUT_BEGUN:
-			if (as_lines)
-				xs_ledger_end(l, out, &b, &c, now_ns);
-			else if (!add(ends, Py_BuildValue("(NN)", begun(&b), counts(&c))))
-				return false;
-			break;
-		case XS_ABOUT_OTHER:
-			if (!add(others, PyBytes_FromStringAndSize((char *)h->message[i], (Py_ssize_t)size)))
-				return false;
-			break;
-		default:
-			break;
-		}
+static bool sort(struct xs_ledger *l, struct sorted *to, const uint8_t *message, size_t size, uint64_t epoch_ns, uint64_t now_ns)
+{
+	struct xs_counts c;
+	struct xs_begun b;
+
+	switch (xs_ledger_heard(l, message, size, epoch_ns, &b, &c)) {
+	case XS_ABOUT_BEGUN:
+		if (!to->as_lines)
+			return add(to->ends, Py_BuildValue("(NN)", begun(&b), counts(&c)));
+		xs_ledger_end(l, to->out, &b, &c, now_ns);
+		return true;
+	case XS_ABOUT_OTHER:
+		return add(to->others, PyBytes_FromStringAndSize((const char *)message, (Py_ssize_t)size));
+	default:
+		return true;
 	}
-	return true;
+}
+
+static bool sort_into(struct sorted *to, struct xs_ledger *l, bool as_lines)
+{
+	to->as_lines = as_lines;
+	to->out = xs_ledger_lines(l);
+	to->ends = PyList_New(0);
+	to->others = PyList_New(0);
+	return to->ends && to->others;
+}
+
+/* What was sorted, which goes, behind whether there may be more and whether some were lost; unless not `good`. */
+static PyObject *sorted(struct sorted *from, bool good, bool more, bool lost)
+{
+	PyObject *lines = good ? bytes_of(from->out) : NULL;
+
+	if (lines)
+		return Py_BuildValue("(NNNINN)", PyBool_FromLong(more), PyBool_FromLong(lost), lines, from->out->count, from->ends,
+				     from->others);
+	Py_XDECREF(from->ends);
+	Py_XDECREF(from->others);
+	return NULL;
 }
 
 /* Fetches up to AT_ONCE messages; how many, or -errno. */
@@ -357,18 +369,19 @@ static int fetch(int fd, struct heard *h)
 
 static PyObject *hear(PyObject *self, PyObject *args)
 {
-	PyObject *capsule, *ends = PyList_New(0), *others = PyList_New(0), *lines;
-	struct heard *h = malloc(sizeof *h);
+	PyObject *capsule;
+	struct heard *h;
 	unsigned long long now_ns;
-	struct xs_ledger *l = NULL;
-	struct xs_lines out;
+	struct xs_ledger *l;
+	struct sorted to;
 	int fd, as_lines, n = AT_ONCE;
-	unsigned count;
 	bool good;
 
 	(void)self;
-	memset(&out, 0, sizeof out);
-	good = PyArg_ParseTuple(args, "OiKp:ledger_hear", &capsule, &fd, &now_ns, &as_lines) && (l = get(capsule)) && ends && others;
+	if (!PyArg_ParseTuple(args, "OiKp:ledger_hear", &capsule, &fd, &now_ns, &as_lines) || !(l = get(capsule)))
+		return NULL;
+	h = malloc(sizeof *h);
+	good = sort_into(&to, l, as_lines != 0);
 	if (good && !h) {
 		PyErr_NoMemory();
 		good = false;
@@ -377,7 +390,8 @@ static PyObject *hear(PyObject *self, PyObject *args)
 		Py_BEGIN_ALLOW_THREADS
 		n = fetch(fd, h);
 		Py_END_ALLOW_THREADS
-		good = n < 0 || sort(l, h, n, as_lines != 0, now_ns, &out, ends, others);
+		for (int i = 0; good && i < n; i++)
+			good = sort(l, &to, h->message[i], h->header[i].msg_len, 0, now_ns);
 	}
 	free(h);
 	if (good && n < 0 && n != -EAGAIN && n != -ENOBUFS) {
@@ -385,17 +399,33 @@ static PyObject *hear(PyObject *self, PyObject *args)
 		PyErr_SetFromErrno(PyExc_OSError);
 		good = false;
 	}
-	count = out.count;
-	lines = good ? bytes_of(&out) : NULL;
-	if (!lines) {
-		if (!good)
-			free(out.at);
-		Py_XDECREF(ends);
-		Py_XDECREF(others);
+	return sorted(&to, good, n == AT_ONCE || n == -ENOBUFS, n == -ENOBUFS);
+}
+
+/* As hear(), of messages that somebody else fetched, one behind the other. */
+static PyObject *hear_of(PyObject *self, PyObject *args)
+{
+	PyObject *capsule;
+	const char *messages;
+	Py_ssize_t size;
+	unsigned long long epoch_ns, now_ns;
+	struct xs_ledger *l;
+	struct sorted to;
+	int as_lines;
+	bool good;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "Oy#KKp:ledger_hear_of", &capsule, &messages, &size, &epoch_ns, &now_ns, &as_lines) ||
+	    !(l = get(capsule)))
 		return NULL;
+	good = sort_into(&to, l, as_lines != 0);
+	for (uint32_t length; good && size >= (Py_ssize_t)sizeof length; messages += length, size -= length) {
+		memcpy(&length, messages, sizeof length); /* nlmsg_len */
+		if (length < sizeof length || length > size)
+			break;
+		good = sort(l, &to, (const uint8_t *)messages, length, epoch_ns, now_ns);
 	}
-	return Py_BuildValue("(NNNINN)", PyBool_FromLong(n == AT_ONCE || n == -ENOBUFS), PyBool_FromLong(n == -ENOBUFS), lines, count, ends,
-			     others);
+	return sorted(&to, good, false, false);
 }
 
 static PyMethodDef methods[] = {
@@ -404,9 +434,10 @@ static PyMethodDef methods[] = {
 	{"ledger_drop", drop_kind, METH_VARARGS, "ledger_drop(handle, kind): no more calls are of it"},
 	{"ledger_done", done, METH_VARARGS, "ledger_done(handle, kind): a connection that was told of is recorded"},
 	{"ledger_calls", calls, METH_VARARGS, "ledger_calls(handle, run, kinds, users, epoch_ns, now_ns, most) -> lines, count, the rest"},
-	{"ledger_begin", begin, METH_VARARGS, "ledger_begin(handle, cookie, most) -> None, or counts: it has ended"},
+	{"ledger_begin", begin, METH_VARARGS, "ledger_begin(handle, cookie, time_ns, most) -> None, or counts: it has ended"},
 	{"ledger_hear", hear, METH_VARARGS, "ledger_hear(handle, fd, now_ns, as_lines) -> more, lost, lines, count, ends, others"},
-	{"ledger_stranger", stranger, METH_VARARGS, "ledger_stranger(handle, message)"},
+	{"ledger_hear_of", hear_of, METH_VARARGS, "ledger_hear_of(handle, messages, epoch_ns, now_ns, as_lines): as ledger_hear()"},
+	{"ledger_stranger", stranger, METH_VARARGS, "ledger_stranger(handle, message, epoch_ns)"},
 	{"ledger_take", take, METH_VARARGS, "ledger_take(handle, cookie) -> a beginning, or None"},
 	{"ledger_cookies", cookies, METH_O, "ledger_cookies(handle) -> of those under way"},
 	{"ledger_live", live, METH_O, "ledger_live(handle) -> how many are under way"},

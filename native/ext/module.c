@@ -182,7 +182,8 @@ static int fill(PyObject *m)
 	if (PyModule_AddIntConstant(m, "AUDIT_ARCH", (long)XS_AUDIT_ARCH))
 		return -1;
 	return xs_ext_add_super(m) || xs_ext_add_mover(m) || xs_ext_add_ring(m) || xs_ext_add_pagemap(m) || xs_ext_add_udp(m) ||
-			       xs_ext_add_unix(m) || xs_ext_add_evbridge(m) || xs_ext_add_ledger(m) || xs_ext_add_keeper(m)
+			       xs_ext_add_unix(m) || xs_ext_add_evbridge(m) || xs_ext_add_ledger(m) || xs_ext_add_endring(m) ||
+			       xs_ext_add_keeper(m)
 		       ? -1
 		       : 0;
 }

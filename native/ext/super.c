@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define NAME "xensock.super"
-#define BATCH 64
 
 static struct xs_super *get(PyObject *capsule) { return PyCapsule_GetPointer(capsule, NAME); }
 
@@ -101,7 +100,7 @@ static PyObject *run_of(const struct xs_event *ev, int n)
 {
 	struct xs_run *r = malloc(sizeof *r);
 	PyObject *capsule, *samples = PyList_New(0), *tids = PyList_New(0);
-	int first[BATCH];
+	int first[XS_RUN];
 
 	capsule = r ? PyCapsule_New(r, XS_RUN_NAME, drop_run) : PyErr_NoMemory();
 	if (!capsule || !samples || !tids) {
@@ -153,13 +152,13 @@ static PyObject *next(PyObject *self, PyObject *args)
 	PyObject *capsule, *list;
 	int timeout, n;
 	struct xs_super *s;
-	struct xs_event ev[BATCH];
+	struct xs_event ev[XS_RUN];
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "Oi:super_next", &capsule, &timeout) || !(s = get(capsule)))
 		return NULL;
 	Py_BEGIN_ALLOW_THREADS
-	n = xs_super_next(s, ev, BATCH, timeout);
+	n = xs_super_next(s, ev, XS_RUN, timeout);
 	Py_END_ALLOW_THREADS
 	if (n < 0)
 		Py_RETURN_NONE;

@@ -57,13 +57,14 @@ static void lines(void)
 {
 	struct xs_ledger *l = xs_ledger_new();
 	struct xs_begun b = {9, 1500000000ull, 1000, kind(l, "c["), 7};
-	struct xs_counts c = {10, 20, 0, true}, unknown = {0, 0, ECONNRESET, false};
-	struct xs_lines out, numbered;
-	uint64_t seq = 99;
+	struct xs_counts c = {10, 20, 0, true, 0}, unknown = {0, 0, ECONNRESET, false, 0}, known = {10, 20, 0, true, 2000000007};
+	static const char want[] = "#99,e[3.000000000|7|0|0|1.500000000|1000|9|10|20]\n"
+				   "#100,e[1.000000000|7|-1|104|0.000000000|1000|9|null|null]\n";
+	struct xs_lines out;
 	struct xs_event ev;
+	char numbered[sizeof want];
 
 	memset(&out, 0, sizeof out);
-	memset(&numbered, 0, sizeof numbered);
 	memset(&ev, 0, sizeof ev);
 	ev.tid = 7;
 	ev.args[0] = UINT64_MAX;
@@ -76,16 +77,36 @@ static void lines(void)
 	CHECK(said(&out, "e[3.000000000|7|0|0|1.500000000|1000|9|10|20]\n"));
 	xs_ledger_end(l, &out, &b, &unknown, 1000000000ull); /* a clock that was set back */
 	CHECK(out.count == 3);
-	xs_lines_number(&numbered, out.at, out.used, "#", 1, &seq);
-	CHECK(said(&numbered, "#99,e[3.000000000|7|0|0|1.500000000|1000|9|10|20]\n#100,e[1.000000000|7|-1|104|0.000000000|1000|9|null|null]\n"));
-	CHECK(numbered.count == 2 && seq == 101);
+	CHECK(xs_lines_numbered(out.at, out.used, 1, 99) == sizeof want - 1);
+	xs_lines_number(numbered, out.at, out.used, "#", 1, 99);
+	CHECK(!memcmp(numbered, want, sizeof want - 1));
+	out.used = 0;
+	xs_ledger_end(l, &out, &b, &known, 3000000000ull); /* told later than it was */
+	CHECK(said(&out, "e[2.000000007|7|0|0|0.500000007|1000|9|10|20]\n"));
 	out.used = out.count = 0;
 	for (int i = 0; i < 10000; i++)
 		xs_ledger_call(l, &out, &ev, b.kind, -1, 1000000000);
 	CHECK(out.count == 10000 && out.used == 10000 * strlen("c[1.500000001|7|0.000043000|-1|18446744073709551615]\n"));
 	free(out.at);
-	free(numbered.at);
 	xs_ledger_free(l);
+}
+
+/* Numbers of every length, and lines without an end. */
+static void numbers(void)
+{
+	char at[256], want[64];
+	uint64_t value = 0;
+
+	for (int digits = 0; digits < 20; digits++, value = 10 * value + (uint64_t)(digits % 9 + 1)) {
+		for (uint64_t number = value ? value - 1 : 0; number < value + 2; number++) {
+			size_t size = (size_t)snprintf(want, sizeof want, "<%llu,ab\n<%llu,c", (unsigned long long)number,
+						       (unsigned long long)number + 1);
+
+			CHECK(xs_lines_numbered("ab\nc", 4, 1, number) == size);
+			xs_lines_number(at, "ab\nc", 4, "<", 1, number);
+			CHECK(!memcmp(at, want, size));
+		}
+	}
 }
 
 static void told(struct xs_ledger *l, int64_t acked, uint64_t sent, uint64_t received, const struct xs_counts *want)
@@ -96,7 +117,7 @@ static void told(struct xs_ledger *l, int64_t acked, uint64_t sent, uint64_t rec
 	size_t size = message(at, 4711, 80, acked, sent, received);
 
 	CHECK(!xs_ledger_begin(l, &b, 10, &c));
-	CHECK(xs_ledger_heard(l, at, size, &found, &c) == XS_ABOUT_BEGUN);
+	CHECK(xs_ledger_heard(l, at, size, 0, &found, &c) == XS_ABOUT_BEGUN);
 	CHECK(found.kind == b.kind && found.tid == 7);
 	CHECK(c.counted == want->counted && c.sent == want->sent && c.received == want->received && c.error == want->error);
 	CHECK(!xs_ledger_live(l));
@@ -113,16 +134,58 @@ static void counts(void)
 	struct xs_counts c;
 	size_t size;
 
-	told(l, 1002, 1000, 51, &(struct xs_counts){1000, 50, 0, true});
-	told(l, 1001, 1000, 50, &(struct xs_counts){1000, 50, ECONNRESET, true});
-	told(l, 0, 1000, 50, &(struct xs_counts){0, 0, ENOTCONN, true});
-	told(l, 3, 1, 0, &(struct xs_counts){1, 0, 0, true});
-	told(l, -1, 0, 0, &(struct xs_counts){0, 0, 0, false});
+	told(l, 1002, 1000, 51, &(struct xs_counts){1000, 50, 0, true, 0});
+	told(l, 1001, 1000, 50, &(struct xs_counts){1000, 50, ECONNRESET, true, 0});
+	told(l, 0, 1000, 50, &(struct xs_counts){0, 0, ENOTCONN, true, 0});
+	told(l, 3, 1, 0, &(struct xs_counts){1, 0, 0, true, 0});
+	told(l, -1, 0, 0, &(struct xs_counts){0, 0, 0, false, 0});
 	size = message(at, 5, 80, 1, 0, 0);
-	CHECK(xs_ledger_heard(l, at, 16, &b, &c) == XS_ABOUT_NOTHING);
+	CHECK(xs_ledger_heard(l, at, 16, 0, &b, &c) == XS_ABOUT_NOTHING);
 	/* Attributes that are longer than the message. */
 	for (size_t cut = size - 1; cut >= NLMSG_HDRLEN + sizeof(struct inet_diag_msg); cut--)
-		CHECK(xs_ledger_heard(l, at, cut, &b, &c) == XS_ABOUT_STRANGER);
+		CHECK(xs_ledger_heard(l, at, cut, 0, &b, &c) == XS_ABOUT_STRANGER);
+	xs_ledger_free(l);
+}
+
+/* A message that says when. */
+static size_t ended(uint8_t *at, uint64_t cookie, uint64_t sent, uint64_t moment)
+{
+	struct nlattr a = {sizeof a + sizeof moment, XS_ENDED_TYPE};
+	size_t size = message(at, cookie, 80, (int64_t)sent + 2, sent, 0);
+
+	memcpy(at + size, &a, sizeof a);
+	memcpy(at + size + sizeof a, &moment, sizeof moment);
+	return size + sizeof a + sizeof moment;
+}
+
+/* A socket that connects again and again: each end is that of the connection before it. */
+static void again(void)
+{
+	struct xs_ledger *l = xs_ledger_new();
+	struct xs_begun first = {5, 1100, 0, XS_NO_KIND, 1}, second = {5, 1200, 0, XS_NO_KIND, 2}, third = {5, 1300, 0, XS_NO_KIND, 3}, b;
+	struct xs_counts c;
+	uint8_t at[1024];
+
+	/* Those of earlier attempts of which nobody tells. */
+	CHECK(xs_ledger_heard(l, at, ended(at, 5, 1, 50), 1000, &b, &c) == XS_ABOUT_STRANGER);
+	CHECK(!xs_ledger_begin(l, &first, 10, &c) && xs_ledger_live(l) == 1);
+	CHECK(xs_ledger_heard(l, at, ended(at, 5, 2, 60), 1000, &b, &c) == XS_ABOUT_STRANGER && xs_ledger_live(l) == 1);
+	CHECK(xs_ledger_heard(l, at, ended(at, 5, 3, 150), 1000, &b, &c) == XS_ABOUT_OTHER && b.tid == 1);
+	CHECK(c.sent == 3 && c.ended_ns == 1150);
+	/* Told of too late: the second and the third one, in their order. */
+	CHECK(xs_ledger_heard(l, at, ended(at, 5, 4, 250), 1000, &b, &c) == XS_ABOUT_STRANGER);
+	CHECK(xs_ledger_heard(l, at, ended(at, 5, 5, 350), 1000, &b, &c) == XS_ABOUT_STRANGER);
+	CHECK(xs_ledger_begin(l, &second, 10, &c) && c.sent == 4);
+	CHECK(xs_ledger_begin(l, &third, 10, &c) && c.sent == 5 && c.ended_ns == 1350);
+	CHECK(!xs_ledger_begin(l, &third, 10, &c));
+	/* Many of one socket: the last eight stay. */
+	xs_ledger_clear(l);
+	for (uint64_t i = 1; i <= 3 * 16384; i++)
+		CHECK(xs_ledger_heard(l, at, ended(at, 5, i, i), 1000, &b, &c) == XS_ABOUT_STRANGER);
+	first.time_ns = 0;
+	for (uint64_t i = 3 * 16384 - 7; i <= 3 * 16384; i++)
+		CHECK(xs_ledger_begin(l, &first, 10, &c) && c.sent == i);
+	CHECK(!xs_ledger_begin(l, &first, 10, &c));
 	xs_ledger_free(l);
 }
 
@@ -135,15 +198,15 @@ static void others(void)
 	size_t size = message(at, 5, 8080, 3, 1, 0);
 
 	CHECK(!xs_ledger_begin(l, &b, 10, &c));
-	CHECK(xs_ledger_heard(l, at, size, &found, &c) == XS_ABOUT_OTHER);
-	CHECK(xs_ledger_heard(l, at, size, &found, &c) == XS_ABOUT_STRANGER);
+	CHECK(xs_ledger_heard(l, at, size, 0, &found, &c) == XS_ABOUT_OTHER);
+	CHECK(xs_ledger_heard(l, at, size, 0, &found, &c) == XS_ABOUT_STRANGER);
 	xs_ledger_heed(l, 8080, true);
-	CHECK(xs_ledger_heard(l, at, size, &found, &c) == XS_ABOUT_OTHER);
+	CHECK(xs_ledger_heard(l, at, size, 0, &found, &c) == XS_ABOUT_OTHER);
 	size = message(at, 6, 8081, 3, 1, 0);
-	CHECK(xs_ledger_heard(l, at, size, &found, &c) == XS_ABOUT_STRANGER);
+	CHECK(xs_ledger_heard(l, at, size, 0, &found, &c) == XS_ABOUT_STRANGER);
 	xs_ledger_heed(l, 8080, false);
 	size = message(at, 7, 8080, 3, 1, 0);
-	CHECK(xs_ledger_heard(l, at, size, &found, &c) == XS_ABOUT_STRANGER);
+	CHECK(xs_ledger_heard(l, at, size, 0, &found, &c) == XS_ABOUT_STRANGER);
 	xs_ledger_free(l);
 }
 
@@ -157,7 +220,7 @@ static void strangers(void)
 	uint8_t at[1024];
 
 	for (uint64_t i = 1; i <= 20000; i++)
-		CHECK(xs_ledger_heard(l, at, message(at, i << 20, 80, 3, i, 0), &found, &c) == XS_ABOUT_STRANGER);
+		CHECK(xs_ledger_heard(l, at, message(at, i << 20, 80, 3, i, 0), 0, &found, &c) == XS_ABOUT_STRANGER);
 	for (uint64_t i = 20000; i > 20000 - 16384; i--) {
 		b.cookie = i << 20;
 		CHECK(xs_ledger_begin(l, &b, 10, &c) && c.sent == i);
@@ -246,7 +309,9 @@ static void kinds(void)
 int main(void)
 {
 	lines();
+	numbers();
 	counts();
+	again();
 	others();
 	strangers();
 	table();

@@ -128,8 +128,6 @@ def serve(
         # A guest's own libc reads /etc/hosts without asking us.
         return (*names.of(address), *carriers.resolver.hosts_names(address))
 
-    endings = Endings(record or (lambda r: None))
-    stack.callback(endings.close, LAST_ENDS_S)
     point = Point(
         terms.name,
         current,
@@ -142,6 +140,8 @@ def serve(
         keep=names.keep,
         asker=terms.asker,
     )
+    endings = Endings(record or (lambda r: None), point.epoch)
+    stack.callback(endings.close, LAST_ENDS_S)
     dns = DnsServer(terms.name, carriers.answering, point, names, record or (lambda r: None))
     dns.start(_name_sockets(guest))
     stack.callback(dns.close)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xensock.bench.failure import BenchError
 from xensock.bench.process import PATIENCE, output_of, started, tool
+from xensock.cgroups import own_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,8 +49,8 @@ def networks() -> Iterator[Apart]:
     def enter(pid: int) -> tuple[str, ...]:
         return (tool("nsenter"), f"--target={pid}", *kept, "--net", "--")
 
-    with _held([tool("unshare"), *own, "--net", "--", *STAY]) as near_pid:
-        near = enter(near_pid)
+    with _cgroup() as join, _held([tool("unshare"), *own, "--net", "--", *STAY]) as near_pid:
+        near = (*join, *enter(near_pid))
         with _held([*near, tool("unshare"), "--net", "--", *STAY]) as far_pid:
             apart = Apart(near, enter(far_pid))
             _ip(near, f"link add veth0 type veth peer name veth0 netns {far_pid}")
@@ -55,6 +59,34 @@ def networks() -> Iterator[Apart]:
                 _ip(side, f"address add {address}/30 dev veth0")
                 _ip(side, "link set veth0 up")
             yield apart
+
+
+@contextmanager
+def _cgroup() -> Iterator[tuple[str, ...]]:
+    """What runs a command in a cgroup of its own, as services and sessions have theirs: another host's sockets are in
+    none of ours. Nothing where this user may make none."""
+    try:
+        made = Path(own_cgroup(), f"xensock-bench-{os.getpid()}")
+        made.mkdir()
+    except OSError:
+        yield ()
+        return
+    try:
+        yield ("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(made / "cgroup.procs"))
+    finally:
+        _remove(made)
+
+
+def _remove(cgroup: Path) -> None:
+    """Once its last process is gone, which ended a moment ago (cgroups(7), cgroup.events)."""
+    deadline = time.monotonic() + PATIENCE
+    with (cgroup / "cgroup.events").open() as events:
+        told = select.poll()
+        told.register(events, select.POLLPRI)
+        while "populated 1" in events.read() and time.monotonic() < deadline:
+            told.poll(1000)
+            events.seek(0)
+    cgroup.rmdir()
 
 
 def _ip(wrap: Sequence[str], words: str) -> None:

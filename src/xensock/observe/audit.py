@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from xensock import __version__, _core
+from xensock.background import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 HEAD = b'{"schema":%d,"seq":' % SCHEMA  # of a line, up to its number
 QUEUE = 65536  # records that wait to be written at most
-BATCH = 1024  # records of one write(2) at most
-GATHER_S = 0.005  # how long the first of them waits for others
+BATCH = 256  # records of one write(2) at most
+GATHER_S = 0.02  # how long the first of them waits for others
 RETRY_S = 0.5  # between attempts at a file that cannot be written
 LARGEST = 64 << 20  # bytes of a file before it is rotated
 KEEP = 5  # rotated files that are kept
@@ -72,7 +73,7 @@ class AuditLog:
         self._failing = False
         self._seq = 0
         self._some = threading.Event()
-        self._stopping = False
+        self._stopped = threading.Event()
         self._encode = msgspec.json.Encoder().encode
         self._unwritten = b""
         self._torn = False  # the last write(2) ended within a line
@@ -119,7 +120,7 @@ class AuditLog:
 
     def close(self) -> None:
         """Write what waits, and stop."""
-        self._stopping = True
+        self._stopped.set()
         self._some.set()
         self._thread.join()
         if self._fd >= 0:
@@ -129,10 +130,10 @@ class AuditLog:
     # --- the writer's thread
 
     def _run(self) -> None:
-        while not self._stopping:
+        give_way()
+        while not self._stopped.is_set():
             self._some.wait()
-            if not self._stopping:
-                time.sleep(GATHER_S)
+            self._stopped.wait(GATHER_S)
             self._some.clear()
             self._write()
         self._write()
@@ -146,9 +147,8 @@ class AuditLog:
                 self._append()
             except OSError as error:
                 self._trouble(error)
-                if self._stopping:
+                if self._stopped.wait(RETRY_S):
                     return
-                time.sleep(RETRY_S)
             else:
                 self._failing = False
 

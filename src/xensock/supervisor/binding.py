@@ -470,11 +470,11 @@ def listen(sup: Supervisor, q: Question) -> None:
             verdict = Verdict(failure.decision, "", "deny")
     except OSError as failure:
         error = failure.errno or errno.EIO
-    key = cookie(q.sock) if sup.endings is not None and q.host and not error else 0
-    sup.answer(q, error)
     record = sup.record(q, Verb.LISTEN, target, verdict, error)
-    if key and record is not None and sup.endings is not None:
-        sup.endings.listens(key, local.unmapped(), record)
+    # Before the guest knows: all that it accepts may have ended a moment later.
+    if sup.endings is not None and record is not None and q.host and not error:
+        sup.endings.listens(cookie(q.sock), local.unmapped(), record)
+    sup.answer(q, error)
 
 
 def _listen(sup: Supervisor, q: Question, local: Endpoint, backlog: int) -> tuple[Verdict, int]:

@@ -2,11 +2,12 @@
 
 Theory of operation
 - The relay and other backends move the bytes and say so when they are done.
-- On the direct data path the guest holds the host's socket and we hold nothing. The kernel tells whoever listens to
-  sock_diag(7)'s multicast which sockets of the network it destroys, with their last counters, and needs no right for
-  that: a socket is known by its SO_COOKIE. What a guest accepted is known by the port on which it listens. While
-  anybody listens, every socket of that family on the machine pays for it: a group is joined when a guest's first
-  socket needs it.
+- On the direct data path the guest holds the host's socket and we hold nothing. The kernel tells of sockets that end,
+  with their last counters (end_sources.py): a socket is known by its SO_COOKIE. What a guest accepted is known by the
+  port on which it listens. By the multicast a socket ends once, when it is destroyed, and everybody's sockets of its
+  family pay for that: a group is joined when a guest's first socket needs it. By the program it ends whenever its
+  connection does, and may have further ones, so such an end has its moment: one before a connection's beginning was
+  that of an earlier one.
 - A connection may have ended before its beginning is told here, so the last ends of others are remembered. Where the
   kernel had to drop messages, the sockets that are gone are found by a look at all, their bytes unknown.
 - The core's ledger knows every connection under way, and sorts what the kernel tells; those whose beginning is a line
@@ -16,8 +17,6 @@ Theory of operation
 from __future__ import annotations
 
 import errno
-import os
-import select
 import socket
 import threading
 import time
@@ -27,29 +26,26 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.record import closed
 from xensock.supervisor import tcpinfo
-from xensock.supervisor.diag import NETLINK_SOCK_DIAG
+from xensock.supervisor.end_sources import NAP_S, Multicast, Program, open_diag
 from xensock.supervisor.swift import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from xensock.calls.address import Endpoint
     from xensock.calls.record import Record
+    from xensock.supervisor.end_sources import Source
     from xensock.supervisor.tcpinfo import Seen
 
 MOST = 1 << 20  # connections under way that are remembered
-NAP_S = 0.005  # messages come by the thousand: fetch several at once
 LATE_S = 0.1  # how long after a listener the ends of what it accepted may be told
-BUFFER = 8 << 20
-SO_RCVBUFFORCE = 33  # socket(7); Python does not name it
-SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1  # netlink(7), likewise
-AGAIN_S = 0.2
 
 
 class Endings:
-    """Tells `record` of the end of each connection it was told of. Methods may be called from any thread."""
+    """Tells `record` of the end of each connection it was told of; `epoch` is the unix time, in seconds, at which
+    CLOCK_MONOTONIC began by the clock of its records. Methods may be called from any thread."""
 
-    def __init__(self, record: Callable[[Record], None]) -> None:
+    def __init__(self, record: Callable[[Record], None], epoch: float) -> None:
         self._record = record
         self._lock = threading.Lock()
         self.ledger = Ledger()
@@ -59,24 +55,30 @@ class Endings:
         self._past: list[
             tuple[float, Endpoint, Record]
         ] = []  # listeners, and until when they matter
-        self._epoch = time.time() - time.monotonic()
-        self._running: _Running | None = None
+        self._epoch = epoch
+        self._source: Source | None = None
         self._families: frozenset[int] = frozenset()
         self._switching = threading.Lock()
 
     def watch(self, wanted: bool) -> None:
         """Whether anybody wants to know; not at first. Raises OSError where the kernel has no sock_diag for TCP."""
         with self._switching:
-            if wanted and self._running is None:
-                self._running = _Running(self._read, self._missed, self._families)
-            elif not wanted and self._running is not None:
-                self._running.stop()
-                self._running = None
+            if wanted and self._source is None:
+                self._source = self._open()
+            elif not wanted and self._source is not None:
+                self._source.stop()
+                self._source = None
                 with self._lock:
                     self._live.clear()
                     self._listening.clear()
                     self._heed(set())
                     _core.ledger_clear(self.ledger.handle)
+
+    def _open(self) -> Source:
+        try:
+            return Program(self._hear_of, self._missed)
+        except OSError:  # as everybody may
+            return Multicast(self._read, self._missed, self._families)
 
     def expects(self, family: int) -> None:
         """A host's socket of this family, which the guest holds, is about to connect or to listen. Whatever the core
@@ -86,49 +88,62 @@ class Endings:
         with self._switching:
             # A connected socket of AF_INET6 can become one of AF_INET (ipv6(7), IPV6_ADDRFORM).
             wanted = self._families | {family, socket.AF_INET}
-            if self._running is not None:
-                self._running.join(wanted)
+            if self._source is not None:
+                self._source.join(wanted)
             self._families = wanted
 
     def calls(
-        self, run: _core.Run, kinds: list[int | None], users: list[int], epoch: float
+        self, run: _core.Run, kinds: list[int | None], users: list[int]
     ) -> tuple[bytes, int, list[_core.Event]]:
         """The lines of connects that the core carried out, how many those are, and the events of those without a kind;
         `kinds` of the run's samples, `users` of its threads. Their connections were begun by that."""
-        epochs = int(epoch * 1e9), int(self._now() * 1e9)
+        self._pump()
+        times = int(self._epoch * 1e9), int(self._now() * 1e9)
         with self._lock:
-            most = 0 if self._running is None else MOST
-            return _core.ledger_calls(self.ledger.handle, run[0], kinds, users, *epochs, most)
+            most = 0 if self._source is None else MOST
+            return _core.ledger_calls(self.ledger.handle, run[0], kinds, users, *times, most)
 
     def began(self, *records: Record) -> None:
         """Connections of host's sockets that the guest holds were begun, by the calls of those records."""
+        self._pump()
+        self._begin(*records)
+
+    def _pump(self) -> None:
+        """An earlier end of a socket that is about to be told of again, is told first."""
+        source = self._source
+        if source is not None:
+            source.pump()
+
+    def _begin(self, *records: Record) -> None:
         over: list[tuple[Record, _core.Counts]] = []
         with self._lock:
-            if self._running is None:
+            if self._source is None:
                 return
             for record in records:
                 if record.connection in self._live or len(self._live) >= MOST:
                     continue
-                counts = _core.ledger_begin(self.ledger.handle, record.connection, MOST)
+                moment = int(record.time * 1e9)
+                counts = _core.ledger_begin(self.ledger.handle, record.connection, moment, MOST)
                 if counts is None:
                     self._live[record.connection] = record
                 else:
                     over.append((record, counts))
         for record, counts in over:
-            self._record(closed(record, self._now(), *counts))
+            self._tell(record, *counts)
 
     def ended(self, record: Record) -> Callable[[int, int, int], None]:
         """For whoever moves the bytes of a connection: takes those sent, those received, and the errno of its end."""
 
         def told(sent: int, received: int, error: int) -> None:
-            self._record(closed(record, self._now(), sent, received, error))
+            self._tell(record, sent, received, error)
 
         return told
 
     def listens(self, cookie: int, local: Endpoint, record: Record) -> None:
         """A host's socket that the guest holds listens there; `record` is of that call."""
+        self._pump()
         with self._lock:
-            if self._running is None:
+            if self._source is None:
                 return
             self._listening[cookie] = (local, record)
             self._heed(self._ports | {local.port})
@@ -142,7 +157,7 @@ class Endings:
     def live(self) -> int:
         """How many connections and listeners there are whose end the kernel will tell of."""
         with self._lock:
-            if self._running is None:
+            if self._source is None:
                 return 0
             return _core.ledger_live(self.ledger.handle) + len(self._listening)
 
@@ -150,14 +165,16 @@ class Endings:
         """Stop. Connections that still deliver what the guest sent get so many seconds; of what is left then, the
         counters so far are recorded (errno EINPROGRESS)."""
         deadline = time.monotonic() + patience
-        served = self._running is not None and bool(self._listening)
+        served = bool(self._listening)
+        self._pump()
         while self.live() and time.monotonic() < deadline:
             time.sleep(NAP_S)
-        if served:
-            time.sleep(min(patience, LATE_S))  # for what the kernel is about to tell
-        if self._running is not None:
-            self._running.stop()
-            self._running = None
+            self._pump()
+        if self._source is not None:
+            if served:
+                time.sleep(min(patience, self._source.late))  # for what the kernel is about to tell
+            self._source.stop()
+            self._source = None
             self._missed(rest=True)
 
     # --- what the kernel tells
@@ -166,16 +183,9 @@ class Endings:
         """Take what has come; whether the kernel had to drop messages."""
         more, dropped = True, False
         while more:
-            take = getattr(self._record, "lines", None)
-            more, lost, lines, count, ends, others = self._hear(link, take is not None)
-            if count and take is not None:
-                take(lines, count)
-            for begun, counts in ends:
-                record = self.ledger.take(begun)
-                if record is not None:
-                    self._record(closed(record, self._now(), *counts))
-            for message in others:
-                self._served(message)
+            heard = self._hear(link, self._as_lines())
+            self._take(heard)
+            more, lost = heard[:2]
             if lost:
                 dropped = True
                 self._missed()
@@ -186,24 +196,43 @@ class Endings:
         now = int(self._now() * 1e9)
         return _core.ledger_hear(self.ledger.handle, link.fileno(), now, as_lines)
 
+    def _hear_of(self, messages: bytes) -> None:
+        """Sort messages, one behind the other."""
+        times = int(self._epoch * 1e9), int(self._now() * 1e9)
+        handle = self.ledger.handle
+        self._take(_core.ledger_hear_of(handle, messages, *times, self._as_lines()))
+
+    def _as_lines(self) -> bool:
+        return getattr(self._record, "lines", None) is not None
+
+    def _take(self, heard: _core.Heard) -> None:
+        _, _, lines, count, ends, others = heard
+        take = getattr(self._record, "lines", None)
+        if count and take is not None:
+            take(lines, count)
+        for begun, counts in ends:
+            record = self.ledger.take(begun)
+            if record is not None:
+                self._tell(record, *counts)
+        for message in others:
+            self._served(message)
+
     def _served(self, message: bytes) -> None:
         """What is gone has a record, was a listener, or had the port of one."""
-        cookie = tcpinfo.cookie_of(message)
-        with self._lock:
-            begun = self._live.pop(cookie, None)
-            held = self._listening.pop(cookie, None)
-        if begun is not None:
-            self._tell(begun, tcpinfo.parse(message))
-            return
-        if held is not None:
-            self._listener_gone(*held)
-            return
         seen = tcpinfo.parse(message)
-        record = self._accepted(seen)
-        if record is not None:
-            self._tell(record, seen)
+        ended_ns = tcpinfo.ended_ns(message)
+        ended_ns += int(self._epoch * 1e9) if ended_ns else 0
+        with self._lock:
+            record = self._live.pop(seen.cookie, None)
+            listened = record is None and seen.cookie in self._listening
+        if listened:
+            self._listener_gone(seen.cookie)
             return
-        _core.ledger_stranger(self.ledger.handle, message)
+        record = record or self._accepted(seen)
+        if record is not None:
+            self._tell(record, *tcpinfo.counted(seen.info, record.accepted), ended_ns)
+            return
+        _core.ledger_stranger(self.ledger.handle, message, int(self._epoch * 1e9))
 
     def _accepted(self, seen: Seen) -> Record | None:
         """The record of a connection that others made to a listener of the guest's."""
@@ -224,16 +253,22 @@ class Endings:
                     )
         return None
 
-    def _listener_gone(self, local: Endpoint, record: Record) -> None:
-        """Connections that it accepted may live on: from now on each is known by itself."""
-        with _link() as link:
+    def _listener_gone(self, cookie: int) -> None:
+        """Connections that it accepted may live on: from now on each is known by itself. It is live until they are."""
+        held = self._listening.get(cookie)
+        if held is None:  # nobody wants to know any more
+            return
+        local, record = held
+        with open_diag() as link:
             found = [seen for seen in tcpinfo.dump(link) if seen.local[1] == local.port]
         with self._lock:
             now = time.monotonic()
             self._past = [each for each in self._past if now < each[0]]
             self._past.append((now + LATE_S, local, record))
-        self.began(*(known for seen in found if (known := self._accepted(seen)) is not None))
+        self._begin(*(known for seen in found if (known := self._accepted(seen)) is not None))
         with self._lock:
+            if self._listening.get(cookie) is held:
+                del self._listening[cookie]
             ports = {at.port for at, _ in self._listening.values()}
             self._heed(ports | {at.port for _, at, _ in self._past})
 
@@ -242,7 +277,7 @@ class Endings:
         handle = self.ledger.handle
         if not _core.ledger_live(handle):
             return
-        with _link() as link:
+        with open_diag() as link:
             there = {seen.cookie: seen for seen in tcpinfo.dump(link)}
         gone: list[Record] = []
         with self._lock:
@@ -254,81 +289,24 @@ class Endings:
         for record in gone:
             seen = there.get(record.connection)
             if seen is None:
-                self._record(closed(record, self._now(), None, None, 0))
+                self._tell(record, None, None, 0)
                 continue
             sent, received, error = tcpinfo.counted(seen.info, record.accepted)
             if error != errno.ENOTCONN:
                 error = errno.EINPROGRESS
-            self._record(closed(record, self._now(), sent, received, error))
+            self._tell(record, sent, received, error)
 
-    def _tell(self, record: Record, seen: Seen) -> None:
-        sent, received, error = tcpinfo.counted(seen.info, record.accepted)
-        self._record(closed(record, self._now(), sent, received, error))
+    def _tell(
+        self,
+        record: Record,
+        sent: int | None,
+        received: int | None,
+        error: int,
+        ended_ns: int = 0,
+    ) -> None:
+        """The connection ended then, or now."""
+        moment = ended_ns / 1e9 if ended_ns else self._now()
+        self._record(closed(record, moment, sent, received, error))
 
     def _now(self) -> float:
         return self._epoch + time.monotonic()
-
-
-class _Running:
-    """A thread that has messages read, until `stop`."""
-
-    def __init__(
-        self,
-        read: Callable[[socket.socket], bool],
-        missed: Callable[[], None],
-        families: Iterable[int],
-    ) -> None:
-        self._read, self._missed = read, missed
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._link = _link()
-        try:
-            try:
-                self._link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-            except PermissionError:  # not more than net.core.rmem_max, then
-                self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-            self._link.bind((0, 0))
-            self.join(families)
-        except OSError:
-            self._link.close()
-            os.close(self._stop)
-            raise
-        self._link.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="xs-endings", daemon=True)
-        self._thread.start()
-
-    def join(self, families: Iterable[int]) -> None:
-        """Be told of sockets of these families, too. Raises OSError."""
-        for family in families:
-            self._link.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, tcpinfo.DESTROYED[family])
-
-    def stop(self) -> None:
-        """Read what has come, and end."""
-        os.eventfd_write(self._stop, 1)
-        self._thread.join()
-        self._read(self._link)
-        self._link.close()
-        os.close(self._stop)
-
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._link, select.POLLIN)
-        poll.register(self._stop, select.POLLIN)
-        again = (
-            None  # when to look once more: beginnings may be told later than ends that were dropped
-        )
-        while True:
-            rest = None if again is None else max(0.0, again - time.monotonic()) * 1000
-            if any(fd == self._stop for fd, _ in poll.poll(rest)):
-                return
-            if self._read(self._link):
-                again = time.monotonic() + AGAIN_S
-            elif again is not None and time.monotonic() >= again:
-                again = None
-                self._missed()
-            time.sleep(NAP_S)
-
-
-def _link() -> socket.socket:
-    return socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-    )

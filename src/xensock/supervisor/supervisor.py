@@ -416,7 +416,7 @@ class Supervisor:
         else:
             kinds = [self._kind(event, self.endings) for event in samples]
             users = [user_of(tid) for tid in tids]
-            lines, count, rest = self.endings.calls(run, kinds, users, self.point.epoch)
+            lines, count, rest = self.endings.calls(run, kinds, users)
             if count:
                 take(lines, count)
         for event in rest:

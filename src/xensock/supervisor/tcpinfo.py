@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ _HEAD, _BODY = 16, 72  # struct nlmsghdr, struct inet_diag_msg
 LEAST = _HEAD + _BODY  # bytes of a message about a socket
 _RTT, _COUNTED, _SENT, _LONG = 68, 120, 200, 216  # within struct tcp_info
 INET_DIAG_INFO = 2
+ENDED = 0x100  # an attribute of end_program.py's: 8 bytes, ns of CLOCK_MONOTONIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,29 @@ def port_of(message: bytes, at: int = 0) -> int:
 
 def info_of(message: bytes, at: int = 0) -> bytes:
     """Its struct tcp_info, empty if the kernel did not tell."""
+    return _attribute(message, INET_DIAG_INFO, at)
+
+
+def ended_ns(message: bytes) -> int:
+    """When it ended (CLOCK_MONOTONIC); 0 if the message does not say."""
+    return int.from_bytes(_attribute(message, ENDED), sys.byteorder)
+
+
+def split(messages: bytes) -> Iterator[bytes]:
+    """Messages that lie one behind the other."""
+    at = 0
+    while at < len(messages):
+        length = int.from_bytes(messages[at : at + 4], sys.byteorder)
+        yield messages[at : at + length]
+        at += length
+
+
+def _attribute(message: bytes, wanted: int, at: int = 0) -> bytes:
     length = int.from_bytes(message[at : at + 4], "little")
     here = at + _HEAD + _BODY
     while here + 4 <= at + length:
         size, kind = _ATTRIBUTE.unpack_from(message, here)
-        if kind == INET_DIAG_INFO:
+        if kind == wanted:
             return message[here + 4 : here + size]
         here += max((size + 3) & ~3, 4)
     return b""

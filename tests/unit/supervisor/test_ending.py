@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from xensock import cgroups
 from xensock.calls.address import Endpoint
 from xensock.calls.record import Record
-from xensock.supervisor import ending
+from xensock.cgroups import own_cgroup
+from xensock.supervisor import end_sources, ending
 from xensock.supervisor.diag import cookie
+from xensock.supervisor.end_sources import Multicast, Program
 from xensock.supervisor.ending import Endings
 
 if TYPE_CHECKING:
@@ -26,23 +29,35 @@ if TYPE_CHECKING:
     from xensock import _core
 
 
+EPOCH = time.time() - time.monotonic()
 IPV6_ADDRFORM = 1  # ipv6(7); Python does not name it
 NOTHING: _core.Heard = (False, False, b"", 0, [], [])
 
 
-def call(sock: socket.socket) -> Record:
-    return Record(time.time(), "g", 7, "p", "connect", "t", connection=cookie(sock))
+def now() -> float:
+    return EPOCH + time.monotonic()
+
+
+def call(sock: socket.socket, began: float | None = None) -> Record:
+    """By which the socket was connected, then or a moment ago."""
+    moment = now() if began is None else began
+    return Record(moment, "g", 7, "p", "connect", "t", connection=cookie(sock))
 
 
 class Told(list[Record]):
     def about(self, number: int) -> Record:
         """The end of a connection, once it is told."""
+        (found,) = self.ends_of(number, 1)
+        return found
+
+    def ends_of(self, number: int, count: int) -> list[Record]:
+        """The ends of connections of one socket, once so many are told."""
         deadline = time.monotonic() + 30
-        while not (found := [record for record in self if record.connection == number]):
+        while len(found := [each for each in self if each.connection == number]) < count:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        assert len(found) == 1
-        return found[0]
+        assert len(found) == count
+        return found
 
 
 @pytest.fixture
@@ -50,11 +65,49 @@ def told() -> Told:
     return Told()
 
 
+def refuse(*_: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 @pytest.fixture
-def endings(told: Told) -> Iterator[Endings]:
-    made = Endings(told.append)
+def multicast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ordinary users have it."""
+    monkeypatch.setattr(ending, "Program", refuse)
+
+
+@pytest.fixture
+def program() -> None:
+    """As root has it."""
+    if os.geteuid():
+        pytest.skip("programs in the kernel are root's to load")
+
+
+def watching(told: Told, kind: type[Program | Multicast]) -> Endings:
+    made = Endings(told.append, EPOCH)
     made.watch(True)
     made.expects(socket.AF_INET)
+    assert isinstance(made._source, kind)
+    return made
+
+
+@pytest.fixture(params=["multicast", "program"])
+def endings(told: Told, request: pytest.FixtureRequest) -> Iterator[Endings]:
+    request.getfixturevalue(request.param)
+    made = watching(told, Multicast if request.param == "multicast" else Program)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def by_multicast(told: Told, multicast: None) -> Iterator[Endings]:
+    made = watching(told, Multicast)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def by_program(told: Told, program: None) -> Iterator[Endings]:
+    made = watching(told, Program)
     yield made
     made.close()
 
@@ -110,9 +163,10 @@ def test_a_reset(endings: Endings, told: Told) -> None:
 def test_one_that_never_was(endings: Endings, told: Told) -> None:
     with socket.socket() as sock:
         sock.setblocking(False)
+        began = now()
         assert sock.connect_ex(("127.0.0.1", 1)) == errno.EINPROGRESS
         number = cookie(sock)
-        endings.began(call(sock))
+        endings.began(call(sock, began))
     end = told.about(number)
     assert (end.sent, end.received, end.error) == (0, 0, errno.ENOTCONN)
 
@@ -152,7 +206,8 @@ def test_accepted_connections_outlive_their_listener(endings: Endings, told: Tol
         assert told.about(numbers[1]).accepted
 
 
-def test_lost_messages(endings: Endings, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_messages(by_multicast: Endings, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    endings = by_multicast
     with joined() as (kept, _), joined() as (client, far):
         endings.began(call(kept))
         number, alive = cookie(client), cookie(kept)
@@ -168,9 +223,10 @@ def test_lost_messages(endings: Endings, told: Told, monkeypatch: pytest.MonkeyP
 
 
 def test_a_beginning_after_its_lost_end(
-    endings: Endings, told: Told, monkeypatch: pytest.MonkeyPatch
+    by_multicast: Endings, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel dropped the message before anybody had told of the connection."""
+    endings = by_multicast
     dropped = threading.Event()
     late: list[Record] = []
 
@@ -198,16 +254,16 @@ def test_a_beginning_after_its_lost_end(
 
 def groups(endings: Endings) -> int:
     """The groups that the kernel has its socket in (/proc/net/netlink), a set of bits."""
-    assert endings._running is not None
-    inode = os.fstat(endings._running._link.fileno()).st_ino
+    assert isinstance(endings._source, Multicast)
+    inode = os.fstat(endings._source._link.fileno()).st_ino
     lines = [line.split() for line in Path("/proc/net/netlink").read_text().splitlines()]
     (found,) = [line for line in lines if line[-1] == str(inode)]
     return int(found[3], 16)
 
 
-def test_only_families_that_the_guest_uses_are_listened_for(told: Told) -> None:
+def test_only_families_that_the_guest_uses_are_listened_for(told: Told, multicast: None) -> None:
     """Everybody's sockets of a family pay for a listener."""
-    endings = Endings(told.append)
+    endings = Endings(told.append, EPOCH)
     endings.watch(True)
     assert groups(endings) == 0
     endings.expects(socket.AF_INET)
@@ -221,7 +277,7 @@ def test_only_families_that_the_guest_uses_are_listened_for(told: Told) -> None:
 
 
 def test_a_family_that_was_used_before_anybody_wanted_to_know(told: Told) -> None:
-    endings = Endings(told.append)
+    endings = Endings(told.append, EPOCH)
     endings.expects(socket.AF_INET6)
     endings.watch(True)
     with joined("::1", socket.AF_INET6) as (client, far):
@@ -234,7 +290,7 @@ def test_a_family_that_was_used_before_anybody_wanted_to_know(told: Told) -> Non
 
 
 def test_a_socket_that_changes_its_family(told: Told) -> None:
-    endings = Endings(told.append)
+    endings = Endings(told.append, EPOCH)
     endings.watch(True)
     endings.expects(socket.AF_INET6)
     with joined(family=socket.AF_INET6) as (client, far):
@@ -249,7 +305,7 @@ def test_a_socket_that_changes_its_family(told: Told) -> None:
 
 
 def test_what_is_left_at_the_end(told: Told) -> None:
-    endings = Endings(told.append)
+    endings = Endings(told.append, EPOCH)
     endings.watch(True)
     with joined() as (client, far):
         swap_bytes(client, far)
@@ -260,8 +316,154 @@ def test_what_is_left_at_the_end(told: Told) -> None:
     assert end.sent == 1000
 
 
+@contextmanager
+def a_server() -> Iterator[socket.socket]:
+    """Takes the connections that it is left to its backlog to take."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_a_socket_that_connects_again(by_program: Endings, told: Told) -> None:
+    """Each of its connections has an end."""
+    with a_server() as server, socket.socket() as sock:
+        number = cookie(sock)
+        sock.setblocking(False)
+        began = now()
+        assert sock.connect_ex(("127.0.0.1", 1)) == errno.EINPROGRESS
+        by_program.began(call(sock, began))
+        assert sock.connect_ex(server.getsockname()) == errno.ECONNREFUSED  # the first one's
+        began = now()
+        assert sock.connect_ex(server.getsockname()) == errno.EINPROGRESS
+        by_program.began(call(sock, began))
+        sock.setblocking(True)
+        sock.sendall(b"x" * 1000)
+        sock.shutdown(socket.SHUT_WR)
+        far, _ = server.accept()
+        far.recv(1000, socket.MSG_WAITALL)
+        far.close()
+        first, second = told.ends_of(number, 2)
+    assert (first.sent, first.received, first.error) == (0, 0, errno.ENOTCONN)
+    assert (second.sent, second.received, second.error) == (1000, 0, 0)
+
+
+def test_an_attempt_that_failed_is_no_end_of_the_next_connection(
+    by_program: Endings, told: Told
+) -> None:
+    """It was told in the call's answer."""
+    with a_server() as server, socket.socket() as sock:
+        number = cookie(sock)
+        assert sock.connect_ex(("127.0.0.1", 1)) == errno.ECONNREFUSED
+        began = now()
+        sock.connect(server.getsockname())
+        by_program.began(call(sock, began))
+        assert told == []
+        assert by_program.live() == 1
+        sock.sendall(b"x")
+    assert told.about(number).sent == 1
+
+
+def test_the_moment_is_that_of_the_end(by_program: Endings, told: Told) -> None:
+    """Not that at which it was read."""
+    assert isinstance(by_program._source, Program)
+    with joined() as (client, far):
+        began = now()
+        by_program.began(call(client, began))
+        number = cookie(client)
+        with by_program._source._attached._lock:  # nobody reads
+            far.close()
+            client.close()
+            ended = now()
+            deadline = time.monotonic() + 0.05
+            while time.monotonic() < deadline:
+                pass
+    end = told.about(number)
+    assert began < end.time < ended
+    assert end.duration == pytest.approx(end.time - began)
+
+
+def test_a_listener_that_listens_again(by_program: Endings, told: Told) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        for _ in range(3):
+            server.shutdown(socket.SHUT_RD)  # it is closed, to the kernel
+            server.listen()
+            at = Endpoint.from_python(server.getsockname())  # another port, if it chose that
+            by_program.listens(cookie(server), at, call(server))
+        client.connect(server.getsockname())
+        far, _ = server.accept()
+        number = cookie(far)
+        swap_bytes(far, client)
+        client.close()
+        far.close()
+        end = told.about(number)
+        assert (end.sent, end.received, end.accepted) == (1000, 50, True)
+        assert by_program.live() == 1
+
+
+def test_messages_that_a_full_ring_lost(
+    told: Told, program: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(end_sources, "RING", 4096)
+    endings = watching(told, Program)
+    assert isinstance(endings._source, Program)
+    numbers = []
+    with joined() as (kept, _):
+        endings.began(call(kept))
+        with endings._source._attached._lock:
+            for _ in range(20):
+                with joined() as (client, far):
+                    endings._begin(call(client))
+                    numbers.append(cookie(client))
+                    client.close()
+                    far.recv(1)
+        ends = [told.about(number) for number in numbers]
+        assert endings.live() == 1
+    counted = [end for end in ends if end.sent == 0]
+    unknown = [end for end in ends if end.sent is None]
+    assert counted
+    assert unknown
+    assert len(counted) + len(unknown) == 20
+    endings.close()
+
+
+def test_guests_share_the_program(told: Told, program: None) -> None:
+    others = Told()
+    endings, other = watching(told, Program), watching(others, Program)
+    assert isinstance(endings._source, Program)
+    assert isinstance(other._source, Program)
+    assert endings._source._attached is other._source._attached
+    with joined() as (client, _), joined() as (elsewhere, _):
+        endings.began(call(client))
+        other.began(call(elsewhere))
+        numbers = cookie(client), cookie(elsewhere)
+    assert told.about(numbers[0]).error == 0
+    assert others.about(numbers[1]).error == 0
+    assert len(told) == len(others) == 1
+    endings.close()
+    with joined() as (client, _):
+        other.began(call(client))
+        number = cookie(client)
+    assert others.about(number).error == 0
+    other.close()
+    assert Program._shared is None
+
+
+def test_where_the_program_sees_none_of_our_sockets(
+    told: Told, program: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at another cgroup than it should be."""
+    other = own_cgroup() / f"xensock-test-{os.getpid()}"
+    other.mkdir()
+    try:
+        monkeypatch.setattr(cgroups, "own_cgroup", lambda: other)
+        endings = watching(told, Multicast)
+        endings.close()
+    finally:
+        other.rmdir()
+    assert Program._shared is None
+
+
 def test_nobody_wants_to_know(told: Told) -> None:
-    endings = Endings(told.append)
+    endings = Endings(told.append, EPOCH)
     with joined() as (client, _):
         endings.began(call(client))
         assert endings.live() == 0
@@ -276,7 +478,7 @@ def test_nobody_wants_to_know(told: Told) -> None:
 
 def test_ends_that_others_tell(told: Told) -> None:
     record = Record(time.time() - 5, "g", 7, "p", "connect", "t", datapath="relay", connection=4)
-    Endings(told.append).ended(record)(10, 20, errno.EPIPE)
+    Endings(told.append, EPOCH).ended(record)(10, 20, errno.EPIPE)
     (end,) = told
     assert (end.sent, end.received, end.error, end.result) == (10, 20, errno.EPIPE, -1)
     assert end.duration >= 5

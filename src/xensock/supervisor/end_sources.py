@@ -1,0 +1,253 @@
+"""Where the kernel's word of sockets that end comes from: sock_diag(7)'s multicast, or a program of ours in the kernel.
+
+Everybody may listen to the multicast, but all sockets of the machine pay for it, 4 to 5 µs each. With CAP_BPF and
+CAP_NET_ADMIN a program at this process's cgroup (end_program.py) tells the same for less, of the sockets that were made
+in it; one is enough for all guests. Each source reads on a thread of its own, until `stop`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from xensock import _core, cgroups
+from xensock.background import give_way
+from xensock.supervisor import tcpinfo
+from xensock.supervisor.diag import NETLINK_SOCK_DIAG, cookie
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# Messages come by the thousand: fetch several at once. What an ordinary user's socket may hold is soon full.
+NAP_S, NAP_OF_RING_S = 0.005, 0.02
+AGAIN_S = 0.2
+BUFFER = 8 << 20
+RING = (
+    4 << 20
+)  # bytes, of messages of 328: those of half a second, at 25,000 connections in that time
+SO_RCVBUFFORCE = 33  # socket(7); Python does not name it
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1  # netlink(7), likewise
+NEEDED = 1 << 39 | 1 << 12  # CAP_BPF, CAP_NET_ADMIN (capabilities(7))
+
+
+class Source(Protocol):
+    late: float  # seconds after a socket's end in which it may still be told
+
+    def join(self, families: Iterable[int]) -> None:
+        """Be told of sockets of these families, too. Raises OSError."""
+
+    def pump(self) -> None:
+        """Have those told of that the kernel has told of already, if that is known."""
+
+    def stop(self) -> None:
+        """Read what has come, and end."""
+
+
+class Multicast:
+    """Has `read` take messages from a socket; it says whether some were lost, then `missed` is called once more later,
+    since beginnings may be told later than ends that were dropped. Raises OSError where there is no sock_diag."""
+
+    late = 0.1
+
+    def __init__(
+        self,
+        read: Callable[[socket.socket], bool],
+        missed: Callable[[], None],
+        families: Iterable[int],
+    ) -> None:
+        self._read = read
+        self._link = open_diag()
+        try:
+            try:
+                self._link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            except PermissionError:  # not more than net.core.rmem_max, then
+                self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            self._link.bind((0, 0))
+            self.join(families)
+            self._link.setblocking(False)
+            self._reader = _Reader(self._link.fileno(), NAP_S, lambda: read(self._link), missed)
+        except OSError:
+            self._link.close()
+            raise
+
+    def join(self, families: Iterable[int]) -> None:
+        for family in families:
+            self._link.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, tcpinfo.DESTROYED[family])
+
+    def pump(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self._reader.stop()
+        self._read(self._link)
+        self._link.close()
+
+
+class Program:
+    """Has `hear` take messages, one behind the other, and calls `missed` where some were lost. Raises OSError where the
+    kernel takes no such program from this process, or calls it for none of its sockets."""
+
+    late = 0.0
+    _guard = threading.Lock()
+    _shared: _Attached | None = None
+
+    def __init__(self, hear: Callable[[bytes], None], missed: Callable[[], None]) -> None:
+        self.hear, self.missed = hear, missed
+        with Program._guard:
+            if Program._shared is None:
+                Program._shared = _Attached()
+            self._attached = Program._shared
+            self._attached.add(self)
+
+    def join(self, families: Iterable[int]) -> None:
+        pass
+
+    def pump(self) -> None:
+        self._attached.pump()
+
+    def stop(self) -> None:
+        with Program._guard:
+            if self._attached.remove(self):
+                self._attached.close()
+                Program._shared = None
+
+
+class _Attached:
+    """The program where it runs, and who wants its messages."""
+
+    def __init__(self) -> None:
+        if not may_attach():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        from xensock.supervisor import ebpf, end_program
+
+        self._lock = threading.Lock()
+        self._takers: list[Program] = []
+        self._fds: list[int] = []
+        try:
+            ring = self._keep(ebpf.ring(RING))
+            lost = self._keep(ebpf.array(8))
+            self._lost = ebpf.mapped(lost)
+            self._losses = 0
+            program = self._keep(end_program.load(ring, lost))
+            target = os.open(cgroups.own_cgroup(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._keep(ebpf.link(program, target, end_program.CGROUP_SOCK_OPS))
+            finally:
+                os.close(target)
+            self._ring = _core.endring_open(ring, RING)
+            self._prove()
+            self._reader = _Reader(ring, NAP_OF_RING_S, self.pump, self._missed)
+        except OSError:
+            self._release()
+            raise
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _release(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+    def _prove(self) -> None:
+        """That sockets of this process are told of: its cgroup may be another one than it looks."""
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(1)
+            number = cookie(sock)
+        heard = _core.endring_read(self._ring)
+        if number not in {tcpinfo.cookie_of(message) for message in tcpinfo.split(heard)}:
+            raise OSError(errno.ENOENT, "the program is not called for this process's sockets")
+
+    def add(self, taker: Program) -> None:
+        with self._lock:
+            self._takers.append(taker)
+
+    def remove(self, taker: Program) -> bool:
+        """Once what has come is read; whether it was the last one."""
+        self.pump()
+        with self._lock:
+            self._takers.remove(taker)
+            return not self._takers
+
+    def close(self) -> None:
+        self._reader.stop()
+        self._release()
+
+    def pump(self) -> bool:
+        """Have everybody told; whether messages were lost."""
+        with self._lock:
+            while messages := _core.endring_read(self._ring):
+                for taker in self._takers:
+                    taker.hear(messages)
+            losses: int = struct.unpack_from("=Q", self._lost)[0]
+            lost, self._losses = losses != self._losses, losses
+        if lost:
+            self._missed()
+        return lost
+
+    def _missed(self) -> None:
+        with self._lock:
+            takers = list(self._takers)
+        for taker in takers:
+            taker.missed()
+
+
+class _Reader:
+    """A thread that calls `read` while there is something, with a nap after it, and `missed` some time after it said
+    that some was lost."""
+
+    def __init__(
+        self, fd: int, nap: float, read: Callable[[], bool], missed: Callable[[], None]
+    ) -> None:
+        self._nap, self._read, self._missed = nap, read, missed
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._ended, self._poll = select.poll(), select.poll()
+        self._poll.register(fd, select.POLLIN)
+        for poll in (self._ended, self._poll):
+            poll.register(self._stop, select.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="xs-endings", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        give_way()
+        again = None  # when to look once more
+        while True:
+            rest = None if again is None else max(0.0, again - time.monotonic()) * 1000
+            self._poll.poll(rest)
+            if self._ended.poll(0):
+                return
+            if self._read():
+                again = time.monotonic() + AGAIN_S
+            elif again is not None and time.monotonic() >= again:
+                again = None
+                self._missed()
+            if self._ended.poll(self._nap * 1000):
+                return
+
+
+def open_diag() -> socket.socket:
+    """A socket to ask sock_diag with. Raises OSError."""
+    return socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+    )
+
+
+def may_attach() -> bool:
+    """Whether this process has the capabilities for programs at its cgroup, as far as it knows: in a user namespace
+    they are not those that the kernel asks for."""
+    status = Path("/proc/self/status").read_text()
+    (effective,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(effective, 16) & NEEDED == NEEDED
