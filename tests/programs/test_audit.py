@@ -43,6 +43,8 @@ with socket.create_server(("", 0)) as server:
     with server.accept()[0] as sock:
         sock.recv(10, socket.MSG_WAITALL)
         sock.sendall(b"z" * 70)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(1)  # to count exactly the kernel must have seen the other end's FIN, too
 """
 
 

@@ -5,8 +5,10 @@ connect or to listen are marked, so that it is called for their changes of state
 accepts have its marks. One that becomes closed has its message put into a ring buffer. Of `struct tcp_info` only the
 counters are filled in that tcpinfo.counted() reads, and one of those is not to be had here: what was sent is all that
 was acknowledged and all that is out, less the connection's SYN and its FIN. Where something was out, but not yet the
-FIN (closed while the other end took nothing more, and reset then), that is one byte too few. A further attribute has
-the moment.
+FIN (closed while the other end took nothing more, and reset then), that is one byte too few. Whether the other end's
+FIN is among what was received is known from the state that it left, but for FIN_WAIT2: the kernel keeps sockets that
+nobody holds no longer than to there. So from FIN_WAIT1 on the program is called for packets that come, until one has a
+FIN. A further attribute has the moment.
 """
 
 from __future__ import annotations
@@ -24,21 +26,22 @@ KTIME_GET_NS, GET_SOCKET_COOKIE, CB_FLAGS_SET, RINGBUF_OUTPUT = 5, 46, 59, 130  
 # struct bpf_sock_ops (include/uapi/linux/bpf.h), and what its `op` may be
 OP, OLD_STATE, NEW_STATE, FAMILY, REMOTE4, LOCAL4, REMOTE6, LOCAL6 = 0, 4, 8, 20, 24, 28, 32, 48
 REMOTE_PORT, LOCAL_PORT, FLAGS, NEXT, UNACKED, RECEIVED, ACKED = 64, 68, 84, 104, 108, 168, 176
-CONNECT_CB, STATE_CB, LISTEN_CB = 3, 10, 11
+TCP_FLAGS = 212
+CONNECT_CB, STATE_CB, LISTEN_CB, PARSE_CB = 3, 10, 11, 13
 STATE_FLAG = 1 << 2
+PARSE_FLAG = 1 << 4  # to be told of packets that come
 # Nothing is done with being told of time-outs: it marks listeners, so what they accept, whose bytes begin without SYN.
 ACCEPTED_FLAG = 1 << 0
-FIN_WAIT1, CLOSED = 4, 7  # of the states of tcp_states.h
-FIN_ACKED = (5, 6, 9, 11)  # FIN_WAIT2, TIME_WAIT; LAST_ACK and CLOSING become closed by that
+FIN = 1 << 0  # of a packet's flags
+FIN_WAIT1, FIN_WAIT2, CLOSED, CLOSE_WAIT, LAST_ACK, CLOSING = 4, 5, 7, 8, 9, 11  # tcp_states.h
+FIN_ACKED = (FIN_WAIT2, LAST_ACK, CLOSING)  # the latter two become closed by that
 
 # The message: struct nlmsghdr, inet_diag_msg, and attributes.
 BODY, INFO, MOMENT = 16, 16 + 72, 16 + 72 + 4 + 216
 SIZE = MOMENT + 4 + 8
 _ACKED, _RECEIVED, _SENT = (INFO + 4 + at for at in (120, 128, 200))  # within struct tcp_info
 _PORTS, _ADDRESSES, _COOKIE = BODY + 4, BODY + 8, BODY + 44
-_AT = (
-    -SIZE - 4
-)  # of the message, in the program's frame: so that the counters lie where 8 bytes may
+_AT = -SIZE - 4  # in the program's frame: so that the counters lie where 8 bytes may
 
 
 def load(ring: int, lost: int) -> int:
@@ -55,6 +58,7 @@ def code(ring: int, lost: int) -> bytes:
     c.if_equal(R2, STATE_CB, "state")
     c.if_equal(R2, CONNECT_CB, "connects")
     c.if_equal(R2, LISTEN_CB, "listens")
+    c.if_equal(R2, PARSE_CB, "packet")
     c.label("out")
     c.set(R0, 1)
     c.end()
@@ -69,8 +73,18 @@ def code(ring: int, lost: int) -> bytes:
     c.copy(R2, R7)
     c.call(CB_FLAGS_SET)
     c.jump("out")
+    c.label("packet")
+    c.load(4, R1, R6, TCP_FLAGS)
+    c.both(R1, FIN)
+    c.if_equal(R1, 0, "out")
+    c.both(R7, ~PARSE_FLAG)
+    c.jump("mark")
+    c.label("closes")
+    c.either(R7, PARSE_FLAG)
+    c.jump("mark")
     c.label("state")
     c.load(4, R2, R6, NEW_STATE)
+    c.if_equal(R2, FIN_WAIT1, "closes")
     c.if_other(R2, CLOSED, "out")
     _message(c)
     c.map(R1, ring)
@@ -115,11 +129,10 @@ def _message(c: ebpf.Code) -> None:
     c.copy(R1, R6)
     c.call(GET_SOCKET_COOKIE)
     _words(c, _COOKIE)
-    c.load(8, R1, R6, RECEIVED)
-    c.store(8, FP, _AT + _RECEIVED, R1)
     c.load(8, R8, R6, ACKED)
     c.store(8, FP, _AT + _ACKED, R8)
     _sent(c)
+    _received(c)
     c.call(KTIME_GET_NS)
     _words(c, MOMENT + 4)
 
@@ -156,6 +169,29 @@ def _sent(c: ebpf.Code) -> None:
     c.add(R8, -1)
     c.label("sent")
     c.store(8, FP, _AT + _SENT, R8)
+
+
+def _received(c: ebpf.Code) -> None:
+    """With the other end's FIN after an orderly end, as tcpinfo.counted() has it, and without one else. R9: how much is
+    out."""
+    c.load(8, R8, R6, RECEIVED)
+    c.load(4, R1, R6, OLD_STATE)
+    c.if_equal(R1, FIN_WAIT2, "waited")
+    c.if_equal(R1, CLOSE_WAIT, "reset")
+    c.if_equal(R1, LAST_ACK, "both closed")
+    c.if_other(R1, CLOSING, "received")
+    c.label("both closed")
+    c.if_equal(R9, 0, "received")
+    c.label("reset")
+    c.add(R8, -1)
+    c.jump("received")
+    c.label("waited")
+    c.load(4, R7, R6, FLAGS)
+    c.both(R7, PARSE_FLAG)
+    c.if_equal(R7, 0, "received")
+    c.add(R8, 1)
+    c.label("received")
+    c.store(8, FP, _AT + _RECEIVED, R8)
 
 
 def _header(length: int, kind: int) -> int:
