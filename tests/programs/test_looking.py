@@ -281,7 +281,7 @@ def test_events(runtime: Path, far: socket.socket, path: str) -> None:
 # Tries what is refused, by a name that would steer a terminal, under a program's name that would; for each line of its
 # input, and once at first.
 DECEIVER = """
-import ctypes, socket, sys
+import ctypes, os, socket, sys
 ctypes.CDLL(None).prctl(15, b"co\\x1b[5mm")  # PR_SET_NAME
 label = b"\\x1b[2J\\x9bx\\n"
 question = bytes((0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, len(label))) + label
@@ -293,6 +293,9 @@ def once():
         sock.recv(512)
     with socket.socket() as sock:
         sock.connect_ex(("169.254.169.254", 80))
+    for path in sys.argv[1:]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect_ex(os.fsencode(path))
 once()
 for line in sys.stdin:
     once()
@@ -326,17 +329,26 @@ def test_what_a_run_says_of_a_guest_that_deceives(runtime: Path, tmp_path: Path,
             assert_plain(done.stderr, PROGRAM, NAME)
 
 
+UNIX = b"a\x1b]0;g\x07\n\x9b31m\xff\xc2\x9b.sock"  # would steer a terminal, and is no UTF-8
+
+
+@contextlib.contextmanager
+def listening(where: bytes) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(where)
+        server.listen()
+        yield
+
+
 def test_a_unix_path_that_deceives(runtime: Path, tmp_path: Path) -> None:
-    """A host's socket whose name would steer a terminal, and is no UTF-8: refused, and told as text."""
-    where = os.fsencode(tmp_path) + b"/a\x1b]0;g\x07\n\x9b31m\xff\xc2\x9b.sock"
+    """A host's socket: refused, and told as text."""
+    where = os.path.join(os.fsencode(tmp_path), UNIX)
     code = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX);"
         "print(s.connect_ex(os.fsencode(sys.argv[1])))"
     )
     log = tmp_path / "log"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(where)
-        server.listen()
+    with listening(where):
         for options in (("--trace",), ("-v",), ("--trace=json",), ("--audit", str(log))):
             argv = [*command("run", *options), "--", sys.executable, "-c", code, os.fsdecode(where)]
             done = subprocess.run(argv, capture_output=True, timeout=PATIENCE)
@@ -352,24 +364,26 @@ def test_a_unix_path_that_deceives(runtime: Path, tmp_path: Path) -> None:
 def test_what_is_seen_of_a_guest_that_deceives(runtime: Path, tmp_path: Path, path: str) -> None:
     told = tmp_path / "told"
     rules = ("--allow", "198.51.100.1", "--allow", "web.test", "--datapath", path)
-    argv = command("run", "--name", HOSTILE, *rules, "--", *DECEIVING)
+    where = os.path.join(os.fsencode(tmp_path), UNIX)
+    argv = command("run", "--name", HOSTILE, *rules, "--", *DECEIVING, os.fsdecode(where))
     with (
+        listening(where),
         told.open("wb") as out,
         subprocess.Popen(argv, stdin=subprocess.PIPE, text=True) as guest,
         subprocess.Popen(command("events", "-f"), stdout=out) as watcher,
     ):
         assert guest.stdin is not None
         try:
-            until(lambda: len(json.loads(said("status", "--json"))["denials"]) >= 1)
+            until(lambda: "unix:" in str(json.loads(said("status", "--json"))["denials"]))
 
             def watched() -> bool:
                 assert guest.stdin is not None
                 guest.stdin.write("again\n")
                 guest.stdin.flush()
-                return all(word in told.read_text() for word in (PROGRAM, NAME))
+                return all(word in told.read_text() for word in (PROGRAM, NAME, "a\\x1b]0;g"))
 
             until(watched)
-            assert_plain(said("status"), PROGRAM, "evil\\x1b")
+            assert_plain(said("status"), PROGRAM, "evil\\x1b", "a\\x1b]0;g\\x07\\n")
             assert_plain(said("top", "-n", "1", "--interval", "0.1"), "evil\\x1b")
             assert_plain(said("top", "--plain", "--interval", "0.1"), "evil\\x1b")
             (row,) = rows("ps", "guests")
@@ -380,7 +394,7 @@ def test_what_is_seen_of_a_guest_that_deceives(runtime: Path, tmp_path: Path, pa
             watcher.kill()
             guest.stdin.close()
         assert guest.wait(PATIENCE) == 0
-    assert_plain(told.read_text().rpartition("\n")[0], PROGRAM, NAME)
+    assert_plain(told.read_text().rpartition("\n")[0], PROGRAM, NAME, "a\\x1b]0;g\\x07\\n")
 
 
 def test_a_guest_does_not_reach_the_control_sockets(runtime: Path) -> None:
