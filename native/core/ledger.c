@@ -27,6 +27,7 @@ struct kind {
 
 struct stranger {
 	uint64_t cookie; /* 0: none, or it was asked for */
+	uint64_t lost_ns; /* of the last of this socket's ends that had to go before this one */
 	struct xs_counts counts;
 	uint32_t next;
 };
@@ -73,11 +74,20 @@ void xs_ledger_free(struct xs_ledger *l)
 	free(l);
 }
 
-struct xs_lines *xs_ledger_lines(struct xs_ledger *l)
+struct xs_lines xs_ledger_lines(struct xs_ledger *l)
 {
-	l->lines.used = l->lines.count = 0;
-	l->lines.failed = false;
-	return &l->lines;
+	struct xs_lines taken = {.at = l->lines.at, .room = l->lines.room};
+
+	memset(&l->lines, 0, sizeof l->lines);
+	return taken;
+}
+
+void xs_ledger_give(struct xs_ledger *l, struct xs_lines *lines)
+{
+	if (l->lines.at)
+		free(lines->at);
+	else
+		l->lines = *lines;
 }
 
 /* --- kinds */
@@ -171,6 +181,8 @@ void xs_ledger_call(struct xs_ledger *l, struct xs_lines *out, const struct xs_e
 	const struct kind *k = &l->kinds[kind];
 	int part = 0;
 
+	if (kind >= l->nkinds || !k->text)
+		return;
 	if (!xs_lines_room(out, most_of(k)))
 		return;
 	put_part(out, k, &part);
@@ -280,17 +292,25 @@ static uint32_t *chain_of(struct xs_ledger *l, uint64_t cookie) { return &l->cha
 
 static bool before(const struct xs_counts *c, uint64_t time_ns) { return c->ended_ns && c->ended_ns < time_ns; }
 
-/* The first end of that socket which was not before that time. */
+/* The first end of that socket which was not before that time, or that it had to go. */
 static bool recall(struct xs_ledger *l, uint64_t cookie, uint64_t time_ns, struct xs_counts *c)
 {
 	uint32_t *found = NULL;
+	uint64_t lost_ns = 0;
 	struct stranger *s;
 
 	/* The latest is found first. */
 	for (uint32_t *link = chain_of(l, cookie); *link; link = &s->next) {
 		s = &l->strangers[*link - 1];
-		if (s->cookie == cookie && !before(&s->counts, time_ns))
+		if (s->cookie != cookie)
+			continue;
+		lost_ns = s->lost_ns > lost_ns ? s->lost_ns : lost_ns;
+		if (!before(&s->counts, time_ns))
 			found = link;
+	}
+	if (lost_ns && lost_ns >= time_ns) {
+		memset(c, 0, sizeof *c);
+		return true;
 	}
 	if (!found)
 		return false;
@@ -311,31 +331,41 @@ static void forget(struct xs_ledger *l, struct stranger *s)
 	*link = s->next;
 }
 
-/* Of one socket, which may end thousands of times, only the last few: chains stay short. */
-static void make_room(struct xs_ledger *l, uint64_t cookie)
+/* Of one socket, which may end thousands of times, only the last few: chains stay short. When the last one was that had to
+ * go. */
+static uint64_t make_room(struct xs_ledger *l, uint64_t cookie)
 {
 	struct stranger *oldest = NULL;
+	uint64_t lost_ns = 0;
 	unsigned n = 0;
 
 	for (uint32_t at = *chain_of(l, cookie); at; at = l->strangers[at - 1].next) {
-		if (l->strangers[at - 1].cookie == cookie) {
-			oldest = &l->strangers[at - 1];
+		struct stranger *s = &l->strangers[at - 1];
+
+		if (s->cookie == cookie) {
+			oldest = s;
+			lost_ns = s->lost_ns > lost_ns ? s->lost_ns : lost_ns;
 			n++;
 		}
 	}
-	if (n == OF_ONE)
+	if (n == OF_ONE) {
+		if (oldest->counts.ended_ns > lost_ns)
+			lost_ns = oldest->counts.ended_ns;
 		forget(l, oldest);
+	}
+	return lost_ns;
 }
 
 static void remember(struct xs_ledger *l, uint64_t cookie, const struct xs_counts *c)
 {
 	struct stranger *s = &l->strangers[l->at];
 	uint32_t *chain = chain_of(l, cookie);
+	uint64_t lost_ns = make_room(l, cookie);
 
-	make_room(l, cookie);
 	if (s->cookie)
 		forget(l, s);
 	s->cookie = cookie;
+	s->lost_ns = lost_ns;
 	s->counts = *c;
 	s->next = *chain;
 	*chain = ++l->at;
@@ -451,7 +481,7 @@ static void read_counts(struct xs_counts *c, const uint8_t *message, size_t size
 			break;
 		if (a.nla_type == INET_DIAG_INFO)
 			count(c, message + at + sizeof a, a.nla_len - sizeof a);
-		else if (a.nla_type == XS_ENDED_TYPE && a.nla_len == sizeof a + sizeof ended)
+		else if (a.nla_type == XS_ENDED_TYPE && a.nla_len >= sizeof a + sizeof ended)
 			memcpy(&ended, message + at + sizeof a, sizeof ended);
 		at += NLA_ALIGN(a.nla_len);
 	}

@@ -37,7 +37,7 @@ struct xs_counts {
 	uint64_t ended_ns;
 };
 
-/* An attribute of end_program.py's messages: 8 bytes, ns of CLOCK_MONOTONIC. */
+/* An attribute of end_program.py's messages, which begins with ns of CLOCK_MONOTONIC. */
 #define XS_ENDED_TYPE 0x100
 
 enum xs_about {
@@ -50,8 +50,9 @@ enum xs_about {
 /* NULL: no memory. */
 struct xs_ledger *xs_ledger_new(void);
 void xs_ledger_free(struct xs_ledger *l);
-/* Lines to fill, empty, whose memory is the ledger's, until the next call of this. */
-struct xs_lines *xs_ledger_lines(struct xs_ledger *l);
+/* Lines to fill, empty, in memory that is warm; they are the caller's until they are given back. */
+struct xs_lines xs_ledger_lines(struct xs_ledger *l);
+void xs_ledger_give(struct xs_ledger *l, struct xs_lines *lines);
 /* The number of a new kind, its parts copied; XS_NO_KIND: no memory. */
 uint32_t xs_ledger_kind(struct xs_ledger *l, const struct xs_text parts[XS_PARTS]);
 /* No more calls are of this kind. It goes with the last of its connections. */

@@ -105,6 +105,7 @@ static PyObject *begin(PyObject *self, PyObject *args)
 	struct xs_ledger *l;
 	struct xs_begun b;
 	struct xs_counts c;
+	size_t live;
 
 	(void)self;
 	if (!PyArg_ParseTuple(args, "OKKn:ledger_begin", &capsule, &cookie, &time_ns, &most) || !(l = get(capsule)))
@@ -113,8 +114,11 @@ static PyObject *begin(PyObject *self, PyObject *args)
 	b.cookie = cookie;
 	b.time_ns = time_ns;
 	b.kind = XS_NO_KIND;
+	live = xs_ledger_live(l);
 	if (xs_ledger_begin(l, &b, (size_t)most, &c))
 		return counts(&c);
+	if (xs_ledger_live(l) == live)
+		Py_RETURN_FALSE;
 	Py_RETURN_NONE;
 }
 
@@ -258,7 +262,7 @@ static PyObject *calls(PyObject *self, PyObject *args)
 	PyObject *capsule, *of, *kinds, *users, *rest, *lines;
 	unsigned long long epoch_ns, now_ns;
 	const struct xs_run *r;
-	struct xs_lines *out;
+	struct xs_lines out;
 	struct xs_ledger *l;
 	Py_ssize_t most;
 
@@ -275,19 +279,20 @@ static PyObject *calls(PyObject *self, PyObject *args)
 	for (int i = 0; rest && i < r->n; i++) {
 		PyObject *made;
 
-		if (call(l, r, i, kinds, users, epoch_ns, now_ns, most, out))
+		if (call(l, r, i, kinds, users, epoch_ns, now_ns, most, &out))
 			continue;
 		made = PyErr_Occurred() ? NULL : xs_ext_event(&r->ev[i]);
 		if (!made || PyList_Append(rest, made))
 			Py_CLEAR(rest);
 		Py_XDECREF(made);
 	}
-	lines = rest ? bytes_of(out) : NULL;
+	lines = rest ? bytes_of(&out) : NULL;
+	xs_ledger_give(l, &out);
 	if (!lines) {
 		Py_XDECREF(rest);
 		return NULL;
 	}
-	return Py_BuildValue("(NIN)", lines, out->count, rest);
+	return Py_BuildValue("(NIN)", lines, out.count, rest);
 }
 
 struct heard {
@@ -307,7 +312,7 @@ static bool add(PyObject *list, PyObject *made)
 /* Messages, sorted: lines of ends; ends whose beginnings have a kind, where no lines are wanted; what others are to see. */
 struct sorted {
 	bool as_lines;
-	struct xs_lines *out;
+	struct xs_lines out;
 	PyObject *ends, *others;
 };
 
@@ -320,7 +325,7 @@ static bool sort(struct xs_ledger *l, struct sorted *to, const uint8_t *message,
 	case XS_ABOUT_BEGUN:
 		if (!to->as_lines)
 			return add(to->ends, Py_BuildValue("(NN)", begun(&b), counts(&c)));
-		xs_ledger_end(l, to->out, &b, &c, now_ns);
+		xs_ledger_end(l, &to->out, &b, &c, now_ns);
 		return true;
 	case XS_ABOUT_OTHER:
 		return add(to->others, PyBytes_FromStringAndSize((const char *)message, (Py_ssize_t)size));
@@ -339,12 +344,13 @@ static bool sort_into(struct sorted *to, struct xs_ledger *l, bool as_lines)
 }
 
 /* What was sorted, which goes, behind whether there may be more and whether some were lost; unless not `good`. */
-static PyObject *sorted(struct sorted *from, bool good, bool more, bool lost)
+static PyObject *sorted(struct xs_ledger *l, struct sorted *from, bool good, bool more, bool lost)
 {
-	PyObject *lines = good ? bytes_of(from->out) : NULL;
+	PyObject *lines = good ? bytes_of(&from->out) : NULL;
 
+	xs_ledger_give(l, &from->out);
 	if (lines)
-		return Py_BuildValue("(NNNINN)", PyBool_FromLong(more), PyBool_FromLong(lost), lines, from->out->count, from->ends,
+		return Py_BuildValue("(NNNINN)", PyBool_FromLong(more), PyBool_FromLong(lost), lines, from->out.count, from->ends,
 				     from->others);
 	Py_XDECREF(from->ends);
 	Py_XDECREF(from->others);
@@ -399,7 +405,7 @@ static PyObject *hear(PyObject *self, PyObject *args)
 		PyErr_SetFromErrno(PyExc_OSError);
 		good = false;
 	}
-	return sorted(&to, good, n == AT_ONCE || n == -ENOBUFS, n == -ENOBUFS);
+	return sorted(l, &to, good, n == AT_ONCE || n == -ENOBUFS, n == -ENOBUFS);
 }
 
 /* As hear(), of messages that somebody else fetched, one behind the other. */
@@ -425,7 +431,7 @@ static PyObject *hear_of(PyObject *self, PyObject *args)
 			break;
 		good = sort(l, &to, (const uint8_t *)messages, length, epoch_ns, now_ns);
 	}
-	return sorted(&to, good, false, false);
+	return sorted(l, &to, good, false, false);
 }
 
 static PyMethodDef methods[] = {
@@ -434,7 +440,7 @@ static PyMethodDef methods[] = {
 	{"ledger_drop", drop_kind, METH_VARARGS, "ledger_drop(handle, kind): no more calls are of it"},
 	{"ledger_done", done, METH_VARARGS, "ledger_done(handle, kind): a connection that was told of is recorded"},
 	{"ledger_calls", calls, METH_VARARGS, "ledger_calls(handle, run, kinds, users, epoch_ns, now_ns, most) -> lines, count, the rest"},
-	{"ledger_begin", begin, METH_VARARGS, "ledger_begin(handle, cookie, time_ns, most) -> None, or counts: it has ended"},
+	{"ledger_begin", begin, METH_VARARGS, "ledger_begin(handle, cookie, time_ns, most) -> None; False: it is not heeded; or counts: it has ended"},
 	{"ledger_hear", hear, METH_VARARGS, "ledger_hear(handle, fd, now_ns, as_lines) -> more, lost, lines, count, ends, others"},
 	{"ledger_hear_of", hear_of, METH_VARARGS, "ledger_hear_of(handle, messages, epoch_ns, now_ns, as_lines): as ledger_hear()"},
 	{"ledger_stranger", stranger, METH_VARARGS, "ledger_stranger(handle, message, epoch_ns)"},

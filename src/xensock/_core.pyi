@@ -1,6 +1,6 @@
 """The C core (native/ext). Descriptors are ints; errno results are 0 for success."""
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from _typeshed import ReadableBuffer as Buffer
 
@@ -107,7 +107,11 @@ def ledger_calls(
     most: int,
     /,
 ) -> tuple[bytes, int, list[Event]]: ...
-def ledger_begin(ledger: Ledger, cookie: int, time_ns: int, most: int, /) -> Counts | None: ...
+
+# None: it is under way; False: it is not, since another one of that socket is, or too many are.
+def ledger_begin(
+    ledger: Ledger, cookie: int, time_ns: int, most: int, /
+) -> Counts | Literal[False] | None: ...
 
 # Fetches what the kernel tells: (whether there may be more, whether messages were dropped, lines of ends, how many,
 # ends instead of lines, messages that somebody else is to look at).

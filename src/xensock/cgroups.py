@@ -9,9 +9,9 @@ from pathlib import Path
 
 def own_cgroup(proc: Path = Path("/proc/self")) -> Path:
     """The directory of this process's group. Raises FileNotFoundError where none is mounted that it is in."""
-    lines = (proc / "cgroup").read_text().splitlines()
+    lines = (proc / "cgroup").read_text(errors="surrogateescape").splitlines()
     own = next((line[3:] for line in lines if line.startswith("0::")), None)
-    for line in (proc / "mountinfo").read_text().splitlines():
+    for line in (proc / "mountinfo").read_text(errors="surrogateescape").splitlines():
         # Of proc_pid_mountinfo(5): what of the file system is mounted, and where; behind the dash its type.
         before, _, after = line.partition(" - ")
         # A group outside what this cgroup namespace shows begins with /.. (cgroup_namespaces(7)).

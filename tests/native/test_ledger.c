@@ -86,6 +86,8 @@ static void lines(void)
 	out.used = out.count = 0;
 	for (int i = 0; i < 10000; i++)
 		xs_ledger_call(l, &out, &ev, b.kind, -1, 1000000000);
+	xs_ledger_drop(l, b.kind);
+	xs_ledger_call(l, &out, &ev, b.kind, -1, 1000000000); /* of a kind that is gone */
 	CHECK(out.count == 10000 && out.used == 10000 * strlen("c[1.500000001|7|0.000043000|-1|18446744073709551615]\n"));
 	free(out.at);
 	xs_ledger_free(l);
@@ -183,8 +185,13 @@ static void again(void)
 	for (uint64_t i = 1; i <= 3 * 16384; i++)
 		CHECK(xs_ledger_heard(l, at, ended(at, 5, i, i), 1000, &b, &c) == XS_ABOUT_STRANGER);
 	first.time_ns = 0;
-	for (uint64_t i = 3 * 16384 - 7; i <= 3 * 16384; i++)
-		CHECK(xs_ledger_begin(l, &first, 10, &c) && c.sent == i);
+	CHECK(xs_ledger_begin(l, &first, 10, &c) && !c.counted); /* its own had to go */
+	first.time_ns = 1000 + 3 * 16384 - 8;
+	CHECK(xs_ledger_begin(l, &first, 10, &c) && !c.counted);
+	for (uint64_t i = 3 * 16384 - 7; i <= 3 * 16384; i++) {
+		first.time_ns = 1000 + i;
+		CHECK(xs_ledger_begin(l, &first, 10, &c) && c.counted && c.sent == i);
+	}
 	CHECK(!xs_ledger_begin(l, &first, 10, &c));
 	xs_ledger_free(l);
 }

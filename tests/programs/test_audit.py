@@ -237,6 +237,79 @@ def test_what_is_refused_and_a_name(tmp_path: Path, path: str) -> None:
     assert not of_kind(found, "end", "close")
 
 
+# Threads that connect at once, and a program under many names.
+THREADS = """
+import socket, sys, threading
+def dial():
+    for _ in range(500):
+        socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()
+threads = [threading.Thread(target=dial) for _ in range(4)]
+for each in threads: each.start()
+for each in threads: each.join()
+"""
+NAMES = """
+import ctypes, socket, sys, time
+name = ctypes.CDLL(None).prctl
+for i in range(1200):
+    name(15, b"n%d" % i)  # PR_SET_NAME
+    time.sleep(0.0012)
+    for _ in range(5):
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", int(sys.argv[1])))
+"""
+
+
+@contextmanager
+def taking() -> Iterator[int]:
+    """A server on the host's loopback that takes connections and lets them go; its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("source", ["program", "multicast"])
+@pytest.mark.parametrize(
+    ("script", "count"), [(THREADS, 2000), (NAMES, 6000)], ids=["threads", "names"]
+)
+def test_many_at_once(tmp_path: Path, script: str, count: int, source: str) -> None:
+    """Each call has its line and each connection its end, whichever way the kernel tells of that: where root sees no
+    cgroup it has the way of ordinary users."""
+    hidden = []
+    if source == "multicast" and os.geteuid() == 0:
+        blind = "awk '$3 == \"cgroup2\" {print $2}' /proc/self/mounts | xargs -r umount -l"
+        hidden = ["unshare", "--mount", "sh", "-c", f'{blind}; exec "$@"', "-"]
+    log = tmp_path / "log"
+    with taking() as port:
+        argv = ["--allow", "loopback", "--datapath", "direct", "--audit", str(log), "--"]
+        done = subprocess.run(
+            [*hidden, *command("run", *argv, sys.executable, "-c", script, str(port))],
+            timeout=PATIENCE,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    found = ended(log, count)
+    begun, gone = of_kind(found, "call", "connect"), of_kind(found, "end", "close")
+    assert len(begun) == len(gone) == count
+    numbers = {line["connection"] for line in begun}
+    assert len(numbers) == count
+    assert {line["connection"] for line in gone} == numbers
+    if script is NAMES:
+        assert {line["program"] for line in begun} >= {"n3", "n1199"}
+
+
 def ended(log: Path, count: int) -> list[dict[str, Any]]:
     """The log once it has so many ends: who called `xensock run` goes on before the last bytes are counted."""
     import time

@@ -34,6 +34,13 @@ def test_where_it_is(tmp_path: Path, group: str, root: str, where: str, found: s
     assert place(tmp_path, group + "\n", mounts) == Path(found)
 
 
+def test_mount_points_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("0::/a\n")
+    mounts = V2.format(root="/", where="/m\udcff") + V2.format(root="/", where="/n")
+    (tmp_path / "mountinfo").write_text(mounts, errors="surrogateescape")
+    assert own_cgroup(tmp_path) == Path("/m\udcff/a")
+
+
 def test_the_first_mount_that_shows_it(tmp_path: Path) -> None:
     mounts = V2.format(root="/other", where="/one") + V2.format(root="/", where="/two")
     assert place(tmp_path, "0::/a\n", mounts) == Path("/two/a")

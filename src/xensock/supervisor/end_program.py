@@ -8,7 +8,8 @@ was acknowledged and all that is out, less the connection's SYN and its FIN. Whe
 FIN (closed while the other end took nothing more, and reset then), that is one byte too few. Whether the other end's
 FIN is among what was received is known from the state that it left, but for FIN_WAIT2: the kernel keeps sockets that
 nobody holds no longer than to there. So from FIN_WAIT1 on the program is called for packets that come, until one has a
-FIN. A further attribute has the moment.
+FIN. A further attribute has the moment, and the network
+namespace.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from xensock.supervisor.ebpf import FP, R0, R1, R2, R3, R4, R6, R7, R8, R9
 from xensock.supervisor.tcpinfo import ENDED, INET_DIAG_INFO, SOCK_DIAG_BY_FAMILY
 
 SOCK_OPS, CGROUP_SOCK_OPS = 13, 3  # enum bpf_prog_type, enum bpf_attach_type
-KTIME_GET_NS, GET_SOCKET_COOKIE, CB_FLAGS_SET, RINGBUF_OUTPUT = 5, 46, 59, 130  # bpf-helpers(7)
+# bpf-helpers(7)
+KTIME_GET_NS, GET_SOCKET_COOKIE, CB_FLAGS_SET, GET_NETNS_COOKIE, RINGBUF_OUTPUT = (
+    5,
+    46,
+    59,
+    122,
+    130,
+)
 # struct bpf_sock_ops (include/uapi/linux/bpf.h), and what its `op` may be
 OP, OLD_STATE, NEW_STATE, FAMILY, REMOTE4, LOCAL4, REMOTE6, LOCAL6 = 0, 4, 8, 20, 24, 28, 32, 48
 REMOTE_PORT, LOCAL_PORT, FLAGS, NEXT, UNACKED, RECEIVED, ACKED = 64, 68, 84, 104, 108, 168, 176
@@ -38,7 +46,7 @@ FIN_ACKED = (FIN_WAIT2, LAST_ACK, CLOSING)  # the latter two become closed by th
 
 # The message: struct nlmsghdr, inet_diag_msg, and attributes.
 BODY, INFO, MOMENT = 16, 16 + 72, 16 + 72 + 4 + 216
-SIZE = MOMENT + 4 + 8
+SIZE = MOMENT + 4 + 16
 _ACKED, _RECEIVED, _SENT = (INFO + 4 + at for at in (120, 128, 200))  # within struct tcp_info
 _PORTS, _ADDRESSES, _COOKIE = BODY + 4, BODY + 8, BODY + 44
 _AT = -SIZE - 4  # in the program's frame: so that the counters lie where 8 bytes may
@@ -108,7 +116,7 @@ def _message(c: ebpf.Code) -> None:
     c.put(2, FP, _AT + 4, SOCK_DIAG_BY_FAMILY)
     c.put(1, FP, _AT + BODY + 1, CLOSED)
     c.put(4, FP, _AT + INFO, _header(4 + 216, INET_DIAG_INFO))
-    c.put(4, FP, _AT + MOMENT, _header(4 + 8, ENDED))
+    c.put(4, FP, _AT + MOMENT, _header(4 + 16, ENDED))
     c.load(4, R1, R6, LOCAL_PORT)
     c.network_order(R1, 16)
     c.store(2, FP, _AT + _PORTS, R1)
@@ -135,6 +143,9 @@ def _message(c: ebpf.Code) -> None:
     _received(c)
     c.call(KTIME_GET_NS)
     _words(c, MOMENT + 4)
+    c.copy(R1, R6)
+    c.call(GET_NETNS_COOKIE)
+    _words(c, MOMENT + 12)
 
 
 def _copy(c: ebpf.Code, of: int, to: int, words: int) -> None:
@@ -166,6 +177,7 @@ def _sent(c: ebpf.Code) -> None:
     c.if_other(R1, FIN_WAIT1, "sent")
     c.if_equal(R9, 0, "sent")  # it would be out
     c.label("fin")
+    c.if_equal(R8, 0, "sent")  # nothing was ever taken
     c.add(R8, -1)
     c.label("sent")
     c.store(8, FP, _AT + _SENT, R8)

@@ -8,12 +8,16 @@ in it; one is enough for all guests. Each source reads on a thread of its own, u
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,14 +32,20 @@ if TYPE_CHECKING:
 # Messages come by the thousand: fetch several at once. What an ordinary user's socket may hold is soon full.
 NAP_S, NAP_OF_RING_S = 0.005, 0.02
 AGAIN_S = 0.2
+PROOF_S = 0.1
 BUFFER = 8 << 20
 RING = (
     4 << 20
 )  # bytes, of messages of 328: those of half a second, at 25,000 connections in that time
-SO_RCVBUFFORCE = 33  # socket(7); Python does not name it
+WAITING = (
+    RING // 65536
+)  # batches of messages (native/ext/endring.c) that one guest may have waiting
+SO_RCVBUFFORCE, SO_NETNS_COOKIE = 33, 71  # socket(7); Python does not name them
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1  # netlink(7), likewise
 # capabilities(7); the last one stands for both
 BPF, NET_ADMIN, SYS_ADMIN = 1 << 39, 1 << 12, 1 << 21
+
+_log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -100,7 +110,10 @@ class Program:
     _shared: _Attached | None = None
 
     def __init__(self, hear: Callable[[bytes], None], missed: Callable[[], None]) -> None:
-        self.hear, self.missed = hear, missed
+        self._hear, self._missed = hear, missed
+        self._waiting: deque[bytes] = deque()
+        self._lost = False
+        self._draining = threading.Lock()
         with Program._guard:
             if Program._shared is None:
                 Program._shared = _Attached()
@@ -112,12 +125,34 @@ class Program:
 
     def pump(self) -> None:
         self._attached.pump()
+        self.drain()
+
+    def put(self, messages: bytes, lost: bool) -> None:
+        """For the next drain(). One thread at a time."""
+        if lost or len(self._waiting) == WAITING:
+            self._lost = True
+        elif messages:
+            self._waiting.append(messages)
+
+    def drain(self) -> None:
+        """What one guest's messages lead to, which may take long, or fail, is not the others' to wait for."""
+        with self._draining:
+            while self._waiting:
+                _shielded(partial(self._hear, self._waiting.popleft()))
+            lost, self._lost = self._lost, False
+            if lost:
+                _shielded(self._missed)
+
+    def again(self) -> None:
+        """Messages were lost a while ago."""
+        _shielded(self._missed)
 
     def stop(self) -> None:
         with Program._guard:
             if self._attached.remove(self):
                 self._attached.close()
                 Program._shared = None
+        self.drain()
 
 
 class _Attached:
@@ -142,10 +177,10 @@ class _Attached:
                 self._keep(ebpf.link(program, target, end_program.CGROUP_SOCK_OPS))
             finally:
                 os.close(target)
-            self._ring = _core.endring_open(ring, RING)
+            self._ring: _core.Endring | None = _core.endring_open(ring, RING)
             self._prove()
-            self._reader = _Reader(ring, NAP_OF_RING_S, self.pump, self._missed)
-        except OSError:
+            self._reader = _Reader(ring, NAP_OF_RING_S, self._read, self._again)
+        except BaseException:
             self._release()
             raise
 
@@ -163,42 +198,67 @@ class _Attached:
             sock.bind(("127.0.0.1", 0))
             sock.listen(1)
             number = cookie(sock)
-        heard = _core.endring_read(self._ring)
-        if number not in {tcpinfo.cookie_of(message) for message in tcpinfo.split(heard)}:
-            raise OSError(errno.ENOENT, "the program is not called for this process's sockets")
+        deadline = time.monotonic() + PROOF_S
+        while (
+            time.monotonic() < deadline
+        ):  # others' messages may be before it, and not complete yet
+            heard = _core.endring_read(self._ring)
+            if number in {tcpinfo.cookie_of(message) for message in tcpinfo.split(heard)}:
+                return
+        raise OSError(errno.ENOENT, "the program is not called for this process's sockets")
 
     def add(self, taker: Program) -> None:
         with self._lock:
             self._takers.append(taker)
 
     def remove(self, taker: Program) -> bool:
-        """Once what has come is read; whether it was the last one."""
-        self.pump()
+        """Once it has what came; whether it was the last one."""
         with self._lock:
+            self._hand_out()
             self._takers.remove(taker)
             return not self._takers
 
     def close(self) -> None:
         self._reader.stop()
+        with self._lock:
+            self._ring = None  # and so its memory
+            self._lost.close()
         self._release()
 
     def pump(self) -> bool:
-        """Have everybody told; whether messages were lost."""
+        """Hand out what is there; whether messages were lost."""
         with self._lock:
-            while messages := _core.endring_read(self._ring):
-                for taker in self._takers:
-                    taker.hear(messages)
-            losses: int = struct.unpack_from("=Q", self._lost)[0]
-            lost, self._losses = losses != self._losses, losses
+            return self._hand_out()
+
+    def _hand_out(self) -> bool:
+        if self._ring is None:
+            return False
+        for _ in range(WAITING):  # others may write faster than this reads
+            messages = _core.endring_read(self._ring)
+            if not messages:
+                break
+            for taker in self._takers:
+                taker.put(messages, False)
+        losses: int = struct.unpack_from("=Q", self._lost)[0]
+        lost, self._losses = losses != self._losses, losses
         if lost:
-            self._missed()
+            for taker in self._takers:
+                taker.put(b"", True)
         return lost
 
-    def _missed(self) -> None:
+    def _read(self) -> bool:
+        lost = self.pump()
+        for taker in self._all():
+            taker.drain()
+        return lost
+
+    def _again(self) -> None:
+        for taker in self._all():
+            taker.again()
+
+    def _all(self) -> list[Program]:
         with self._lock:
-            takers = list(self._takers)
-        for taker in takers:
-            taker.missed()
+            return list(self._takers)
 
 
 class _Reader:
@@ -230,13 +290,22 @@ class _Reader:
             self._poll.poll(rest)
             if self._ended.poll(0):
                 return
-            if self._read():
+            if _shielded(self._read):
                 again = time.monotonic() + AGAIN_S
             elif again is not None and time.monotonic() >= again:
                 again = None
-                self._missed()
+                _shielded(self._missed)
             if self._ended.poll(self._nap * 1000):
                 return
+
+
+def _shielded(act: Callable[[], bool | None]) -> bool | None:
+    """A fault of one guest, or a passing one (descriptors ran out), is shown, and others' ends are told as ever."""
+    try:
+        return act()
+    except Exception:
+        _log.exception("ends of connections are not told")
+        return None
 
 
 def open_diag() -> socket.socket:
@@ -246,10 +315,20 @@ def open_diag() -> socket.socket:
     )
 
 
+def netns_cookie() -> int:
+    """The SO_NETNS_COOKIE of this network namespace, 0 where the kernel has none (before Linux 5.14)."""
+    with socket.socket() as sock:
+        try:
+            found = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    return int.from_bytes(found, sys.byteorder)
+
+
 def may_attach(proc: Path = Path("/proc/self")) -> bool:
     """Whether this process has the capabilities for programs at its cgroup, as far as it knows: in a user namespace
     they are not those that the kernel asks for."""
-    status = (proc / "status").read_text()
+    status = (proc / "status").read_text(errors="surrogateescape")
     (text,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
     effective = int(text, 16)
     return bool(effective & SYS_ADMIN) or effective & (BPF | NET_ADMIN) == BPF | NET_ADMIN

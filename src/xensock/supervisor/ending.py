@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.record import closed
 from xensock.supervisor import tcpinfo
-from xensock.supervisor.end_sources import NAP_S, Multicast, Program, open_diag
+from xensock.supervisor.end_sources import NAP_S, Multicast, Program, netns_cookie, open_diag
 from xensock.supervisor.swift import Ledger
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Endings:
             tuple[float, Endpoint, Record]
         ] = []  # listeners, and until when they matter
         self._epoch = epoch
+        self._netns = netns_cookie()
         self._source: Source | None = None
         self._families: frozenset[int] = frozenset()
         self._switching = threading.Lock()
@@ -77,7 +78,7 @@ class Endings:
     def _open(self) -> Source:
         try:
             return Program(self._hear_of, self._missed)
-        except OSError:  # as everybody may
+        except (OSError, ValueError, ImportError, RuntimeError):  # then as everybody may
             return Multicast(self._read, self._missed, self._families)
 
     def expects(self, family: int) -> None:
@@ -126,7 +127,7 @@ class Endings:
                 counts = _core.ledger_begin(self.ledger.handle, record.connection, moment, MOST)
                 if counts is None:
                     self._live[record.connection] = record
-                else:
+                elif counts:
                     over.append((record, counts))
         for record, counts in over:
             self._tell(record, *counts)
@@ -224,11 +225,13 @@ class Endings:
         ended_ns += int(self._epoch * 1e9) if ended_ns else 0
         with self._lock:
             record = self._live.pop(seen.cookie, None)
-            listened = record is None and seen.cookie in self._listening
-        if listened:
-            self._listener_gone(seen.cookie)
+            held = None if record is not None else self._listening.get(seen.cookie)
+        if held is not None:
+            if not ended_ns or ended_ns >= int(held[1].time * 1e9):  # not before it listened again
+                self._listener_gone(seen.cookie)
             return
-        record = record or self._accepted(seen)
+        if record is None and tcpinfo.netns_of(message) in (0, self._netns):
+            record = self._accepted(seen)
         if record is not None:
             self._tell(record, *tcpinfo.counted(seen.info, record.accepted), ended_ns)
             return
@@ -277,11 +280,12 @@ class Endings:
         handle = self.ledger.handle
         if not _core.ledger_live(handle):
             return
+        cookies = _core.ledger_cookies(handle)  # those that begin from now on are not in question
         with open_diag() as link:
             there = {seen.cookie: seen for seen in tcpinfo.dump(link)}
         gone: list[Record] = []
         with self._lock:
-            for cookie in _core.ledger_cookies(handle):
+            for cookie in cookies:
                 begun = None if cookie in there and not rest else _core.ledger_take(handle, cookie)
                 if begun is not None:
                     record = self.ledger.take(begun) or self._live.pop(cookie, None)

@@ -414,6 +414,10 @@ class Supervisor:
         if take is None or self.endings is None:
             rest = _core.run_events(calls)
         else:
+            if len(self._kinds) + len(samples) > swift.MOST:
+                self._forget_kinds(
+                    self.endings
+                )  # not between two samples: the first may be forgotten then
             kinds = [self._kind(event, self.endings) for event in samples]
             users = [user_of(tid) for tid in tids]
             lines, count, rest = self.endings.calls(run, kinds, users)
@@ -451,8 +455,6 @@ class Supervisor:
         if kind is None or self.point.name(verdict.decision, kind.address) != kind.record.name:
             if kind is not None:
                 endings.ledger.drop(self._kinds.pop(key))
-            elif len(self._kinds) >= swift.MOST:
-                self._forget_kinds(endings)
             target = connecting.describe(addr)
             record = self.point.make(
                 Verb.CONNECT, target, verdict.decision, verdict.outcome, "direct", error,

@@ -38,7 +38,7 @@ _HEAD, _BODY = 16, 72  # struct nlmsghdr, struct inet_diag_msg
 LEAST = _HEAD + _BODY  # bytes of a message about a socket
 _RTT, _COUNTED, _SENT, _LONG = 68, 120, 200, 216  # within struct tcp_info
 INET_DIAG_INFO = 2
-ENDED = 0x100  # an attribute of end_program.py's: 8 bytes, ns of CLOCK_MONOTONIC
+ENDED = 0x100  # an attribute of end_program.py's: ns of CLOCK_MONOTONIC and SO_NETNS_COOKIE, 8 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,12 @@ def info_of(message: bytes, at: int = 0) -> bytes:
 
 def ended_ns(message: bytes) -> int:
     """When it ended (CLOCK_MONOTONIC); 0 if the message does not say."""
-    return int.from_bytes(_attribute(message, ENDED), sys.byteorder)
+    return int.from_bytes(_attribute(message, ENDED)[:8], sys.byteorder)
+
+
+def netns_of(message: bytes) -> int:
+    """The SO_NETNS_COOKIE of its network namespace; 0 if the message does not say, which is of the listener's then."""
+    return int.from_bytes(_attribute(message, ENDED)[8:], sys.byteorder)
 
 
 def split(messages: bytes) -> Iterator[bytes]:

@@ -17,12 +17,12 @@ from xensock.calls.address import Endpoint
 from xensock.cgroups import own_cgroup
 from xensock.supervisor import ebpf, end_program, tcpinfo
 from xensock.supervisor.diag import cookie
-from xensock.supervisor.end_sources import open_diag
+from xensock.supervisor.end_sources import netns_cookie, open_diag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RING = 1 << 16
+RING = 1 << 20
 Pair = tuple[socket.socket, socket.socket]
 
 pytestmark = pytest.mark.skipif(
@@ -51,9 +51,11 @@ class Told:
         self.seen: dict[int, tcpinfo.Seen] = {}
 
     def by_program(self, number: int) -> bytes:
-        """It is there as soon as the socket is closed."""
-        heard = tcpinfo.split(_core.endring_read(self.ring))
-        self.messages.update((tcpinfo.cookie_of(each), each) for each in heard)
+        """It is there as soon as the socket is closed, behind what others are writing."""
+        deadline = time.monotonic() + 10
+        while number not in self.messages and time.monotonic() < deadline:
+            heard = tcpinfo.split(_core.endring_read(self.ring))
+            self.messages.update((tcpinfo.cookie_of(each), each) for each in heard)
         return self.messages[number]
 
     def by_multicast(self, number: int) -> tcpinfo.Seen:
@@ -196,6 +198,7 @@ def test_what_it_says(told: Told, family: int, host: str, way: Callable[[Pair], 
         message = told.by_program(number)
         seen = tcpinfo.parse(message)
         assert before < tcpinfo.ended_ns(message) < after
+        assert tcpinfo.netns_of(message) == netns_cookie()
         assert seen.state == tcpinfo.STATES.index("closed")
         assert seen.end(seen.local) == names[accepted].unmapped()
         assert seen.end(seen.remote) == names[1 - accepted].unmapped()

@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -417,11 +419,8 @@ def test_messages_that_a_full_ring_lost(
                     far.recv(1)
         ends = [told.about(number) for number in numbers]
         assert endings.live() == 1
-    counted = [end for end in ends if end.sent == 0]
-    unknown = [end for end in ends if end.sent is None]
-    assert counted
-    assert unknown
-    assert len(counted) + len(unknown) == 20
+    assert None in {end.sent for end in ends}
+    assert {end.sent for end in ends} <= {0, None}
     endings.close()
 
 
@@ -445,6 +444,77 @@ def test_guests_share_the_program(told: Told, program: None) -> None:
     assert others.about(number).error == 0
     other.close()
     assert Program._shared is None
+
+
+def test_one_guests_fault_is_not_the_others(
+    told: Told,
+    program: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = Told()
+    endings, other = watching(told, Program), watching(others, Program)
+    monkeypatch.setattr(endings, "_take", refuse)
+    for _ in range(2):  # who reads goes on
+        others.clear()
+        with joined() as (client, _):
+            other.began(call(client))
+            number = cookie(client)
+        assert others.about(number).error == 0
+    assert "PermissionError" in caplog.text
+    for each in (endings, other):
+        each.close()
+
+
+ELSEWHERE = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    with socket.create_connection(server.getsockname()) as client, server.accept()[0] as far:
+        client.sendall(b"x" * 777)
+        far.recv(777, socket.MSG_WAITALL)
+"""
+
+
+def test_the_same_port_of_another_network(by_program: Endings, told: Told) -> None:
+    """Whoever is in this cgroup has no part in what a guest accepts."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at = Endpoint.from_python(server.getsockname())
+        by_program.listens(cookie(server), at, call(server))
+        inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "-"]
+        there = [sys.executable, "-c", ELSEWHERE, str(at.port)]
+        subprocess.run(["unshare", "--net", *inside, *there], check=True, timeout=60)
+        with socket.create_connection(server.getsockname()) as client:
+            far, _ = server.accept()
+            number = cookie(far)
+            client.close()
+            far.close()
+        assert told.about(number).accepted
+        assert len(told) == 1
+
+
+def test_ends_that_had_to_go(by_program: Endings, told: Told) -> None:
+    """Of one socket, more than are remembered before their beginnings are told: no other connection has their bytes."""
+    with a_server() as server, socket.socket() as sock:
+        number = cookie(sock)
+        records = []
+        sock.setblocking(False)
+        for _ in range(50):
+            began = now()
+            if sock.connect_ex(("127.0.0.1", 1)) == errno.EINPROGRESS:
+                records.append(call(sock, began))
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        sock.connect_ex(server.getsockname())  # ECONNABORTED, of the last one
+        began = now()
+        sock.setblocking(True)
+        sock.connect(server.getsockname())
+        sock.sendall(b"x" * 5000)
+        by_program.began(*records, call(sock, began))
+        assert by_program.live() == 1
+        sock.close()
+        ends = told.ends_of(number, len(records) + 1)
+    assert ends[-1].sent == 5000
+    assert {end.sent for end in ends[:-1]} == {0, None}
+    assert len(records) > 8
 
 
 def test_where_the_program_sees_none_of_our_sockets(
