@@ -153,7 +153,12 @@ def cookie(sock: socket.socket) -> int:
     return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, 57, 8))[0])
 
 
-def open_host() -> Diag:
-    return Diag(
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+def open_link() -> socket.socket:
+    """A socket to ask sock_diag with, of this process's network. Raises OSError."""
+    return socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
     )
+
+
+def open_host() -> Diag:
+    return Diag(open_link())

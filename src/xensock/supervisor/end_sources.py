@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from xensock import _core, cgroups
 from xensock.background import give_way
 from xensock.supervisor import tcpinfo
-from xensock.supervisor.diag import NETLINK_SOCK_DIAG, cookie
+from xensock.supervisor.diag import cookie, open_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,7 +74,7 @@ class Multicast:
         families: Iterable[int],
     ) -> None:
         self._read = read
-        self._link = open_diag()
+        self._link = open_link()
         try:
             try:
                 self._link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
@@ -306,13 +306,6 @@ def _shielded(act: Callable[[], bool | None]) -> bool | None:
     except Exception:
         _log.exception("ends of connections are not told")
         return None
-
-
-def open_diag() -> socket.socket:
-    """A socket to ask sock_diag with. Raises OSError."""
-    return socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-    )
 
 
 def netns_cookie() -> int:

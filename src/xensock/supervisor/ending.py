@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from xensock import _core
 from xensock.calls.record import closed
 from xensock.supervisor import tcpinfo
-from xensock.supervisor.end_sources import NAP_S, Multicast, Program, netns_cookie, open_diag
+from xensock.supervisor.diag import open_link
+from xensock.supervisor.end_sources import NAP_S, Multicast, Program, netns_cookie
 from xensock.supervisor.swift import Ledger
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Endings:
         if held is None:  # nobody wants to know any more
             return
         local, record = held
-        with open_diag() as link:
+        with open_link() as link:
             found = [seen for seen in tcpinfo.dump(link) if seen.local[1] == local.port]
         with self._lock:
             now = time.monotonic()
@@ -281,7 +282,7 @@ class Endings:
         if not _core.ledger_live(handle):
             return
         cookies = _core.ledger_cookies(handle)  # those that begin from now on are not in question
-        with open_diag() as link:
+        with open_link() as link:
             there = {seen.cookie: seen for seen in tcpinfo.dump(link)}
         gone: list[Record] = []
         with self._lock:

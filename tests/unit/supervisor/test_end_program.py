@@ -11,13 +11,14 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from endkit import joined
 
 from xensock import _core
 from xensock.calls.address import Endpoint
 from xensock.cgroups import own_cgroup
 from xensock.supervisor import ebpf, end_program, tcpinfo
-from xensock.supervisor.diag import cookie
-from xensock.supervisor.end_sources import netns_cookie, open_diag
+from xensock.supervisor.diag import cookie, open_link
+from xensock.supervisor.end_sources import netns_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ class Told:
         target = kept(os.open(own_cgroup(), os.O_RDONLY))
         self.ring = _core.endring_open(ring, RING)
         self.lost = undo.enter_context(ebpf.mapped(lost))
-        self.link = undo.enter_context(open_diag())
+        self.link = undo.enter_context(open_link())
         self.link.bind((0, sum(1 << group - 1 for group in tcpinfo.DESTROYED.values())))
         self.link.settimeout(30)
         kept(ebpf.link(program, target, end_program.CGROUP_SOCK_OPS))
@@ -168,16 +169,6 @@ WAYS = {
 }
 
 
-@contextlib.contextmanager
-def joined(family: int, host: str) -> Iterator[Pair]:
-    at = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=at) as server, socket.socket(family) as near:
-        near.connect(("::ffff:" * (at != family) + host, server.getsockname()[1]))
-        far, _ = server.accept()
-        with far:
-            yield near, far
-
-
 families = pytest.mark.parametrize(
     ("family", "host"),
     [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "127.0.0.1")],
@@ -188,7 +179,7 @@ families = pytest.mark.parametrize(
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @families
 def test_what_it_says(told: Told, family: int, host: str, way: Callable[[Pair], None]) -> None:
-    with joined(family, host) as pair:
+    with joined(host, family) as pair:
         numbers = [cookie(sock) for sock in pair]
         names = [Endpoint.from_python(sock.getsockname()) for sock in pair]
         before = time.monotonic_ns()
@@ -214,7 +205,7 @@ def test_what_it_says(told: Told, family: int, host: str, way: Callable[[Pair], 
 @families
 def test_closed_while_the_other_end_takes_nothing(told: Told, family: int, host: str) -> None:
     """Bytes and FIN wait, and the other end resets: of those bytes, all that went out, or one less."""
-    with joined(family, host) as (near, far):
+    with joined(host, family) as (near, far):
         number = cookie(near)
         near.setblocking(False)
         with contextlib.suppress(BlockingIOError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from endkit import joined
 
 from xensock import cgroups
 from xensock.calls.address import Endpoint
@@ -112,19 +113,6 @@ def by_program(told: Told, program: None) -> Iterator[Endings]:
     made = watching(told, Program)
     yield made
     made.close()
-
-
-@contextmanager
-def joined(
-    host: str = "127.0.0.1", family: int = socket.AF_INET
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client of this family at a server at a host: of the same one, or "127.0.0.1"."""
-    at = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=at) as server, socket.socket(family) as client:
-        client.connect(("::ffff:" * (at != family) + host, server.getsockname()[1]))
-        far, _ = server.accept()
-        with far:
-            yield client, far
 
 
 def swap_bytes(client: socket.socket, far: socket.socket) -> None:
